@@ -1,0 +1,71 @@
+"""What every entry script shares: flags from a configuration class, --help, errors as one line.
+
+The only place in the package that knows argparse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from vov import VovError
+from vov.config import environment_names, load, variables
+
+T = TypeVar("T")
+
+
+def run(cls: type[T], main: Callable[[T], None], usage: str, *, stage: str = "",
+        defaults: Mapping[str, Any] | None = None) -> None:
+    """Parses the command line into `cls`, runs `main(config)` and turns problems into exit codes.
+
+    Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 interrupted.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        main(load(cls, parse(cls, sys.argv[1:], usage, stage, defaults), os.environ, stage, defaults))
+    except VovError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(cls: type, argv: list[str], usage: str, stage: str = "",
+          defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """{field: text} of the flags given; `--help` prints every variable with its value and exits 0."""
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    for name in variables(cls):
+        parser.add_argument("--" + name.replace("_", "-"), "--" + name, dest=name, default=None)
+    given = vars(parser.parse_args(argv))
+    if given.pop("help"):
+        print(help_text(cls, given, usage, stage, defaults))
+        sys.exit(0)
+    return given
+
+
+def help_text(cls: type, given: Mapping[str, Any], usage: str, stage: str, defaults: Mapping[str, Any] | None) -> str:
+    """The table of variables: name, the value it would have now (environment and preset applied), meaning."""
+    now = load(cls, given, os.environ, stage, defaults)
+    rows = []
+    for name, field in variables(cls).items():
+        names = environment_names(field)
+        value = getattr(now, name)
+        choices = field.metadata.get("choices", ())
+        text = field.metadata.get("help", "")
+        if choices and not all(str(choice) in text for choice in choices):
+            text += f" ({' | '.join(map(str, choices))})"
+        if len(names) > 1:
+            text += f" [also {', '.join(names[1:])}]"
+        rows.append((names[0], str(int(value) if isinstance(value, bool) else value), text))
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    lines = [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
+    return "\n".join([f"usage: {usage}", "", "Variables (environment, or --flags in lower case), their value now, meaning:",
+                      *lines])
