@@ -67,5 +67,5 @@ def help_text(cls: type, given: Mapping[str, Any], usage: str, stage: str, defau
         rows.append((names[0], str(int(value) if isinstance(value, bool) else value), text))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
-    return "\n".join([f"usage: {usage}", "", "Variables (environment, or --flags in lower case), their value now, meaning:",
-                      *lines])
+    title = "Variables (environment, or --flags in lower case), their value now, meaning:"
+    return "\n".join([f"usage: {usage}", "", title, *lines])

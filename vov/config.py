@@ -73,7 +73,7 @@ class FitConfig:
     decode_steps: int = option(1, "sampler steps of the decoder", alias=("TEST_STEPS",), minimum=1)
     sampler: str = option("euler", "ODE solver of the decoder", choices=("euler", "unipc"))
     shift: float = option(3.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own", minimum=0)
-    guidance: float = option(1.0, "classifier-free guidance of the decoder; 1: off", alias=("TEST_CFG", "CFG"), minimum=1)
+    guidance: float = option(1.0, "classifier-free guidance; 1: off", alias=("TEST_CFG", "CFG"), minimum=1)
 
     lambda_rate: float = option(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
     lambda_rate_warmup: int = option(500, "steps over which λ ramps up", minimum=0)
@@ -84,7 +84,7 @@ class FitConfig:
 
     save_every: int = option(100, "steps between checkpoints", minimum=1)
     preview_every: int = option(500, "steps between decoded previews; 0: only at the end", minimum=0)
-    resume: str = option("auto", "auto: go on from OUT_DIR's checkpoint when there is one; never", choices=("auto", "never"))
+    resume: str = option("auto", "auto: go on from OUT_DIR's checkpoint; never", choices=("auto", "never"))
     overwrite: bool = option(False, "replace existing outputs")
     checkpointing: str = option("auto", "recompute activations: none, selective (keep attention outputs), full, auto",
                                 choices=("auto", "none", "selective", "full"))
@@ -192,7 +192,8 @@ def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Fie
         else:
             parsed = kind(value)
     except (KeyError, ValueError, TypeError):
-        raise VovError(f"{source}: {name}={value!r} is not {'a number' if kind in (int, float) else 'a ' + kind.__name__}") from None
+        wanted = {int: "a whole number", float: "a number", bool: "0 or 1"}.get(kind, "text")
+        raise VovError(f"{source}: {name}={value!r} is not {wanted}") from None
     choices, minimum = field.metadata.get("choices", ()), field.metadata.get("minimum")
     if choices and parsed not in choices:
         raise VovError(f"{source}: {name}={value!r} is not one of {', '.join(map(str, choices))}")
