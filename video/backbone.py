@@ -1,0 +1,102 @@
+"""Wan2.1 text-to-video behind the backbone interface, over diffusers' own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vov import VovError
+from vov.backbone import Backbone, Condition, find_model, pick_device, pick_dtype, public_name, quiet_libraries
+
+ATTENTION = tuple(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v"))
+OUTPUT = ("attn1.to_out.0", "attn2.to_out.0")
+MLP = ("ffn.net.0.proj", "ffn.net.2")
+
+
+class WanBackbone(Backbone):
+    """Wan2.1-T2V (1.3B, 14B, or a small model of the same classes).
+
+    Clips have 4n+1 frames (VAE: the first frame alone, then 4 per latent frame); sizes are multiples of the VAE's
+    8 pixels times the patch of 2.
+    """
+
+    tree = "video"
+    blocks = "blocks"
+    presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
+    max_tokens = 512  # as WanPipeline calls its text encoder
+
+    def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype):
+        super().__init__(path, name, device, dtype)
+        self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+        shape = (1, vae.config.z_dim, 1, 1, 1)
+        self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
+        self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
+        self.temporal, self.spatial = 2 ** sum(vae.temperal_downsample), 2 ** len(vae.temperal_downsample)
+        self.unit = self.spatial * transformer.config.patch_size[1]
+        self.fingerprint()
+
+    @classmethod
+    def load(cls, model_id: str, cache_dir: str, device: str = "auto", dtype: str = "auto",
+             trusted: bool = True) -> WanBackbone:
+        """Loads transformer and VAE from a local folder or Hugging Face cache; see `find_model`."""
+        from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+        quiet_libraries()
+        path = find_model(model_id, cache_dir, trusted)
+        place = pick_device(device)
+        kind = pick_dtype(dtype, place)
+        try:
+            transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", dtype=kind)
+            vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", dtype=torch.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise VovError(f"{path}: not a complete Wan model ({str(error).splitlines()[0]}); "
+                           "fetch it again with scripts/fetch_models.sh") from error
+        return cls(path, public_name(model_id, path), transformer.to(place), vae.to(place), place, kind)
+
+    def check_geometry(self, width: int, height: int, frames: int) -> None:
+        if width % self.unit or height % self.unit:
+            raise VovError(f"WIDTH={width} HEIGHT={height}: both must be multiples of {self.unit}; nearest are "
+                           f"{max(1, round(width / self.unit)) * self.unit} and "
+                           f"{max(1, round(height / self.unit)) * self.unit}")
+        if frames % self.temporal != 1:
+            raise VovError(f"NUM_FRAMES={frames}: must be {self.temporal}n+1; nearest is "
+                           f"{(frames - 1) // self.temporal * self.temporal + 1}")
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
+        return (1, self.vae.config.z_dim, (frames - 1) // self.temporal + 1,
+                height // self.spatial, width // self.spatial)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
+
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
+
+    @torch.no_grad()
+    def embed_text(self, captions: Sequence[str]) -> list[Condition]:
+        from diffusers import WanPipeline
+
+        try:
+            pipeline = WanPipeline.from_pretrained(self.path, transformer=None, vae=None, dtype=self.dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise VovError(f"{self.path}: the text encoder or tokenizer is incomplete "
+                           f"({str(error).splitlines()[0]}); fetch it again with scripts/fetch_models.sh") from error
+        encoder = pipeline.text_encoder
+        # UMT5 ties its input embedding; an untied one would be random and every caption noise.
+        if encoder.encoder.embed_tokens.weight.data_ptr() != encoder.shared.weight.data_ptr():
+            encoder.encoder.embed_tokens.weight = encoder.shared.weight
+        encoder.to(self.device)
+        tokens = min(self.max_tokens, pipeline.tokenizer.model_max_length)
+        found = []
+        for caption in captions:
+            embedding, _ = pipeline.encode_prompt(caption, do_classifier_free_guidance=False,
+                                                  max_sequence_length=tokens, device=self.device, dtype=self.dtype)
+            found.append({"text": embedding})
+        return found
+
+    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.transformer(hidden_states=x, timestep=t * 1000, encoder_hidden_states=condition["text"],
+                                return_dict=False)[0]

@@ -1,0 +1,217 @@
+"""What a frozen foundation model must offer, and what all of them share: lookup, caching, fingerprint.
+
+A tree implements `Backbone` once (video/backbone.py: Wan2.1, image/backbone.py: Qwen-Image). Everything else
+in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [0, 1] and a condition.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vov import VovError
+from vov.files import REPO, atomic, content_hash
+
+Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(device: str) -> torch.device:
+    """"auto" is this process's GPU if there is one. Raises VovError for a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise VovError("DEVICE=cuda, but PyTorch finds no GPU; use DEVICE=cpu or a CUDA build of PyTorch")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """"auto" is bfloat16 on GPU and float32 on CPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def quiet_libraries() -> None:
+    """Silences the loading bars of diffusers and transformers, which would tear our own."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def find_model(model_id: str, cache_dir: str, trusted: bool = True) -> Path:
+    """The local folder of a model in diffusers' layout; nothing is ever downloaded.
+
+    Looked up as a folder (only if `trusted`: a name from a file's header is not), in this repository's models/,
+    under `cache_dir` by full or last name, and in `cache_dir` as a Hugging Face cache.
+    Raises VovError with the command that fetches the weights.
+    """
+    if not trusted and not MODEL_NAME.fullmatch(model_id):
+        raise VovError(f"{model_id!r} in the file's header is not a model name; the file is damaged or hostile")
+    cache = Path(cache_dir).expanduser()
+    places = [REPO / "models" / model_id, cache / model_id, cache / model_id.split("/")[-1]]
+    if trusted:
+        places.insert(0, Path(model_id).expanduser())
+    for place in places:
+        if model_id and (place / "model_index.json").is_file():
+            return place
+    snapshots = cache / ("models--" + model_id.replace("/", "--")) / "snapshots"
+    if MODEL_NAME.fullmatch(model_id) and snapshots.is_dir():
+        complete = [p for p in snapshots.iterdir() if (p / "model_index.json").is_file()]
+        if complete:
+            return max(complete, key=lambda p: p.stat().st_mtime)
+    raise VovError(f"no weights of {model_id or 'the model'} in CACHE_DIR={cache_dir}; "
+                   f"fetch them with: CACHE_DIR={cache_dir} bash scripts/fetch_models.sh")
+
+
+def public_name(model_id: str, path: Path) -> str:
+    """The name that goes into a file's header: the hub id, or the last part of a local folder."""
+    return model_id if MODEL_NAME.fullmatch(model_id) and not Path(model_id).exists() else path.resolve().name
+
+
+def cache_folder() -> Path:
+    """Where embeddings and latents are kept: VOV_CACHE, else ~/.cache/vov."""
+    return Path(os.environ.get("VOV_CACHE") or Path.home() / ".cache" / "vov")
+
+
+def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors stored under `kind`/`key`, computed and stored when they are not there yet."""
+    path = cache_folder() / kind / f"{key}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except Exception:  # a damaged cache entry is recomputed, whatever is wrong with it
+            path.unlink(missing_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in compute().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary)
+    return tensors
+
+
+class Backbone(abc.ABC):
+    """A frozen text-to-image or text-to-video flow model.
+
+    Attributes:
+        transformer: the flow network, frozen, in `dtype`; the only part that is adapted.
+        vae: the autoencoder, frozen, float32.
+        name: what a file's header calls this model.
+        unit: width and height must be multiples of this many pixels.
+        blocks: dotted name of the list of transformer blocks.
+        presets: which linears of a block each LORA_PRESET adapts.
+    """
+
+    tree: str
+    unit: int = 16
+    blocks: str
+    presets: dict[str, tuple[str, ...]]
+    transformer: nn.Module
+    vae: nn.Module
+
+    def __init__(self, path: Path, name: str, device: torch.device, dtype: torch.dtype):
+        self.path, self.name, self.device, self.dtype = path, name, device, dtype
+        self._fingerprint: bytes | None = None
+
+    @abc.abstractmethod
+    def check_geometry(self, width: int, height: int, frames: int) -> None:
+        """Raises VovError when the model cannot represent clips of this size."""
+
+    @abc.abstractmethod
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
+        """(1, C, T, h, w) of the latents of a clip."""
+
+    @abc.abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """[1, 3, T, H, W] in [−1, 1] → normalised latents [1, C, T', h, w], float32."""
+
+    @abc.abstractmethod
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Normalised latents [1, C, T', h, w] → pixels [1, 3, T, H, W], nominally in [−1, 1]; differentiable."""
+
+    @abc.abstractmethod
+    def embed_text(self, captions: Sequence[str]) -> list[Condition]:
+        """Loads the text encoder, embeds each caption alone, frees the encoder."""
+
+    @abc.abstractmethod
+    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Velocity [B, C, T, h, w] in the model's dtype at x, times t [B], under a condition of batch B."""
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition) -> Tensor:
+        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch."""
+        batch = x.shape[0]
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(batch)
+        condition = {k: v.expand(batch, *v.shape[1:]) if v.shape[0] != batch else v for k, v in condition.items()}
+        return self.predict(x.to(self.dtype), t, condition).float()
+
+    def guided(self, condition: Condition, negative: Condition | None, guidance: float) -> Callable:
+        """(x, t) → velocity with classifier-free guidance; without a negative condition or at 1 it is off."""
+        def plain(x: Tensor, t: float) -> Tensor:
+            return self.velocity(x, t, condition)
+
+        def both(x: Tensor, t: float) -> Tensor:
+            base = self.velocity(x, t, negative)
+            return base + guidance * (self.velocity(x, t, condition) - base)
+
+        return plain if negative is None or guidance == 1.0 else both
+
+    def embed(self, captions: Sequence[str]) -> list[Condition]:
+        """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
+        keys = [content_hash("text", self.path.resolve().name, self.fingerprint(), c, str(self.dtype)) for c in captions]
+        missing = {k: c for k, c in zip(keys, captions, strict=True)
+                   if not (cache_folder() / "text" / f"{k}.safetensors").is_file()}
+        if missing:
+            for key, condition in zip(missing, self.embed_text(list(missing.values())), strict=True):
+                cached("text", key, lambda condition=condition: condition)
+        found = [cached("text", k, lambda c=c: self.embed_text([c])[0]) for k, c in zip(keys, captions, strict=True)]
+        return [{k: v.to(self.device) for k, v in condition.items()} for condition in found]
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 RGB [T, H, W, 3] → normalised latents [1, C, T', h, w], float32; kept in the cache."""
+        def compute() -> dict[str, Tensor]:
+            pixels = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            return {"latents": self.encode_pixels(pixels)}
+        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, np.ascontiguousarray(frames).data)
+        return cached("latents", key, compute)["latents"].to(self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Normalised latents [1, C, T', h, w] → uint8 RGB [T, H, W, 3]."""
+        pixels = self.decode_pixels(latents.float())[0]
+        levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return levels.permute(1, 2, 3, 0).cpu().numpy()
+
+    def layers(self, preset: str, last_k: int) -> list[str]:
+        """Names of the linears that a preset adapts, in `named_modules()` order."""
+        from vov.unilora import select_layers
+
+        return select_layers(self.transformer, self.blocks, self.presets[preset], last_k)
+
+    def fingerprint(self) -> bytes:
+        """8 bytes that depend on every tensor of transformer and VAE: name, shape and 64 values as bfloat16.
+
+        Equal for one model loaded in float32 or bfloat16; different when weights or a quantised base differ.
+        Taken before layers are replaced, so call it first when adapting (`load` does).
+        """
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for part in (self.transformer, self.vae):
+                for name, tensor in sorted(part.state_dict().items()):
+                    flat = tensor.detach().flatten()
+                    step = max(1, flat.numel() // 64)
+                    values = flat[::step][:64].to("cpu", torch.float32).to(torch.bfloat16).view(torch.int16).numpy()
+                    digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<i2").tobytes())
+            self._fingerprint = digest.digest()[:8]
+        return self._fingerprint
