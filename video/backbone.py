@@ -69,6 +69,9 @@ class WanBackbone(Backbone):
         return (1, self.vae.config.z_dim, (frames - 1) // self.temporal + 1,
                 height // self.spatial, width // self.spatial)
 
+    def native_shift(self, width: int, height: int) -> float:
+        return 5.0 if width * height > 832 * 480 * 1.2 else 3.0  # Wan's advice for 720p and for 480p
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
 

@@ -133,6 +133,10 @@ class Backbone(abc.ABC):
         """(1, C, T, h, w) of the latents of a clip."""
 
     @abc.abstractmethod
+    def native_shift(self, width: int, height: int) -> float:
+        """The σ shift that the model's own pipeline uses at this size."""
+
+    @abc.abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """[1, 3, T, H, W] in [−1, 1] → normalised latents [1, C, T', h, w], float32."""
 
@@ -168,7 +172,8 @@ class Backbone(abc.ABC):
 
     def embed(self, captions: Sequence[str]) -> list[Condition]:
         """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
-        keys = [content_hash("text", self.path.resolve().name, self.fingerprint(), c, str(self.dtype)) for c in captions]
+        model = (self.path.resolve().name, self.fingerprint(), str(self.dtype))
+        keys = [content_hash("text", *model, caption) for caption in captions]
         missing = {k: c for k, c in zip(keys, captions, strict=True)
                    if not (cache_folder() / "text" / f"{k}.safetensors").is_file()}
         if missing:
@@ -183,7 +188,8 @@ class Backbone(abc.ABC):
         def compute() -> dict[str, Tensor]:
             pixels = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
             return {"latents": self.encode_pixels(pixels)}
-        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, np.ascontiguousarray(frames).data)
+        data = np.ascontiguousarray(frames).data
+        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, data)
         return cached("latents", key, compute)["latents"].to(self.device)
 
     @torch.no_grad()

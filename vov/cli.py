@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from vov import VovError
@@ -18,17 +18,19 @@ from vov.config import environment_names, load, variables
 T = TypeVar("T")
 
 
-def run(cls: type[T], main: Callable[[T], None], usage: str, *, stage: str = "",
+def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence[str] = ("",),
         defaults: Mapping[str, Any] | None = None) -> None:
-    """Parses the command line into `cls`, runs `main(config)` and turns problems into exit codes.
+    """Parses the command line into `cls`, runs `main` and turns problems into exit codes.
 
+    `main` gets one configuration for each of `stages` ("", "stage1", "stage2").
     Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        main(load(cls, parse(cls, sys.argv[1:], usage, stage, defaults), os.environ, stage, defaults))
+        given = parse(cls, sys.argv[1:], usage, stages[-1], defaults)
+        main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

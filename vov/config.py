@@ -40,8 +40,6 @@ class FitConfig:
     dtype: str = option("auto", "arithmetic of the frozen model; auto: bfloat16 on GPU, float32 on CPU",
                         choices=("auto", "float32", "bfloat16", "float16"))
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
-    text_encoder_device: str = option("auto", "where captions are embedded; cpu saves GPU memory",
-                                      choices=("auto", "cuda", "cpu"))
 
     width: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
     height: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
@@ -91,10 +89,15 @@ class FitConfig:
     compile: str = option("auto", "auto: on GPU, compile blocks of large models, CUDA graph of small ones; never",
                           choices=("auto", "blocks", "graph", "never"))
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that shape the result: all but folders, reporting and speed."""
+        skip = {"out_dir", "config", "cache_dir", "overwrite", "resume", "save_every", "preview_every", "compile",
+                "checkpointing"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
+
     def hash(self) -> str:
-        """12 digits that name this configuration, whatever folder it ran in."""
-        skip = {"out_dir", "config", "cache_dir", "overwrite", "resume", "init_lora_path"}
-        return content_hash(*sorted((k, v) for k, v in dataclasses.asdict(self).items() if k not in skip))[:12]
+        """12 hexadecimal digits that name `identity`."""
+        return content_hash(*sorted(self.identity().items()))[:12]
 
 
 def variables(cls: type) -> dict[str, dataclasses.Field]:

@@ -1,0 +1,51 @@
+"""What the video tree adds to the shared configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vov import VovError
+from vov.config import FitConfig, option
+from vov.files import REPO
+from vov.media import read_clip
+
+from vov.codec import Source  # isort: skip
+
+MODEL_ALIAS = ("WAN_MODEL_ID",)
+
+
+@dataclass(frozen=True)
+class VideoFit(FitConfig):
+    """Fitting θ to one clip."""
+
+    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file")
+    name: str = option("HoneyBee", "name of the clip: names the outputs and the default caption file")
+    frames_dir: str = option("", "the clip: a folder of frames or a video file (required)")
+    caption: str = option("", "what the clip shows; over CAPTION_FILE")
+    caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt")
+    num_frames: int = option(81, "frames to code, 4n+1", minimum=1)
+    fps: float = option(0.0, "frames per second of the decoded clip; 0: the source's (24 for a folder)", minimum=0)
+    model_id: str = option("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "hub id or folder of the model", alias=MODEL_ALIAS)
+    width: int = option(832, "pixels, a multiple of 16", minimum=1)
+    height: int = option(480, "pixels, a multiple of 16", minimum=1)
+
+    def source(self) -> Source:
+        """Reads the clip and its caption."""
+        if not self.frames_dir:
+            raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
+        clip = read_clip(self.frames_dir, self.num_frames)
+        return Source(clip.frames, self.fps or clip.fps, self.read_caption(), self.name)
+
+    def read_caption(self) -> str:
+        """CAPTION, else the contents of CAPTION_FILE."""
+        if self.caption:
+            return " ".join(self.caption.split())
+        path = Path(self.caption_file) if self.caption_file else (
+            REPO / "video" / "descriptions" / f"descriptions_{self.name}.txt")
+        if not path.is_file():
+            raise VovError(f"{path}: no such caption file; set CAPTION or CAPTION_FILE")
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        if not text:
+            raise VovError(f"{path}: the caption is empty; write what the clip shows, or set CAPTION")
+        return text

@@ -1,0 +1,82 @@
+"""Checkpoints of a fit: one safetensors file with θ, the rate model, the optimiser, the step and the configuration.
+
+Tensor names are the reference's (`unilora_theta_d`, `unilora_scale_quant`, `unilora_bit_estimator.*`), so its tools
+read our checkpoints; the optimiser is beside them under `optimizer.`. No random state is kept: every random number
+of a fit is a function of (seed, step, sample).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vov import VovError
+from vov.files import atomic
+
+FORMAT = "vov-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A fit as it was after `step` optimiser steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    metadata: dict
+
+
+def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | None,
+         optimizer: torch.optim.Optimizer, metadata: dict) -> None:
+    """Writes a checkpoint, whole or not at all. `metadata` must be JSON: model, configuration, config hash."""
+    tensors = {"unilora_theta_d": theta}
+    if rate is not None:
+        tensors |= {f"unilora_{k}": v for k, v in rate.state_dict().items() if v.is_floating_point() and v.numel()}
+    for i, p in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(p, {}).items():
+            tensors[f"optimizer.{i}.{key}"] = torch.as_tensor(value)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {"vov": json.dumps({"format": FORMAT, "step": step, **metadata})})
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Reads one of our checkpoints. Raises VovError when it is not one or is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("vov", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise VovError(f"{path}: not a readable checkpoint ({error}); remove it or set RESUME=never") from error
+    if metadata.get("format") != FORMAT:
+        raise VovError(f"{path}: not a checkpoint of this program; to start from a reference checkpoint "
+                       "use INIT_LORA_PATH")
+    return Checkpoint(metadata["step"], tensors, metadata)
+
+
+def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
+            optimizer: torch.optim.Optimizer) -> None:
+    """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses)."""
+    with torch.no_grad():
+        theta.copy_(checkpoint.tensors["unilora_theta_d"])
+        if rate is not None:
+            own = rate.state_dict()
+            for key, value in own.items():
+                if f"unilora_{key}" in checkpoint.tensors:
+                    value.copy_(checkpoint.tensors[f"unilora_{key}"])
+    for i, p in enumerate(_parameters(optimizer)):
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            name = f"optimizer.{i}.{key}"
+            if name in checkpoint.tensors:
+                value = checkpoint.tensors[name]
+                device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
+                optimizer.state[p][key] = value.to(device)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,291 @@
+"""From sources to a .vov file and back: what both trees do around a fit.
+
+    encode: Source → items → fit (stage 1, stage 2) → symbols → file
+    decode: file → header → backbone → θ̂ → sampler → frames
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vov import VovError, bitstream, media, metrics
+from vov.backbone import Backbone, Condition
+from vov.bitstream import Bitstream, Header, Item
+from vov.config import FitConfig
+from vov.distributed import World
+from vov.files import refuse_existing
+from vov.fit import Fit, Fitted
+from vov.fit import Item as FitItem
+from vov.flow import decoder_noise, sample, sigma_grid
+from vov.rate import dequantise, quantise
+from vov.unilora import Adapter, Projection
+
+
+@dataclass(frozen=True)
+class Source:
+    """One original: uint8 RGB [T, H, W, 3], its rate, caption and name."""
+
+    frames: np.ndarray
+    fps: float
+    caption: str
+    name: str = ""
+
+    def fitted(self, width: int, height: int, resize: str) -> np.ndarray:
+        """The original at the model's geometry, uint8 [T, height, width, 3]."""
+        return media.fit_geometry(self.frames, width, height, resize)
+
+    def reference(self, width: int, height: int, resize: str) -> np.ndarray:
+        """What the decoder's output is compared with: the original, or its crop when the fit crops."""
+        return self.fitted(width, height, resize) if resize == "crop" else self.frames
+
+
+class Decoder:
+    """An adapted backbone and a header: turns θ̂ into frames. Encoder previews and files share this path."""
+
+    def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
+        self.backbone, self.header, self.adapter, self.projection = backbone, header, adapter, projection
+
+    @classmethod
+    def for_file(cls, backbone: Backbone, header: Header) -> Decoder:
+        """A decoder with an adapter of its own; use it in a `with` block, which gives the model back as it was.
+
+        Raises:
+            VovError: the header was made for another model, or this NumPy draws other indices.
+        """
+        if header.tree != backbone.tree:
+            raise VovError(f"this is a file of the {header.tree} tree; decode it with that tree's reconstruct script")
+        if header.fingerprint != backbone.fingerprint():
+            raise VovError(f"the file was made with {header.model_id}, fingerprint {header.fingerprint.hex()}, but the "
+                           f"model at hand has {backbone.fingerprint().hex()}; give the very model it was made with")
+        backbone.check_geometry(header.width, header.height, header.num_frames)
+        if header.lora_preset not in backbone.presets:
+            raise VovError(f"the file adapts layers {header.lora_preset!r}, unknown to this version; update it")
+        adapter = Adapter(backbone.transformer, backbone.layers(header.lora_preset, header.last_k))
+        slots = header.rank * sum(out + inn for out, inn in adapter.shapes)
+        projection = adapter.projection(header.rank, header.theta_length, header.proj_seed) if slots <= 2**31 else None
+        if projection is None or header.index_hash != projection.hash:
+            adapter.remove()
+            raise VovError("UniLoRA indices differ from those the file was made with; install the NumPy version of "
+                           "requirements.txt, or the file's header is damaged")
+        return cls(backbone, header, adapter, projection.to(backbone.device))
+
+    def close(self) -> None:
+        """Gives the backbone its own layers back."""
+        self.adapter.remove()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def sigmas(self) -> list[float]:
+        """The σ grid, from 1 to 0."""
+        return list(self.header.sigmas) or sigma_grid(self.header.decode_steps, self.header.shift)
+
+    def bind(self, theta: Tensor) -> None:
+        """Makes θ̂ [d] the adaptation."""
+        flat = self.projection.expand(theta.to(self.backbone.device).float())
+        self.adapter.bind(self.projection.factors(flat.to(self.backbone.dtype)))
+
+    def noise(self, index: int = 0) -> Tensor:
+        """The ε of item `index`, [1, C, T, h, w]."""
+        header = self.header
+        shape = self.backbone.latent_shape(header.width, header.height, header.num_frames)
+        return decoder_noise(header.seed, shape, index, self.backbone.device)
+
+    @torch.no_grad()
+    def latents(self, theta: Tensor, condition: Condition, index: int = 0) -> Tensor:
+        """Samples item `index`: normalised latents [1, C, T, h, w]."""
+        self.bind(theta)
+        negative = self.backbone.embed([""])[0] if self.header.guidance != 1 else None
+        velocity = self.backbone.guided(condition, negative, self.header.guidance)
+        return sample(velocity, self.noise(index), self.sigmas, self.header.sampler)
+
+    def frames(self, theta: Tensor, condition: Condition, index: int = 0) -> np.ndarray:
+        """Decodes item `index` at the model's geometry: uint8 [T, height, width, 3]."""
+        return self.backbone.decode(self.latents(theta, condition, index))
+
+
+def make_header(backbone: Backbone, projection: Projection, settings: FitConfig, sources: Sequence[Source],
+                step: float = 1.0) -> Header:
+    """The header of the file that a fit with these settings ends in."""
+    frames = sources[0].frames.shape[0]
+    fps = sources[0].fps if frames > 1 else 0
+    return Header(
+        tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(),
+        dtype=str(backbone.dtype).removeprefix("torch."), lora_preset=settings.lora_preset, last_k=settings.last_k,
+        rank=settings.rank, theta_length=settings.theta_length, proj_seed=settings.proj_seed,
+        index_hash=projection.hash, step=step, width=settings.width, height=settings.height, num_frames=frames,
+        fps=fps, fit=settings.resize, sampler=settings.sampler, decode_steps=settings.decode_steps,
+        shift=native_shift(backbone, settings), seed=settings.seed, guidance=settings.guidance)
+
+
+def native_shift(backbone: Backbone, settings: FitConfig) -> float:
+    """SHIFT, or the model's own for this geometry when it is 0."""
+    return settings.shift or backbone.native_shift(settings.width, settings.height)
+
+
+class Encoder:
+    """Fits θ to sources, stage by stage, and writes the file.
+
+    Args:
+        backbone: frozen model.
+        sources: one clip, or images that share θ.
+        settings: of any stage; geometry and UniLoRA must be the same in all.
+        world: this process among others.
+    """
+
+    def __init__(self, backbone: Backbone, sources: Sequence[Source], settings: FitConfig, world: World | None = None):
+        self.backbone, self.sources, self.world = backbone, list(sources), world or World()
+        width, height = settings.width, settings.height
+        backbone.check_geometry(width, height, self.sources[0].frames.shape[0])
+        for source in self.sources:
+            if not source.caption.strip():
+                raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+        self.adapter = Adapter(backbone.transformer, backbone.layers(settings.lora_preset, settings.last_k))
+        self.projection = self.adapter.projection(settings.rank, settings.theta_length, settings.proj_seed)
+        self.projection.to(backbone.device)
+        self.conditions = backbone.embed([source.caption for source in self.sources])
+        self.items = [FitItem(backbone.encode(source.fitted(width, height, settings.resize)), condition, index)
+                      for index, (source, condition) in enumerate(zip(self.sources, self.conditions, strict=True))]
+
+    def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None) -> Fitted:
+        """Runs one stage in `folder`."""
+        fit = Fit(self.backbone, self.adapter, self.projection, self.items, settings, folder, world=self.world,
+                  preview=self._previewer(settings, folder), start=start,
+                  shift=native_shift(self.backbone, settings))
+        return fit.run()
+
+    def write(self, path: Path, settings: FitConfig, fitted: Fitted) -> bitstream.PartSizes:
+        """Writes θ's symbols, the captions and everything the decoder needs to `path`."""
+        if fitted.step is None:
+            raise VovError("stage 1 alone has no quantiser, so there is nothing to write; run stage 2 with LAMBDA_RATE")
+        header = make_header(self.backbone, self.projection, settings, self.sources, fitted.step)
+        theta_hat = quantise(fitted.theta, fitted.step, "round")
+        symbols = torch.round(theta_hat / fitted.step).to(torch.int32).cpu().numpy()
+        items = tuple(Item(caption=s.caption, original_width=s.frames.shape[2], original_height=s.frames.shape[1],
+                           name=s.name if len(self.sources) > 1 else "") for s in self.sources)
+        return bitstream.write(path, Bitstream(header, items, symbols))
+
+    def close(self) -> None:
+        """Gives the backbone its own layers back."""
+        self.adapter.remove()
+
+    def _previewer(self, settings: FitConfig, folder: Path) -> Callable[[Tensor, int], dict[str, float]]:
+        header = make_header(self.backbone, self.projection, settings, self.sources)
+        decoder = Decoder(self.backbone, header, self.adapter, self.projection)
+
+        def preview(theta: Tensor, step: int) -> dict[str, float]:
+            values = []
+            for source, condition, index in zip(self.sources[:4], self.conditions, range(4), strict=False):
+                decoded = decoder.frames(theta, condition, index)
+                target = source.fitted(settings.width, settings.height, settings.resize)
+                values.append(metrics.psnr(target, decoded))
+                sheet = media.side_by_side(media.contact_sheet(target)[None], media.contact_sheet(decoded)[None])[0]
+                media.write_image(folder / "previews" / f"{step:06d}_{index}.png", sheet)
+            return {"psnr": float(np.mean(values))}
+        return preview
+
+
+def read_start(path: str) -> dict[str, Tensor] | None:
+    """The tensors of INIT_LORA_PATH (our checkpoint or the reference's) that a fit starts from."""
+    if not path:
+        return None
+    from vov.interop import load_reference
+
+    found = load_reference(path)
+    return {"unilora_theta_d": found.theta, **found.estimator_state}
+
+
+def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
+    """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
+    stream = bitstream.read(path)
+    header = stream.header
+    with Decoder.for_file(backbone, header) as decoder:
+        theta = dequantise(stream.symbols, header.step)
+        conditions = backbone.embed([item.caption for item in stream.items])
+        clips = []
+        for index, (item, condition) in enumerate(zip(stream.items, conditions, strict=True)):
+            frames = decoder.frames(theta, condition, index)
+            clips.append(media.Clip(media.restore_geometry(
+                frames, item.original_width, item.original_height, header.fit), header.fps))
+    return clips
+
+
+def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], settings: FitConfig,
+           seconds: dict[str, float]) -> dict:
+    """What a run achieved, from the bytes on disk and the frames that were decoded from them.
+
+    bpp counts every byte of the file over the pixels of all decoded frames; kB/s is bytes over duration.
+    """
+    total = path.stat().st_size
+    rows = []
+    for clip, source in zip(clips, sources, strict=True):
+        target = source.reference(settings.width, settings.height, settings.resize)
+        rows.append({"name": source.name, "psnr": metrics.psnr(target, clip.frames),
+                     "ms_ssim": metrics.ms_ssim(target, clip.frames)})
+    pixels = sum(clip.frames.shape[0] * clip.frames.shape[1] * clip.frames.shape[2] for clip in clips)
+    result = {
+        "file": path.name, "bytes": total, "bpp": 8 * total / pixels,
+        "psnr": float(np.mean([row["psnr"] for row in rows])),
+        "ms_ssim": float(np.mean([row["ms_ssim"] for row in rows])),
+        "bytes_by_part": bitstream.parts(path).__dict__, "seconds": seconds, "config_hash": settings.hash(),
+        "frames": [len(clip.frames) for clip in clips],
+        "size": "×".join(map(str, clips[0].size)),
+    }
+    if len(clips[0].frames) > 1:
+        result["kB_per_s"] = total / 1000 / (len(clips[0].frames) / clips[0].fps)
+    if len(rows) > 1:
+        result["items"] = rows
+    return result
+
+
+def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuses to start when an output is already there, before any time is spent."""
+    for path in paths:
+        refuse_existing(path, overwrite)
+
+
+def save_decoded(folder: Path, name: str, clip: media.Clip) -> None:
+    """Writes name/00000.png … and, for a clip, name.mp4."""
+    if len(clip.frames) == 1:
+        media.write_image(folder / f"{name}.png", clip.frames[0])
+        return
+    media.write_frames(folder / name, clip.frames)
+    media.write_video(folder / f"{name}.mp4", clip.frames, clip.fps)
+
+
+def table(result: dict) -> str:
+    """The result as lines to print."""
+    rows = {"file": result["file"], "bytes": f"{result['bytes']:,}", "bpp": f"{result['bpp']:.5f}"}
+    if "kB_per_s" in result:
+        rows["kB/s"] = f"{result['kB_per_s']:.3f}"
+    rows |= {
+        "PSNR": f"{result['psnr']:.2f} dB", "MS-SSIM": f"{result['ms_ssim']:.4f}",
+        "bytes for": ", ".join(f"{k} {v:,}" for k, v in result["bytes_by_part"].items() if v),
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()),
+    }
+    return "\n".join(f"{name:<10} {value}" for name, value in rows.items())
+
+
+class Clock:
+    """Seconds of named parts of a run."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    def time(self, name: str, work: Callable, *args):
+        """Runs work(*args), notes its seconds under `name`, returns its result."""
+        start = time.monotonic()
+        result = work(*args)
+        self.seconds[name] = round(time.monotonic() - start, 2)
+        return result
