@@ -127,7 +127,7 @@ def test_far_symbols_have_finite_bits_and_a_gradient_that_pulls_them_in():
     model = RateModel(step=0.01, spread=1.0)
     bits = model.bits(theta, torch.zeros(2))
     bits.backward()
-    assert 100 < float(bits) < 2000
+    assert 100 < float(bits.detach()) < 2000
     assert theta.grad[0] > 0 > theta.grad[1] and theta.grad.isfinite().all()
 
 
@@ -149,13 +149,13 @@ def test_the_rate_is_right_from_the_first_step(shape, bits_per_entry):
 
 def test_the_density_learns_the_entropy():
     """After a short fit of the density alone the estimate lies within 3 % of the noisy symbols' entropy."""
-    theta = gaussian(4096)
+    theta = gaussian(2048)
     theta = torch.where(theta > 0, theta + 0.05, theta - 0.05)  # two humps, far from the logistic start
     model = RateModel.from_theta(theta, 2.5)
-    optimiser = torch.optim.Adam(model.parameter_groups(0.0, 0.02))
-    for step in range(300):
+    optimiser = torch.optim.Adam(model.parameter_groups(0.0, 0.03))
+    for step in range(200):
         optimiser.zero_grad()
-        loss = model.bits(theta, quantiser_noise(0, step, theta)) / 4096
+        loss = model.bits(theta, quantiser_noise(0, step, theta)) / 2048
         loss.backward()
         optimiser.step()
     scaled = theta / model.step.detach()

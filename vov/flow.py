@@ -7,6 +7,7 @@ v = ε − x0. Here t and σ are the same number in [0, 1]; a backbone scales it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Sequence[float],
         sigmas: falling levels.
         after_step: (i, x, x̂0) → x, called after step i with the new state; noise is injected here.
     """
-    for i, (now, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (now, after) in enumerate(pairwise(sigmas)):
         v = velocity(x, now)
         x0 = denoised(x, v, now)
         x = x + (after - now) * v

@@ -115,9 +115,12 @@ class FrameSource:
         import decord
 
         try:
-            return self._reader[index].asnumpy()
+            frame = self._reader[index].asnumpy()
         except decord.DECORDError as error:
             raise VovError(f"{self.path}: frame {index} cannot be decoded; the file is damaged") from error
+        if frame.shape[2] == 4:  # decord takes row padding for a fourth channel when 3·width rounds up to 4·width
+            frame = frame.reshape(len(frame), -1)[:, :frame.shape[1] * 3].reshape(len(frame), -1, 3)
+        return frame
 
 
 def read_clip(path: str | Path, count: int = 0) -> Clip:

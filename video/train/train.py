@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from video.options import VideoFit
-from vov import VovError, cli
+from vov import cli
 
 log = logging.getLogger(__name__)
 

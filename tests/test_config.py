@@ -1,0 +1,85 @@
+"""Claims about configuration: who wins, what is refused, and that every shipped preset is valid."""
+
+from dataclasses import fields
+
+import pytest
+
+from video.options import VideoFit
+from vov import VovError, cli, config
+from vov.config import FitConfig, load
+from vov.files import REPO
+
+
+def classes_of(preset):
+    if "image" in preset:
+        from image.options import ImageFit
+
+        return ImageFit
+    return VideoFit
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in (REPO / "configs").glob("*.yaml")))
+@pytest.mark.parametrize("stage", ["", "stage1", "stage2"])
+def test_every_shipped_preset_is_read_by_the_code_that_ships(preset, stage):
+    settings = load(classes_of(preset), {"config": preset}, {}, stage)
+    assert settings.config == preset
+    if stage:
+        assert (settings.lambda_rate > 0) == (stage == "stage2")
+
+
+def test_command_line_beats_environment_beats_yaml_beats_default(tmp_path):
+    (tmp_path / "p.yaml").write_text("rank: 5\nlr: 0.5\nseed: 7\nstage2:\n  lr: 0.25\n")
+    environ = {"CONFIG": str(tmp_path / "p.yaml"), "LR": "0.125", "RANK": "6"}
+    settings = load(FitConfig, {"rank": "7"}, environ)
+    assert (settings.rank, settings.lr, settings.seed, settings.last_k) == (7, 0.125, 7, 30)
+    del environ["LR"]
+    assert load(FitConfig, {}, environ, "stage1").lr == 0.5
+    assert load(FitConfig, {}, environ, "stage2").lr == 0.25
+    assert load(FitConfig, {}, environ | {"STAGE2_LR": "1"}, "stage2").lr == 1
+    assert load(FitConfig, {}, environ | {"STAGE2_LR": "1"}, "stage1").lr == 0.5
+
+
+@pytest.mark.parametrize("name", ["V_LENGTH", "THETA_D_LENGTH", "THETA_LENGTH"])
+def test_old_names_still_set_the_length(name):
+    assert load(FitConfig, {}, {name: "77"}).theta_length == 77
+
+
+@pytest.mark.parametrize(("environ", "message"), [
+    ({"LR": "fast"}, "LR: lr='fast' is not a number"),
+    ({"RANK": "1.5"}, "not a whole number"),
+    ({"RANK": "0"}, "at least 1"),
+    ({"NOISE": "pink"}, "not one of random, anchored, mix"),
+    ({"LR": "nan"}, "at least 0"),
+    ({"OVERWRITE": "maybe"}, "not 0 or 1"),
+    ({"CONFIG": "no-such"}, "presets are nano-"),
+])
+def test_bad_values_name_the_variable_and_the_cure(environ, message):
+    with pytest.raises(VovError, match=message):
+        load(FitConfig, {}, environ)
+
+
+def test_an_unknown_yaml_key_is_an_error(tmp_path):
+    (tmp_path / "p.yaml").write_text("learning_rate: 1\n")
+    with pytest.raises(VovError, match="unknown key 'learning_rate'"):
+        load(FitConfig, {}, {"CONFIG": str(tmp_path / "p.yaml")})
+    (tmp_path / "q.yaml").write_text("a: [\n")
+    with pytest.raises(VovError, match="not valid YAML"):
+        load(FitConfig, {}, {"CONFIG": str(tmp_path / "q.yaml")})
+
+
+def test_the_resolved_copy_reads_back_the_same(tmp_path):
+    settings = load(VideoFit, {"config": "nano-video", "lr": "0.1"}, {}, "stage2")
+    config.save(settings, tmp_path / "config.yaml")
+    again = load(VideoFit, {}, {"CONFIG": str(tmp_path / "config.yaml")})
+    assert again.identity() == settings.identity() and again.hash() == settings.hash()
+
+
+def test_help_names_every_variable_with_its_value(monkeypatch):
+    monkeypatch.setenv("LAST_K", "3")
+    text = cli.help_text(VideoFit, {}, "usage line", "stage2", None)
+    assert "usage line" in text
+    for field in fields(VideoFit):
+        assert field.name.upper() in text and field.metadata["help"], field.name
+    assert "WAN_MODEL_ID" in text and "V_LENGTH" in text
+    row = next(line for line in text.splitlines() if line.startswith("LAST_K"))
+    assert row.split()[1] == "3"
