@@ -16,7 +16,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from vov import VovError
@@ -77,6 +76,8 @@ class RateModel(nn.Module):
     def __init__(self, step: float = 0.01, spread: float = 2.0):
         """step: initial step, in units of theta. spread: initial standard deviation of theta / step."""
         super().__init__()
+        from compressai.entropy_models import EntropyBottleneck  # takes ten seconds, and decoding does not need it
+
         if not (math.isfinite(step) and step > 0 and math.isfinite(spread) and spread > 0):
             raise VovError(f"rate model: step {step} and spread {spread} must be positive; check theta for NaN")
         raw = step + math.log(-math.expm1(-step))  # softplus inverted
