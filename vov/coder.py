@@ -274,7 +274,7 @@ def _rans_encode(tables: list[Table], rows: np.ndarray) -> bytes:
     places = []
     for table, row in zip(tables, rows, strict=True):
         values = table.alphabet[0]
-        place_of = np.zeros(len(table.codes), dtype=np.int64)
+        place_of = np.zeros(len(table.codes), dtype=np.int32)
         place_of[values.astype(np.int64) - table.minimum] = np.arange(len(values))
         places.append(place_of[row - table.minimum])
     places, indexes, cumulative, sizes, offsets = _rans_inputs(tables, rows.shape[1], np.concatenate(places))
@@ -289,7 +289,7 @@ def _rans_decode(reader: Reader, tables: list[Table], n: int) -> np.ndarray:
     total = len(tables) * n
     if total < _RANS_MINIMUM:
         raise reader.error("payload", f"{total} symbols are too few for a table of counts")
-    places, indexes, cumulative, sizes, offsets = _rans_inputs(tables, n, np.empty(total, dtype=np.int64))
+    places, indexes, cumulative, sizes, offsets = _rans_inputs(tables, n, np.empty(total, dtype=np.int32))
     chunks = _chunks(total)
     for part in chunks:
         last = part.stop == total
@@ -311,7 +311,7 @@ def _rans_decode(reader: Reader, tables: list[Table], n: int) -> np.ndarray:
 def _rans_inputs(tables: list[Table], n: int, places: np.ndarray) -> tuple:
     """compressai's arguments: symbols as places in their row's alphabet, index of the row, tables, sizes, offsets."""
     cumulative = [table.alphabet[1] for table in tables]
-    indexes = np.repeat(np.arange(len(tables)), n)
+    indexes = np.repeat(np.arange(len(tables), dtype=np.int32), n)
     return places, indexes, cumulative, [len(c) for c in cumulative], [0] * len(tables)
 
 
