@@ -29,6 +29,7 @@ vov_launch() {
     processes=${NUM_GPUS:-1}
   fi
   if (( processes > 1 )); then
+    export VOV_RANK=${RANK:-}  # torchrun sets RANK to the number of the process
     if [[ -n "${MASTER_PORT:-}" ]]; then set -- --master-port "$MASTER_PORT" -m "$@"; else set -- --standalone -m "$@"; fi
     exec "$VOV_PYTHON" -m torch.distributed.run --nproc-per-node "$processes" "$@"
   fi

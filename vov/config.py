@@ -40,13 +40,17 @@ class FitConfig:
     dtype: str = option("auto", "arithmetic of the frozen model; auto: bfloat16 on GPU, float32 on CPU",
                         choices=("auto", "float32", "bfloat16", "float16"))
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
+    quantize: str = option("none", "storage of the frozen weights: none; fp8 (half the memory); nf4 (a quarter, needs "
+                           "bitsandbytes)", choices=("none", "fp8", "nf4"))
+    offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
+                          "memory)", choices=("none", "blocks"))
 
     width: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
     height: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
     resize: str = option("crop", "how the source is brought to WIDTH×HEIGHT: crop (cover and cut the centre), "
                          "stretch (undone on decode), pad (undone on decode)", choices=("crop", "stretch", "pad"))
 
-    rank: int = option(1, "LoRA rank r", minimum=1)
+    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1)
     theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
     last_k: int = option(30, "adapt the last K transformer blocks", minimum=1)
     lora_preset: str = option("qkvo", "which linears of a block are adapted", choices=("qkvo", "qkv", "qkvo_mlp"))
@@ -89,10 +93,15 @@ class FitConfig:
     compile: str = option("auto", "auto: on GPU, compile blocks of large models, CUDA graph of small ones; never",
                           choices=("auto", "blocks", "graph", "never"))
 
+    @property
+    def precision(self) -> str:
+        """DTYPE and QUANTIZE as `Backbone.load` and headers write them: "auto", "bfloat16-fp8", …"""
+        return self.dtype if self.quantize == "none" else f"{self.dtype}-{self.quantize}"
+
     def identity(self) -> dict[str, Any]:
         """The settings that shape the result: all but folders, reporting and speed."""
         skip = {"out_dir", "config", "cache_dir", "overwrite", "resume", "save_every", "preview_every", "compile",
-                "checkpointing"}
+                "checkpointing", "offload"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
     def hash(self) -> str:
@@ -123,6 +132,8 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
     Raises:
         VovError: unknown YAML key, value that does not parse or is out of range.
     """
+    if "TORCHELASTIC_RUN_ID" in environ:  # torchrun's RANK is not the LoRA's; common.sh hands that on as VOV_RANK
+        environ = {k: v for k, v in environ.items() if k != "RANK"}
     fields = variables(cls)
     types = get_type_hints(cls)
     values = dict(defaults or {})

@@ -1,0 +1,182 @@
+"""Claims about fitting, on an untrained 2-layer Wan."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from video.backbone import WanBackbone
+from video.options import VideoFit
+from vov import VovError, checkpoint, codec, speed
+from vov.distributed import World
+from vov.fit import Fit
+from vov.loss import distortion, pixel_weights
+
+CAPTION = "a red ball rolls"
+
+
+def ball(frames=5, width=32, height=32):
+    """A disc that moves over a gradient, uint8 [T, H, W, 3]."""
+    y, x = np.mgrid[:height, :width]
+    clip = np.zeros((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        clip[t, ..., 1] = (x + y) * 255 // (width + height)
+        clip[t][(x - 8 - 3 * t) ** 2 + (y - 16) ** 2 < 30] = (220, 40, 30)
+    return clip
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_wan):
+    return WanBackbone.load(str(tiny_wan), "unused", "cpu")
+
+
+def settings_for(tmp_path, **changes):
+    base = VideoFit(config="", width=32, height=32, num_frames=5, rank=1, theta_length=300, last_k=2, train_steps=8,
+                    lr=0.05, lr_warmup=2, preview_every=0, save_every=3, noise="mix", timesteps="shifted",
+                    batch_size=2, loss="pixel", out_dir=str(tmp_path), seed=3)
+    return dataclasses.replace(base, **changes)
+
+
+def encoder_for(backbone, settings, world=None):
+    return codec.Encoder(backbone, [codec.Source(ball(), 8.0, CAPTION, "ball")], settings, world)
+
+
+def fit(backbone, settings, folder, world=None, start=None, stop_after=None):
+    """θ after a run; `stop_after` kills it as an impatient user would."""
+    encoder = encoder_for(backbone, settings, world)
+    try:
+        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, folder, world=world,
+                  start=start)
+        if stop_after is not None:
+            advance = job._advance
+
+            def impatient(step):
+                if step == stop_after:
+                    raise KeyboardInterrupt
+                return advance(step)
+            job._advance = impatient
+        return job.run()
+    finally:
+        encoder.close()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01])
+def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(backbone, tmp_path, rate):
+    settings = settings_for(tmp_path, lambda_rate=rate, lambda_rate_warmup=4)
+    whole = fit(backbone, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(backbone, settings, tmp_path / "killed", stop_after=5)
+    assert checkpoint.load(tmp_path / "killed" / "checkpoint.safetensors").step == 3
+    resumed = fit(backbone, settings, tmp_path / "killed")
+    assert torch.equal(whole.theta, resumed.theta) and whole.step == resumed.step
+
+
+def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone, tmp_path):
+    settings = settings_for(tmp_path)
+    first = fit(backbone, settings, tmp_path / "run")
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    assert torch.equal(fit(backbone, settings, tmp_path / "run").theta, first.theta)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
+    with pytest.raises(VovError, match=r"other settings \(lr\)"):
+        fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
+    fit(backbone, dataclasses.replace(settings, lr=0.01, resume="never"), tmp_path / "run")
+
+
+def test_fitting_lowers_the_loss_and_never_touches_a_frozen_weight(backbone, tmp_path):
+    before = {k: v.clone() for k, v in backbone.transformer.state_dict().items()}
+    settings = settings_for(tmp_path, noise="anchored", timesteps="grid", decode_steps=1, train_steps=40, lr=0.03)
+    fit(backbone, settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    losses = [eval(line)["loss"] for line in lines]
+    assert losses[-1] < 0.9 * losses[0]
+    after = backbone.transformer.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_the_rate_term_buys_bits_with_distortion(backbone, tmp_path):
+    def bits(rate):
+        settings = settings_for(tmp_path, noise="anchored", timesteps="grid", train_steps=50, lambda_rate=rate,
+                                lambda_rate_warmup=10, lr=0.02, init_bits=4.0, decode_steps=1)
+        fit(backbone, settings, tmp_path / str(rate))
+        return eval((tmp_path / str(rate) / "log.jsonl").read_text().splitlines()[-1])["bits"]
+    assert bits(1.0) < bits(1e-6) - 0.3
+
+
+def test_two_processes_see_the_batch_that_one_sees_with_twice_the_accumulation(backbone, tmp_path):
+    """Without processes: what the two of them draw, put together, is what the one draws."""
+    alone = settings_for(tmp_path, accum_step=4)
+    halves = [settings_for(tmp_path, accum_step=2)] * 2
+    drawn = []
+    for settings, world in [(alone, World()), (halves[0], World(0, 2)), (halves[1], World(1, 2))]:
+        encoder = encoder_for(backbone, settings, World())
+        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, tmp_path, world=world)
+        job.step = dict
+        job._advance(5)
+        drawn.append(sorted((float(t), float(n.sum())) for t, n in
+                            zip(job.buffers["time"], job.buffers["noise"], strict=True)))
+        encoder.close()
+    assert drawn[0] == sorted(drawn[1] + drawn[2])
+
+
+def test_one_sample_is_the_whole_batch_when_noise_and_time_are_fixed(backbone, tmp_path):
+    settings = settings_for(tmp_path, noise="anchored", timesteps="grid", decode_steps=1, batch_size=4, accum_step=3)
+    encoder = encoder_for(backbone, settings)
+    job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, tmp_path)
+    encoder.close()
+    assert (job.batch, job.accumulate) == (1, 1)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_cure(backbone, tmp_path):
+    settings = settings_for(tmp_path, lr=1e30, lr_warmup=0, train_steps=30, save_every=100)
+    with pytest.raises(VovError, match="lower LR"):
+        fit(backbone, settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("mode", ["full", "selective"])
+def test_recomputation_changes_memory_not_gradients(tiny_wan, tmp_path, mode):
+    thetas = []
+    for checkpointing in ("none", mode):
+        backbone = WanBackbone.load(str(tiny_wan), "unused", "cpu")
+        settings = settings_for(tmp_path, checkpointing=checkpointing, train_steps=2)
+        thetas.append(fit(backbone, settings, tmp_path / checkpointing).theta)
+    assert torch.equal(*thetas)
+
+
+def test_auto_plans_a_graph_for_small_and_compilation_for_large_models():
+    small, gpu, cpu = torch.nn.Linear(4, 4), torch.device("cuda"), torch.device("cpu")
+    with torch.device("meta"):
+        large = torch.nn.Linear(20000, 20000)
+    assert speed.plan(small, gpu, "auto", "auto") == ("none", "graph")
+    assert speed.plan(large, gpu, "auto", "auto") == ("selective", "blocks")
+    assert speed.plan(small, cpu, "auto", "auto") == ("none", "never")
+
+
+class LinearDecoder:
+    """A backbone whose VAE decoder is a known linear map: pixels = M · latents, each later frame four times."""
+
+    def __init__(self, mixing):
+        self.mixing = mixing
+
+    def fingerprint(self):
+        return self.mixing.numpy().tobytes()
+
+    def decode_pixels(self, latents):
+        pixels = torch.einsum("pc,bcthw->bpthw", self.mixing, latents)
+        return torch.cat([pixels[:, :, :1], pixels[:, :, 1:].repeat_interleave(4, dim=2)], dim=2)
+
+
+def test_pixel_weights_measure_latent_errors_as_the_decoder_does():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(3, 8, generator=generator) * torch.logspace(-0.6, 0.6, 8)
+    decoder, latents = LinearDecoder(mixing), torch.randn(1, 8, 3, 20, 20, generator=generator)
+    weights = pixel_weights(decoder, latents)
+    ratios = []
+    for scale in ([1] * 8, [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, -1], [5, -3, 0, 2, 0, 0, 0, 1]):
+        error = torch.randn(latents.shape, generator=generator) * torch.tensor(scale).view(1, 8, 1, 1, 1)
+        ratios.append(float(distortion(error, weights)) / float(decoder.decode_pixels(error).square().sum()))
+    assert max(ratios) / min(ratios) < 1.35  # one scale for all: the weights know gains and correlations
+    white = torch.randn(latents.shape, generator=generator)
+    assert float(distortion(white, weights)) == pytest.approx(1.0, rel=0.15)
+    assert float(distortion(white, None)) == pytest.approx(1.0, rel=0.05)
