@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Metrics, anchors and a report of decoded pictures. Variables and defaults: --help.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../scripts/common.sh"
+vov_run image.evaluate "$@"
