@@ -17,6 +17,7 @@ PICTURE_METRICS = ("ssim", "ms_ssim", "lpips_vgg", "lpips_alex", "dists")
 METRICS = ("psnr", "psnr_frames", *PICTURE_METRICS, "fvd", "fvd_full", "flicker", "warp", "warp_original")
 VIDEO_HEIGHT = 360  # of the report's videos, at most
 VIDEO_FRAMES = 150
+FLOW_CACHE = 300  # optical flows kept of one original, 0.5 MB each
 
 
 @dataclass
@@ -55,19 +56,19 @@ class Suite:
     def __init__(self, device: torch.device | str = "cpu", weights_dir: str = "", step: int = 1,
                  pictures: bool = True, video: bool = True):
         self.device, self.step = torch.device(device), step
-        self.pictures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+        self.pictures: dict[tuple[str, ...], Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]] = {}
         self.unavailable: dict[str, str] = {}
         self.detector: fvd.Detector | None = None
         self.weights: dict[str, str] = {}
         self.warping = pictures
         skipped = "skipped by SKIP_METRICS"
         if pictures:
-            self.pictures |= {"ssim": metrics.ssim_tensors, "ms_ssim": metrics.ms_ssim_tensors}
+            self.pictures["ssim", "ms_ssim"] = metrics.both_ssim_tensors
             for name, make in (("lpips_vgg", lambda: Lpips("vgg", weights_dir)),
                                ("lpips_alex", lambda: Lpips("alex", weights_dir)),
                                ("dists", lambda: Dists(weights_dir))):
                 try:
-                    self.pictures[name] = make().to(self.device)
+                    self.pictures[name,] = make().to(self.device)
                 except Unavailable as error:
                     self.unavailable[name] = str(error)
         else:
@@ -80,10 +81,11 @@ class Suite:
         else:
             self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), "skipped by SKIP_FVD")
         for name, used in (("vgg16", "lpips_vgg"), ("alexnet", "lpips_alex"), ("dists", "dists")):
-            if used in self.pictures:
+            if (used,) in self.pictures:
                 self.weights[name] = file_digest(find_weights(name, weights_dir))
         if self.detector:
             self.weights["i3d"] = file_digest(self.detector.path)
+        self.flows: tuple[tuple | None, list[Tensor]] = (None, [])
         self._originals: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def measure(self, original: media.FrameSource, decoded: Iterable[np.ndarray], count: int,
@@ -166,21 +168,37 @@ class _Pass:
 
     def _pictures(self, a: np.ndarray, b: np.ndarray) -> None:
         x, y = (metrics.to_tensor(frames, self.suite.device) for frames in (a, b))
-        for name, metric in self.suite.pictures.items():
-            if name in self.result.unavailable:
+        for names, metric in self.suite.pictures.items():
+            if names[0] in self.result.unavailable:
                 continue
             try:
-                self.per_frame.setdefault(name, []).extend(metric(x, y).double().cpu().tolist())
+                values = metric(x, y)
             except VovError as error:  # too small for this metric
-                self.result.unavailable[name] = str(error)
-                self.per_frame.pop(name, None)
+                self.result.unavailable |= dict.fromkeys(names, str(error))
+                continue
+            for name, value in zip(names, values if isinstance(values, tuple) else (values,), strict=True):
+                self.per_frame.setdefault(name, []).extend(value.double().cpu().tolist())
 
     def _warp(self, a: np.ndarray, b: np.ndarray) -> None:
         for i in range(1, len(a)):
             x, y = (metrics.to_tensor(frames[i - 1:i + 1], self.suite.device) for frames in (a, b))
-            own, decoded = warping.warping_errors(x[1:], x[:1], (y[1:], y[:1]))
+            own, decoded = warping.warping_errors(self._flow(x[1:], x[:1]), x[1:], x[:1], (y[1:], y[:1]))
             self.per_frame.setdefault("warp_original", []).append(own)
             self.per_frame.setdefault("warp", []).append(decoded)
+
+    def _flow(self, frame: Tensor, previous: Tensor) -> Tensor:
+        """Flow of the original, from the cache when the clip before had the same original."""
+        key, flows = self.suite.flows
+        if key != self.key:
+            self.suite.flows = key, flows = self.key, []
+        place = len(self.per_frame.get("warp", ()))
+        if place < len(flows):
+            return flows[place].to(frame)
+        flow = warping.optical_flow(frame, previous)
+        if place == len(flows) and place < FLOW_CACHE:
+            flows.append(flow.half().cpu())
+            flow = flows[-1].to(frame)  # the rounding of the cache, so that the order of clips does not matter
+        return flow
 
     def finish(self) -> Measured:
         """Averages, and the Fréchet distances."""

@@ -87,25 +87,28 @@ def ssim_tensors(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def ms_ssim_tensors(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """MS-SSIM of each picture: float32 [B, 3, H, W] in [0, 1] to [B].
+    """MS-SSIM of each picture: float32 [B, 3, H, W] in [0, 1] to [B]; see `both_ssim_tensors`."""
+    return both_ssim_tensors(x, y)[1]
+
+
+def both_ssim_tensors(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """SSIM and MS-SSIM of each picture in one go: float32 [B, 3, H, W] in [0, 1] to [B] and [B].
 
     A picture too small for five scales gets as many as fit, with the exponents scaled to sum to one; the value is
     then not comparable with that of larger pictures. Negative terms count as 0. At odd sizes the first row or
     column is repeated before halving.
     """
     scales = ms_ssim_scales(x.shape[2], x.shape[3])
-    if scales == 0:
-        raise VovError(f"SSIM needs pictures of at least {WINDOW}×{WINDOW}, not {x.shape[3]}×{x.shape[2]}")
-    weights = torch.tensor(MS_SSIM_WEIGHTS[:scales], device=x.device)
-    weights = weights / weights.sum() if scales < len(MS_SSIM_WEIGHTS) else weights
-    product = torch.ones(x.shape[:2], device=x.device)
-    for scale in range(scales):
+    weights = MS_SSIM_WEIGHTS[:scales]
+    product, first = torch.ones(x.shape[:2], device=x.device), None
+    for scale, weight in enumerate(weights or (1.0,)):
         if scale:
             x, y = _halve(x), _halve(y)
         ssim_value, contrast = _ssim_and_contrast(x, y)
+        first = ssim_value if first is None else first
         term = ssim_value if scale == scales - 1 else contrast
-        product = product * term.clamp_min(0) ** weights[scale]
-    return product.mean(1)
+        product = product * term.clamp_min(0) ** (weight / sum(weights) if scales < len(MS_SSIM_WEIGHTS) else weight)
+    return first.mean(1), product.mean(1)
 
 
 def ssim(reference: np.ndarray, decoded: np.ndarray, device: torch.device | str = "cpu") -> float:

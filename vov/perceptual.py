@@ -1,0 +1,187 @@
+"""LPIPS and DISTS, and where the weights of every learned metric are looked for.
+
+Nothing is downloaded here: weights are found under METRIC_WEIGHTS_DIR, then in PyTorch's own cache (TORCH_HOME),
+or the metric raises `Unavailable`, which says why and how to fetch them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vov import VovError
+
+SMALLEST = 32  # pixels of the shorter side that the networks' poolings need
+
+
+class Unavailable(VovError):
+    """A metric cannot be computed here; the message says why and, where there is one, the cure."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights: its name, where it comes from, the first hexadecimal digits of its SHA-256 ("": not known)."""
+
+    file: str
+    url: str
+    sha256: str = ""
+
+
+# torchvision puts the first eight digits of the SHA-256 into the file's name
+WEIGHTS = {
+    "vgg16": Weights("vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
+    "alexnet": Weights("alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+                       "7be5be79"),
+    "dists": Weights("dists_weights.pt",
+                     "https://github.com/photosynthesis-team/piq/releases/download/v0.4.1/dists_weights.pt"),
+    "i3d": Weights("i3d_torchscript.pt",
+                   "https://huggingface.co/flateon/FVD-I3D-torchscript/resolve/main/i3d_torchscript.pt"),
+}
+
+
+def find_weights(name: str, folder: str | Path = "") -> Path:
+    """The file of WEIGHTS[name] in `folder` (METRIC_WEIGHTS_DIR) or in PyTorch's cache; raises Unavailable."""
+    file = WEIGHTS[name].file
+    places = [Path(folder).expanduser() / file] if str(folder) else []
+    places.append(Path(torch.hub.get_dir()) / "checkpoints" / file)
+    for place in places:
+        if place.is_file():
+            return place
+    setting = f"METRIC_WEIGHTS_DIR={folder} " if str(folder) else ""
+    raise Unavailable(f"no {file} in {setting + 'or ' if setting else ''}PyTorch's cache; "
+                      f"fetch it with: {setting}WHAT=metrics bash scripts/fetch_models.sh")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; the report names it so that a reader knows which weights were used."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .pth file; only tensors are read, no code is unpickled."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise Unavailable(f"{path}: not readable as PyTorch weights ({str(error).splitlines()[0][:80]}); "
+                          f"delete it and fetch it again with: WHAT=metrics bash scripts/fetch_models.sh") from error
+
+
+class Lpips(nn.Module):
+    """Zhang et al. 2018, version 0.1: the `lpips` package's linear heads over VGG-16 ("vgg") or AlexNet ("alex").
+
+    Layer by layer, so that only one layer's features of a pair are in memory (1080p fits in 3 GiB).
+    """
+
+    def __init__(self, net: str, folder: str | Path = ""):
+        super().__init__()
+        trunk = load_state(find_weights({"vgg": "vgg16", "alex": "alexnet"}[net], folder))
+        import lpips
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package still uses torchvision's old keywords
+            model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # pnet_rand: never asks the network
+        state = {key: trunk.get(f"features.{key.split('.', 1)[1]}") for key in model.net.state_dict()}
+        if any(value is None for value in state.values()):
+            raise Unavailable(f"the {net} weights lack layers; fetch them again with: "
+                              "WHAT=metrics bash scripts/fetch_models.sh")
+        model.net.load_state_dict(state)
+        self.scaling = model.scaling_layer
+        self.slices = nn.ModuleList(getattr(model.net, f"slice{i + 1}") for i in range(model.net.N_slices))
+        self.heads = model.lins
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1], twice → LPIPS [B]; 0 for equal pictures."""
+        check_size(x, "LPIPS")
+        x, y = self.scaling(2 * x - 1), self.scaling(2 * y - 1)
+        total = torch.zeros(len(x), device=x.device)
+        for layers, head in zip(self.slices, self.heads, strict=True):
+            x, y = layers(x), layers(y)
+            difference = _unit(x).sub_(_unit(y)).square_()
+            total += head(difference).mean((1, 2, 3))
+        return total
+
+
+class Dists(nn.Module):
+    """Ding et al. 2020: means (texture) and covariances (structure) of VGG-16 features and of the picture itself.
+
+    At the picture's own size, as the authors' module; piq halves anything above 256 pixels first, and so do
+    some published tables. Weights α and β are normalised to sum to one, so the files of piq and of the authors
+    give equal values.
+    """
+
+    CHANNELS = (3, 64, 128, 256, 512, 512)
+    STAGES = ((0, 4), (5, 9), (10, 16), (17, 23), (24, 30))  # torchvision's indices; the max-pools between are replaced
+    EPSILON = 1e-6
+
+    def __init__(self, folder: str | Path = ""):
+        super().__init__()
+        weights, trunk = load_state(find_weights("dists", folder)), load_state(find_weights("vgg16", folder))
+        try:
+            alpha, beta = weights["alpha"].flatten().float(), weights["beta"].flatten().float()
+            self._build(trunk)
+        except (KeyError, RuntimeError) as error:
+            raise Unavailable("the weights of DISTS or VGG-16 lack layers; fetch them again with: "
+                              "WHAT=metrics bash scripts/fetch_models.sh") from error
+        total = alpha.sum() + beta.sum()
+        self.register_buffer("alpha", alpha / total)
+        self.register_buffer("beta", beta / total)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))  # ImageNet
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        hann = torch.hann_window(5, periodic=False)[1:-1]
+        kernel = hann[:, None] * hann[None]
+        self.register_buffer("hann", (kernel / kernel.sum())[None, None])
+        self.requires_grad_(False).eval()
+
+    def _build(self, trunk: dict[str, Tensor]) -> None:
+        from torchvision.models import vgg
+
+        features = vgg.make_layers(vgg.cfgs["D"])
+        features.load_state_dict({k[len("features."):]: v for k, v in trunk.items() if k.startswith("features.")})
+        self.stages = nn.ModuleList(features[a:b] for a, b in self.STAGES)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        squares = F.conv2d(x.square(), self.hann.expand(channels, 1, 3, 3), stride=2, padding=1, groups=channels)
+        return (squares + 1e-12).sqrt_()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1], twice → DISTS [B]; 0 for equal pictures."""
+        check_size(x, "DISTS")
+        similarity = torch.zeros(len(x), device=x.device)
+        alphas, betas = self.alpha.split(self.CHANNELS), self.beta.split(self.CHANNELS)
+        for index, (alpha, beta) in enumerate(zip(alphas, betas, strict=True)):
+            if index == 1:
+                x, y = (x - self.mean) / self.std, (y - self.mean) / self.std
+            if index:
+                layers = self.stages[index - 1]
+                x, y = (layers(x), layers(y)) if index == 1 else (layers(self._pool(x)), layers(self._pool(y)))
+            mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
+            a, b = x - mean_x[..., None, None], y - mean_y[..., None, None]
+            covariance = (a * b).mean((2, 3))
+            variances = a.square_().mean((2, 3)) + b.square_().mean((2, 3))
+            texture = (2 * mean_x * mean_y + self.EPSILON) / (mean_x**2 + mean_y**2 + self.EPSILON)
+            structure = (2 * covariance + self.EPSILON) / (variances + self.EPSILON)
+            similarity += (alpha * texture + beta * structure).sum(1)
+        return 1 - similarity
+
+
+def check_size(x: Tensor, metric: str) -> None:
+    """Raises Unavailable when a picture is too small for the network."""
+    if min(x.shape[2:]) < SMALLEST:
+        raise Unavailable(f"{metric} needs pictures of at least {SMALLEST}×{SMALLEST}, "
+                          f"not {x.shape[3]}×{x.shape[2]}")
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
