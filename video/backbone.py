@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vov import VovError
-from vov.backbone import Backbone, Condition, find_model, pick_device, pick_dtype, public_name, quiet_libraries
+from vov.backbone import Backbone, Condition
 
 ATTENTION = tuple(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v"))
 OUTPUT = ("attn1.to_out.0", "attn2.to_out.0")
@@ -28,9 +28,9 @@ class WanBackbone(Backbone):
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
     max_tokens = 512  # as WanPipeline calls its text encoder
 
-    def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype):
-        super().__init__(path, name, device, dtype)
-        self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+    def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
+                 quantize: str = "none"):
+        super().__init__(path, name, transformer, vae, device, dtype, quantize)
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
         self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
@@ -38,23 +38,11 @@ class WanBackbone(Backbone):
         self.unit = self.spatial * transformer.config.patch_size[1]
         self.fingerprint()
 
-    @classmethod
-    def load(cls, model_id: str, cache_dir: str, device: str = "auto", dtype: str = "auto",
-             trusted: bool = True) -> WanBackbone:
-        """Loads transformer and VAE from a local folder or Hugging Face cache; see `find_model`."""
+    @staticmethod
+    def classes() -> tuple[type, type]:
         from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-        quiet_libraries()
-        path = find_model(model_id, cache_dir, trusted)
-        place = pick_device(device)
-        kind = pick_dtype(dtype, place)
-        try:
-            transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", dtype=kind)
-            vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            raise VovError(f"{path}: not a complete Wan model ({str(error).splitlines()[0]}); "
-                           "fetch it again with scripts/fetch_models.sh") from error
-        return cls(path, public_name(model_id, path), transformer.to(place), vae.to(place), place, kind)
+        return WanTransformer3DModel, AutoencoderKLWan
 
     def check_geometry(self, width: int, height: int, frames: int) -> None:
         if width % self.unit or height % self.unit:

@@ -108,6 +108,7 @@ class Backbone(abc.ABC):
         transformer: the flow network, frozen, in `dtype`; the only part that is adapted.
         vae: the autoencoder, frozen, float32.
         name: what a file's header calls this model.
+        precision: dtype and quantisation, as in a file's header: "float32", "bfloat16-fp8", …
         unit: width and height must be multiples of this many pixels.
         blocks: dotted name of the list of transformer blocks.
         presets: which linears of a block each LORA_PRESET adapts.
@@ -120,9 +121,39 @@ class Backbone(abc.ABC):
     transformer: nn.Module
     vae: nn.Module
 
-    def __init__(self, path: Path, name: str, device: torch.device, dtype: torch.dtype):
+    def __init__(self, path: Path, name: str, transformer: nn.Module, vae: nn.Module, device: torch.device,
+                 dtype: torch.dtype, quantize: str = "none"):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
+        self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+        self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
         self._fingerprint: bytes | None = None
+
+    @classmethod
+    def load(cls, model_id: str, cache_dir: str, device: str = "auto", precision: str = "auto",
+             trusted: bool = True, offload: str = "none") -> Backbone:
+        """Loads transformer and VAE from a local folder or Hugging Face cache; see `find_model`.
+
+        `precision` is a dtype or "auto", with "-fp8" or "-nf4" for a quantised base; `offload` as in `vov.memory`.
+        """
+        from vov.memory import load_transformer, split_precision
+
+        quiet_libraries()
+        path, place = find_model(model_id, cache_dir, trusted), pick_device(device)
+        dtype, quantize = split_precision(precision)
+        kind = pick_dtype(dtype, place)
+        flow, autoencoder = cls.classes()
+        try:
+            transformer = load_transformer(flow, path, cls.blocks, place, kind, quantize, offload)
+            vae = autoencoder.from_pretrained(path, subfolder="vae", dtype=torch.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise VovError(f"{path}: not a complete {flow.__name__.split('Transformer')[0]} model "
+                           f"({str(error).splitlines()[0]}); fetch it again with scripts/fetch_models.sh") from error
+        return cls(path, public_name(model_id, path), transformer, vae.to(place), place, kind, quantize)
+
+    @staticmethod
+    @abc.abstractmethod
+    def classes() -> tuple[type, type]:
+        """diffusers' classes of the transformer and the VAE."""
 
     @abc.abstractmethod
     def check_geometry(self, width: int, height: int, frames: int) -> None:
@@ -151,6 +182,10 @@ class Backbone(abc.ABC):
     @abc.abstractmethod
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Velocity [B, C, T, h, w] in the model's dtype at x, times t [B], under a condition of batch B."""
+
+    def collate(self, conditions: Sequence[Condition]) -> Condition:
+        """Conditions of batch 1 as one of batch B, for fits of several items."""
+        return {k: torch.cat([condition[k] for condition in conditions]) for k in conditions[0]}
 
     def velocity(self, x: Tensor, t: Tensor | float, condition: Condition) -> Tensor:
         """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch."""

@@ -73,8 +73,9 @@ class Fit:
         self.sigmas = sigma_grid(settings.decode_steps, shift)
         self.training = Training(settings.noise, settings.timesteps, self.sigmas, shift, settings.seed)
         self.batch, self.accumulate = settings.batch_size, settings.accum_step
-        if self.training.constant and len(items) == 1:
-            self.batch = self.accumulate = 1  # every sample would be the same
+        if self.training.constant:  # more samples than items would only be repetitions
+            share = -(-len(items) // self.world.size)
+            self.batch, self.accumulate = min(self.batch, share), min(self.accumulate, -(-share // self.batch))
         shape = items[0].latents.shape
         if any(item.latents.shape != shape for item in items):
             raise VovError("all items of one fit must have the same size; give one WIDTH and HEIGHT")
@@ -85,7 +86,7 @@ class Fit:
         self.weights = pixel_weights(backbone, items[0].latents, settings.seed) if settings.loss == "pixel" else None
         self.clean = torch.cat([item.latents for item in items])
         self.anchors = torch.cat([decoder_noise(settings.seed, shape, item.index, self.device) for item in items])
-        self.conditions = {k: torch.cat([item.condition[k] for item in items]) for k in items[0].condition}
+        self.conditions = backbone.collate([item.condition for item in items])
         recompute, self.compiled = speed.plan(
             backbone.transformer, self.device, settings.checkpointing, settings.compile)
         if self.world.size > 1 and self.compiled == "graph":

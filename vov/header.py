@@ -40,7 +40,8 @@ class Header:
     tree: str = _field("choice", choices=("image", "video"), help="which tree decodes the file")
     model_id: str = _field("text", 1, 256, "name of the frozen model")
     fingerprint: bytes = _field("hash", help="of the frozen model's configuration and weights")
-    dtype: str = _field("choice", choices=("float32", "bfloat16", "float16"), help="what the fit ran the model in")
+    dtype: str = _field("choice", help="what the fit ran the model in, and how frozen weights were stored", choices=(
+        "float32", "bfloat16", "float16", "float32-fp8", "bfloat16-fp8", "float32-nf4", "bfloat16-nf4"))
     lora_preset: str = _field("text", 1, 64, "which layers are adapted")
     last_k: int = _field("integer", 1, 4096, "how many of the last blocks are adapted")
     rank: int = _field("integer", 1, 4096, "rank of the adapters")

@@ -56,7 +56,15 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
 
 
 def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: str) -> tuple[str, str]:
-    """Resolves "auto" to (checkpointing, compile): small models are captured as a graph, large ones compiled."""
+    """Resolves "auto" to (checkpointing, compile): small models are captured as a graph, large ones compiled.
+
+    A model that `vov.memory` has quantised runs eagerly; one whose blocks are streamed also recomputes everything,
+    for what it keeps it keeps with the weights.
+    """
+    if getattr(model, "eager_only", False):
+        compile = "never"
+    if getattr(model, "streamed", False) and checkpointing in ("auto", "none"):
+        checkpointing = "full"
     small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
     if checkpointing == "auto":
         checkpointing = "none" if small else "selective"

@@ -44,7 +44,8 @@ def train(settings: VideoFit, stages: list[tuple[VideoFit, Path]], folder: Path 
     start = codec.read_start(settings.init_lora_path)
     clock = codec.Clock()
     with world() as here:
-        backbone = WanBackbone.load(settings.model_id, settings.cache_dir, settings.device, settings.dtype)
+        backbone = WanBackbone.load(settings.model_id, settings.cache_dir, settings.device,
+                                    settings.precision, offload=settings.offload)
         encoder = codec.Encoder(backbone, [source], settings, here)
         for stage, run_folder in stages:
             fitted = clock.time(run_folder.name, encoder.fit, stage, run_folder, start)

@@ -1,0 +1,149 @@
+"""Fitting a large frozen model into a small GPU: quantised weights, and blocks that visit the GPU one at a time.
+
+Both change only where frozen weights live. A quantised base computes other values than the full one, so files name
+it ("bfloat16-fp8") and its fingerprint differs; streaming changes no value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vov import VovError
+
+QUANTISED = ("fp8", "nf4")
+
+
+def split_precision(precision: str) -> tuple[str, str]:
+    """A header's "bfloat16-fp8" → ("bfloat16", "fp8"); "auto" → ("auto", "none")."""
+    dtype, _, quantize = precision.partition("-")
+    return dtype, quantize or "none"
+
+
+def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, dtype: torch.dtype,
+                     quantize: str = "none", offload: str = "none") -> nn.Module:
+    """`kind.from_pretrained` of path/transformer: frozen, in `dtype`, quantised, on the device.
+
+    Args:
+        kind: a diffusers model class.
+        blocks: dotted name of the list of transformer blocks.
+        quantize: none; fp8 (weights of linears stored as float8_e4m3fn, computed in `dtype`: half the memory);
+            nf4 (bitsandbytes' 4-bit floats: a quarter).
+        offload: none; blocks (they stay in pinned host memory and visit the GPU one after the other).
+    Raises:
+        VovError: bitsandbytes is missing or has no GPU, or a combination that cannot work.
+    """
+    extra = {}
+    if quantize == "nf4":
+        if offload != "none":
+            raise VovError("QUANTIZE=nf4 cannot stream its blocks; use OFFLOAD=none, or QUANTIZE=fp8")
+        extra["quantization_config"] = _nf4(device, dtype)
+    model = kind.from_pretrained(path, subfolder="transformer", dtype=dtype, **extra).eval().requires_grad_(False)
+    if quantize == "fp8":  # before any adapter: the hooks belong to the frozen layers alone
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        model.eager_only = True  # its hooks would break every compiled block into pieces
+    if offload == "blocks":
+        return stream_blocks(model, blocks, device)
+    return model if quantize == "nf4" else model.to(device)
+
+
+def _nf4(device: torch.device, dtype: torch.dtype):
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise VovError("QUANTIZE=nf4 needs bitsandbytes; pip install bitsandbytes, or use QUANTIZE=fp8") from None
+    if device.type != "cuda":
+        raise VovError("QUANTIZE=nf4 needs a CUDA GPU; use QUANTIZE=fp8 or none")
+    from diffusers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def stream_blocks(model: nn.Module, blocks: str, device: torch.device) -> nn.Module:
+    """Keeps the blocks of `model` on the host and gives each its weights on `device` for one call only.
+
+    diffusers' group offloading moves a parameter's storage back after the forward pass, under the feet of autograd;
+    here a block computes with copies, which the graph keeps exactly as long as it needs them. Together with
+    recomputation (`speed.checkpoint_blocks`, applied on top) at most a few blocks are on the GPU at a time. The next
+    block's copy runs on a stream of its own while this one computes, forwards and backwards alike.
+    """
+    listed = model.get_submodule(blocks)
+    for block in listed:
+        for parameter in block.parameters():
+            parameter.data = parameter.data.to("cpu")
+            if device.type == "cuda":
+                parameter.data = parameter.data.pin_memory()
+    streamed = {id(module) for block in listed for module in block.modules()}
+    for module in model.modules():  # everything else moves for good
+        if id(module) not in streamed:
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    tensor.data = tensor.data.to(device)
+    for block in listed:
+        for buffer in block.buffers():
+            buffer.data = buffer.data.to(device)
+    courier = Courier(list(listed), device)
+    kind = type(listed[0])
+
+    class Streamed(kind):
+        """The block's class, computing with visiting weights."""
+
+        def forward(self, *args, **kwargs):
+            with courier.visit(self):
+                return kind.forward(self, *args, **kwargs)
+
+    for block in listed:
+        block.__class__ = Streamed
+    model.eager_only, model.streamed = True, True
+    return model
+
+
+class Courier:
+    """Brings the weights of blocks to a device, one block ahead of the computation."""
+
+    def __init__(self, blocks: list[nn.Module], device: torch.device):
+        self.places = [[(module, name) for module in block.modules() for name, p in module._parameters.items()
+                        if p is not None] for block in blocks]
+        self.number = {id(block): i for i, block in enumerate(blocks)}
+        self.device, self.last = device, -1
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.ahead: dict[int, list[Tensor]] = {}
+
+    def visit(self, block: nn.Module) -> _Visit:
+        """A context in which the block's parameters are copies on the device."""
+        number = self.number[id(block)]
+        copies = self.ahead.pop(number, None) or self._fetch(number)
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            for copy in copies:  # allocated on the side stream: not to be reused before this stream is done with it
+                copy.record_stream(torch.cuda.current_stream(self.device))
+            backwards = number and (number < self.last or number == self.last == len(self.places) - 1)
+            following = number - 1 if backwards else number + 1
+            self.ahead = {following: self._fetch(following)} if 0 <= following < len(self.places) else {}
+        self.last = number
+        return _Visit(self.places[number], copies)
+
+    def _fetch(self, number: int) -> list[Tensor]:
+        def copy() -> list[Tensor]:
+            return [module._parameters[name].detach().to(self.device, non_blocking=True, copy=True)
+                    for module, name in self.places[number]]
+        if self.stream is None:
+            return copy()
+        with torch.cuda.stream(self.stream):
+            return copy()
+
+
+class _Visit:
+    def __init__(self, places: list[tuple[nn.Module, str]], copies: list[Tensor]):
+        self.places, self.copies = places, copies
+
+    def __enter__(self) -> None:
+        self.home = [module._parameters[name] for module, name in self.places]
+        for (module, name), copy in zip(self.places, self.copies, strict=True):
+            module._parameters[name] = copy
+
+    def __exit__(self, *_: object) -> None:
+        for (module, name), home in zip(self.places, self.home, strict=True):
+            module._parameters[name] = home
