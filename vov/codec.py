@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from vov.distributed import World
 from vov.files import refuse_existing
 from vov.fit import Fit, Fitted
 from vov.fit import Item as FitItem
-from vov.flow import decoder_noise, sample, sigma_grid
+from vov.flow import Velocity, decoder_noise, sample, sigma_grid
 from vov.rate import dequantise, quantise
+from vov.scaling import NoiseCode, Replay
 from vov.unilora import Adapter, Projection
 
 
@@ -47,7 +49,13 @@ class Source:
 
 
 class Decoder:
-    """An adapted backbone and a header: turns θ̂ into frames. Encoder previews and files share this path."""
+    """An adapted backbone and a header: turns θ̂ into frames. Encoder previews and files share this path.
+
+    Attributes:
+        noise_code: coded noise to inject while sampling, or None.
+    """
+
+    noise_code: NoiseCode | None = None
 
     def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
         self.backbone, self.header, self.adapter, self.projection = backbone, header, adapter, projection
@@ -102,13 +110,23 @@ class Decoder:
         shape = self.backbone.latent_shape(header.width, header.height, header.num_frames)
         return decoder_noise(header.seed, shape, index, self.backbone.device)
 
+    def velocity(self, condition: Condition) -> Velocity:
+        """(x, t) → velocity under a condition, with the file's guidance."""
+        negative = self.backbone.embed([""])[0] if self.header.guidance != 1 else None
+        return self.backbone.guided(condition, negative, self.header.guidance)
+
+    def read_noise(self, section: bytes, items: int, source: str) -> None:
+        """Makes a file's noise section part of decoding. Raises VovError when it does not fit the header."""
+        header = self.header
+        size = math.prod(self.backbone.latent_shape(header.width, header.height, header.num_frames))
+        self.noise_code = NoiseCode.from_bytes(section, header, size, items, f"{source}: noise")
+
     @torch.no_grad()
     def latents(self, theta: Tensor, condition: Condition, index: int = 0) -> Tensor:
         """Samples item `index`: normalised latents [1, C, T, h, w]."""
         self.bind(theta)
-        negative = self.backbone.embed([""])[0] if self.header.guidance != 1 else None
-        velocity = self.backbone.guided(condition, negative, self.header.guidance)
-        return sample(velocity, self.noise(index), self.sigmas, self.header.sampler)
+        replay = self.noise_code and Replay(self.noise_code, self.sigmas, self.header.seed, index, self.adapter.unbind)
+        return sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
 
     def frames(self, theta: Tensor, condition: Condition, index: int = 0) -> np.ndarray:
         """Decodes item `index` at the model's geometry: uint8 [T, height, width, 3]."""
@@ -122,7 +140,7 @@ def make_header(backbone: Backbone, projection: Projection, settings: FitConfig,
     fps = sources[0].fps if frames > 1 else 0
     return Header(
         tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(),
-        dtype=str(backbone.dtype).removeprefix("torch."), lora_preset=settings.lora_preset, last_k=settings.last_k,
+        dtype=backbone.precision, lora_preset=settings.lora_preset, last_k=settings.last_k,
         rank=settings.rank, theta_length=settings.theta_length, proj_seed=settings.proj_seed,
         index_hash=projection.hash, step=step, width=settings.width, height=settings.height, num_frames=frames,
         fps=fps, fit=settings.resize, sampler=settings.sampler, decode_steps=settings.decode_steps,
@@ -211,6 +229,8 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     stream = bitstream.read(path)
     header = stream.header
     with Decoder.for_file(backbone, header) as decoder:
+        if stream.noise is not None:
+            decoder.read_noise(stream.noise, len(stream.items), str(path))
         theta = dequantise(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         clips = []

@@ -118,6 +118,11 @@ def unipc(velocity: Velocity, x: Tensor, sigmas: Sequence[float], order: int = 2
     return x
 
 
-def sample(velocity: Velocity, x: Tensor, sigmas: Sequence[float], sampler: str = "euler") -> Tensor:
-    """Integrates the flow from noise with the named sampler."""
-    return {"euler": euler, "unipc": unipc}[sampler](velocity, x, sigmas)
+def sample(velocity: Velocity, x: Tensor, sigmas: Sequence[float], sampler: str = "euler",
+           after_step: Callable[[int, Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    """Integrates the flow from noise with the named sampler; only Euler's can have an `after_step`."""
+    if sampler == "euler":
+        return euler(velocity, x, sigmas, after_step)
+    if after_step is not None:
+        raise ValueError(f"noise cannot be injected into the {sampler} sampler")
+    return unipc(velocity, x, sigmas)
