@@ -38,10 +38,12 @@ def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
     class Checkpointed(kind):
         """The block's class with a checkpointed forward; compiled once for all blocks, unlike a closure each."""
 
+        plain = kind.forward  # a method of self: what dynamo can trace into
+
         def forward(self, *args, **kwargs):
             if not torch.is_grad_enabled():
-                return kind.forward(self, *args, **kwargs)
-            return checkpoint(partial(kind.forward, self), *args, use_reentrant=False, **context, **kwargs)
+                return self.plain(*args, **kwargs)
+            return checkpoint(self.plain, *args, use_reentrant=False, **context, **kwargs)
 
     for block in blocks:
         block.__class__ = Checkpointed
