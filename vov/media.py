@@ -180,6 +180,11 @@ def resize(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
 
 
+def view(frame: np.ndarray, box: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
+    """What a camera sees of a picture [H, W, 3] through (left, top, right, bottom), in fractions of a pixel too."""
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
 def write_image(path: str | Path, frame: np.ndarray) -> None:
     """uint8 RGB [H, W, 3] to an image file, whole or not at all."""
     with atomic(path) as temporary:

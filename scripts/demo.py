@@ -1,0 +1,53 @@
+"""The demo's own steps: a clip to code when the user has none, and a picture of the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vov import media
+
+FRAMES, WIDTH, HEIGHT = 17, 192, 112
+
+
+def camera_move(photo: np.ndarray) -> np.ndarray:
+    """A slow zoom and pan over a photograph [H, W, 3]: uint8 [17, 112, 192, 3]."""
+    height, width = photo.shape[:2]
+    clip = []
+    for phase in np.linspace(0, 1, FRAMES):
+        ease = 0.5 - 0.5 * np.cos(np.pi * phase)  # starts and stops gently
+        view_width = (0.95 - 0.2 * ease) * width
+        view_height = view_width * HEIGHT / WIDTH
+        left, top = (0.02 + 0.12 * ease) * width, (0.05 + 0.1 * ease) * (height - view_height)
+        box = (left, top, left + view_width, top + view_height)
+        clip.append(media.view(photo, box, WIDTH, HEIGHT))
+    return np.stack(clip)
+
+
+def make_clip(folder: Path) -> None:
+    """Writes frames over scikit-image's CC0 photograph of a cup of coffee (taken by Rachel Michetti)."""
+    from skimage import data
+
+    media.write_frames(folder, camera_move(data.coffee()))
+
+
+def compare(original: str, decoded: Path, output: Path) -> None:
+    """Writes original | decoded as output.png (four frames) and output.mp4."""
+    coded = media.read_clip(decoded)
+    height, width = coded.frames.shape[1:3]
+    source = media.fit_geometry(media.read_clip(original, len(coded.frames)).frames, width, height, "crop")
+    both = np.repeat(np.repeat(media.side_by_side(source, coded.frames), 2, axis=1), 2, axis=2)
+    media.write_image(output.with_suffix(".png"), media.contact_sheet(both))
+    media.write_video(output.with_suffix(".mp4"), both, 12)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["clip", folder]:
+            make_clip(Path(folder))
+        case ["compare", original, decoded, output]:
+            compare(original, Path(decoded), Path(output))
+        case _:
+            raise SystemExit("usage: python -m scripts.demo clip FOLDER | compare ORIGINAL DECODED OUTPUT")
