@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scripts import export as script
 from tests.tiny import build_qwen, build_wan
 from video.backbone import WanBackbone
-from vov import VovError
+from vov import VovError, bitstream
+from vov.config import load
+from vov.header import Header
 from vov.interop import (
     WAN_NAMES,
     load_reference,
@@ -363,3 +367,94 @@ def test_layers_that_a_lora_cannot_name_are_refused_and_nothing_is_written(tmp_p
         with pytest.raises(VovError, match=said):
             write_lora(tmp_path / "x.safetensors", *arguments)
     assert not list(tmp_path.iterdir())
+
+
+# --- scripts/export.sh ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exportable(pipelines, tmp_path_factory):
+    """(folder with the model as small/wan and x.vov, the output of our own adapter with the file's θ)."""
+    folder = tmp_path_factory.mktemp("export")
+    pipeline = pipelines["video"]
+    pipeline.save_pretrained(folder / "small" / "wan")
+    symbols, step = np.clip(np.rint(some_theta(scale=20).numpy()), -128, 128).astype(np.int32), np.float32(0.02)
+    _, projection, _, ours = adapted("video", pipeline.transformer, torch.from_numpy(symbols).float() * step,
+                                     "qkvo_mlp", last_k=2, seed=9)
+    header = Header(tree="video", model_id="small/wan", fingerprint=bytes(8), dtype="float32", lora_preset="qkvo_mlp",
+                    last_k=2, rank=2, theta_length=300, proj_seed=9, index_hash=projection.hash, step=step, width=64,
+                    height=64, num_frames=5, fps=24, fit="crop", sampler="euler", decode_steps=1, shift=3, seed=42)
+    bitstream.write(folder / "x.vov", bitstream.Bitstream(header, (bitstream.Item("a dog", 64, 64),), symbols))
+    return folder, ours
+
+
+def run_export(monkeypatch, folder, **variables):
+    for name, value in {"CACHE_DIR": folder, **variables}.items():
+        monkeypatch.setenv(name, str(value))
+    script.main(load(script.Export, {}, os.environ))
+
+
+def lora_output(pipeline, path):
+    try:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name)
+        return output("video", pipeline.transformer)
+    finally:
+        pipeline.unload_lora_weights()
+
+
+def test_a_vov_file_goes_to_every_format_and_back_with_the_same_output(exportable, pipelines, tmp_path, monkeypatch):
+    folder, ours = exportable
+    transformer = pipelines["video"].transformer
+    for source, kind, target in [
+            (folder / "x.vov", "lora", "1.safetensors"), (folder / "x.vov", "peft", "2"),
+            (folder / "x.vov", "reference", "3.safetensors"), (tmp_path / "2", "lora", "4.safetensors"),
+            (tmp_path / "3.safetensors", "lora", "5.safetensors")]:
+        run_export(monkeypatch, folder, INPUT=source, OUTPUT=tmp_path / target, FORMAT=kind)
+        if kind == "lora":
+            # θ̂ of a reference checkpoint is step · symbol with a step 1e-6 off, see save_reference
+            difference = (lora_output(pipelines["video"], tmp_path / target) - ours).abs().max()
+            assert difference <= (1e-4 if target.startswith("5") else 0)
+    model = PeftModel.from_pretrained(copy.deepcopy(transformer), tmp_path / "2")
+    assert torch.equal(output("video", model), ours)
+    with safe_open(tmp_path / "1.safetensors", "pt") as file:
+        told = file.metadata()
+    assert told["caption"] == "a dog" and told["model_id"] == "small/wan" and told["decode_steps"] == "1"
+
+
+def test_a_reference_checkpoint_becomes_a_lora_when_told_what_it_does_not_say(exportable, pipelines, tmp_path,
+                                                                             monkeypatch):
+    folder, _ = exportable
+    save_file({"unilora_theta_d": some_theta()}, tmp_path / "x.safetensors")
+    given = {"INPUT": tmp_path / "x.safetensors", "OUTPUT": tmp_path / "y.safetensors", "RANK": 3, "LAST_K": 1}
+    with pytest.raises(VovError, match="does not name its foundation model; set MODEL_ID"):
+        run_export(monkeypatch, folder, **given)
+    run_export(monkeypatch, folder, **given, MODEL_ID=folder / "small" / "wan")
+    _, _, _, ours = adapted("video", pipelines["video"].transformer, some_theta(), "qkvo", 1, rank=3)
+    assert torch.equal(lora_output(pipelines["video"], tmp_path / "y.safetensors"), ours)
+    with safe_open(tmp_path / "y.safetensors", "pt") as file:
+        assert file.metadata()["model_id"] == "wan"  # no path of this machine
+
+
+@pytest.mark.parametrize(("variables", "said"), [
+    ({"INPUT": ""}, "INPUT and OUTPUT must be set"), ({"INPUT": "nowhere.vov"}, "cannot be read"),
+    ({"OUTPUT": "x.bin"}, "must end in .safetensors"), ({"RANK": "3"}, "index_hash: differs"),
+    ({"LORA_PRESET": "all"}, "lora_preset: is 'all'"), ({"LAST_K": "9"}, "LAST_K=9"),
+    ({"RANK": "4097"}, "rank: is 4097"), ({"CACHE_DIR": "nowhere"}, "no weights of small/wan"),
+])
+def test_export_refuses_in_one_line_and_writes_nothing(exportable, tmp_path, monkeypatch, variables, said):
+    folder, _ = exportable
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VovError, match=said) as error:
+        run_export(monkeypatch, folder, **{"INPUT": folder / "x.vov", "OUTPUT": "y.safetensors"} | variables)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_export_does_not_overwrite_unasked(exportable, tmp_path, monkeypatch):
+    folder, _ = exportable
+    (tmp_path / "y.safetensors").write_bytes(b"precious")
+    given = {"INPUT": folder / "x.vov", "OUTPUT": tmp_path / "y.safetensors", "FORMAT": "reference"}
+    with pytest.raises(VovError, match="OVERWRITE=1"):
+        run_export(monkeypatch, folder, **given)
+    assert (tmp_path / "y.safetensors").read_bytes() == b"precious"
+    run_export(monkeypatch, folder, **given, OVERWRITE=1)
+    assert load_reference(tmp_path / "y.safetensors").metadata["caption"] == "a dog"
