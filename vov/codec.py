@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +22,11 @@ from vov.backbone import Backbone, Condition
 from vov.bitstream import Bitstream, Header, Item
 from vov.config import FitConfig
 from vov.distributed import World
-from vov.files import refuse_existing
+from vov.files import refuse_existing, write_json
 from vov.fit import Fit, Fitted
 from vov.fit import Item as FitItem
 from vov.flow import Velocity, decoder_noise, sample, sigma_grid
-from vov.rate import dequantise, quantise
+from vov.rate import RateModel, dequantise, quantise
 from vov.scaling import NoiseCode, Replay
 from vov.unilora import Adapter, Projection
 
@@ -83,6 +84,16 @@ class Decoder:
             raise VovError("UniLoRA indices differ from those the file was made with; install the NumPy version of "
                            "requirements.txt, or the file's header is damaged")
         return cls(backbone, header, adapter, projection.to(backbone.device))
+
+    @classmethod
+    def for_theta(cls, backbone: Backbone, theta: Tensor, settings: FitConfig, source: Source) -> Decoder:
+        """A decoder for a checkpoint's θ: what a header would say, the settings say."""
+        if theta.numel() != settings.theta_length:
+            raise VovError(f"the checkpoint holds θ of length {theta.numel()}; set THETA_D_LENGTH={theta.numel()}")
+        backbone.check_geometry(settings.width, settings.height, source.frames.shape[0])
+        adapter = Adapter(backbone.transformer, backbone.layers(settings.lora_preset, settings.last_k))
+        projection = adapter.projection(settings.rank, settings.theta_length, settings.proj_seed).to(backbone.device)
+        return cls(backbone, make_header(backbone, projection, settings, [source]), adapter, projection)
 
     def close(self) -> None:
         """Gives the backbone its own layers back."""
@@ -265,8 +276,27 @@ def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], s
     if len(clips[0].frames) > 1:
         result["kB_per_s"] = total / 1000 / (len(clips[0].frames) / clips[0].fps)
     if len(rows) > 1:
-        result["items"] = rows
+        result |= {"items": rows, "bytes_per_item": total / len(rows)}
     return result
+
+
+def rounded(fitted: Fitted, bits: float) -> Fitted:
+    """A fit without a rate term, with the step at which its rounded θ costs `bits` per entry."""
+    return dataclasses.replace(fitted, step=RateModel.from_theta(fitted.theta, bits).step_value)
+
+
+def finish(encoder: Encoder, path: Path, settings: FitConfig, fitted: Fitted, clock: Clock) -> str:
+    """Writes the file of a fit to `path`, decodes it, and measures what came out.
+
+    Beside the file: the decoded frames and result.json. Closes the encoder. Returns the result as lines to print.
+    """
+    encoder.write(path, settings, fitted)
+    encoder.close()
+    clips = clock.time("decode", decode_file, path, encoder.backbone)
+    save_items(path.parent, path.stem, [source.name for source in encoder.sources], clips)
+    result = report(path, clips, encoder.sources, settings, clock.seconds)
+    write_json(path.parent / "result.json", result)
+    return table(result)
 
 
 def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
@@ -284,6 +314,12 @@ def save_decoded(folder: Path, name: str, clip: media.Clip) -> None:
     media.write_video(folder / f"{name}.mp4", clip.frames, clip.fps)
 
 
+def save_items(folder: Path, stem: str, names: Sequence[str], clips: Sequence[media.Clip]) -> None:
+    """Writes one clip as `stem` and several as stem/name, each name without its suffix."""
+    for name, clip in zip(names, clips, strict=True):
+        save_decoded(folder, f"{stem}/{name.rpartition('.')[0] or name}" if len(clips) > 1 else stem, clip)
+
+
 def table(result: dict) -> str:
     """The result as lines to print."""
     rows = {"file": result["file"], "bytes": f"{result['bytes']:,}", "bpp": f"{result['bpp']:.5f}"}
@@ -294,7 +330,13 @@ def table(result: dict) -> str:
         "bytes for": ", ".join(f"{k} {v:,}" for k, v in result["bytes_by_part"].items() if v),
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()),
     }
-    return "\n".join(f"{name:<10} {value}" for name, value in rows.items())
+    lines = [f"{name:<10} {value}" for name, value in rows.items()]
+    if "items" in result:
+        wide = max(len(row["name"]) for row in result["items"])
+        lines += [f"{'item':<{wide}}     bytes   PSNR dB  MS-SSIM"]
+        lines += [f"{row['name']:<{wide}}  {result['bytes_per_item']:8,.0f}  {row['psnr']:8.2f}  {row['ms_ssim']:7.4f}"
+                  for row in result["items"]]
+    return "\n".join(lines)
 
 
 class Clock:

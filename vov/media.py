@@ -59,7 +59,7 @@ def read_image(path: str | Path) -> np.ndarray:
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VovError(f"{path}: not a readable image ({error})") from error
 

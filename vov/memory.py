@@ -78,7 +78,7 @@ def stream_blocks(model: nn.Module, blocks: str, device: torch.device) -> nn.Mod
     streamed = {id(module) for block in listed for module in block.modules()}
     for module in model.modules():  # everything else moves for good
         if id(module) not in streamed:
-            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
                     tensor.data = tensor.data.to(device)
     for block in listed:

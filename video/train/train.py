@@ -35,7 +35,6 @@ def train(settings: VideoFit, stages: list[tuple[VideoFit, Path]], folder: Path 
     from video.backbone import WanBackbone
     from vov import codec
     from vov.distributed import world
-    from vov.files import write_json
 
     last, folder = stages[-1][0], folder or stages[-1][1]
     path = folder / f"{settings.name}.vov"
@@ -51,13 +50,7 @@ def train(settings: VideoFit, stages: list[tuple[VideoFit, Path]], folder: Path 
             fitted = clock.time(run_folder.name, encoder.fit, stage, run_folder, start)
             start = {"unilora_theta_d": fitted.theta}
         if here.first and last.lambda_rate > 0:
-            encoder.write(path, last, fitted)
-            encoder.close()
-            (clip,) = clock.time("decode", codec.decode_file, path, backbone)
-            codec.save_decoded(folder, settings.name, clip)
-            result = codec.report(path, [clip], [source], last, clock.seconds)
-            write_json(folder / "result.json", result)
-            print(codec.table(result))
+            print(codec.finish(encoder, path, last, fitted, clock))
         elif here.first:
             log.info("stage 1 is done: %s; go on with INIT_LORA_PATH=… bash video/train/stage2_train.sh",
                      fitted.checkpoint)
