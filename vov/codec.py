@@ -187,10 +187,11 @@ class Encoder:
         self.items = [FitItem(backbone.encode(source.fitted(width, height, settings.resize)), condition, index)
                       for index, (source, condition) in enumerate(zip(self.sources, self.conditions, strict=True))]
 
-    def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None) -> Fitted:
-        """Runs one stage in `folder`."""
+    def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
+            preview: bool = True) -> Fitted:
+        """Runs one stage in `folder`; without `preview` nothing is decoded on the way."""
         fit = Fit(self.backbone, self.adapter, self.projection, self.items, settings, folder, world=self.world,
-                  preview=self._previewer(settings, folder), start=start,
+                  preview=self._previewer(settings, folder) if preview else None, start=start,
                   shift=native_shift(self.backbone, settings))
         return fit.run()
 
