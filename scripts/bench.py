@@ -11,18 +11,12 @@ from pathlib import Path
 from vov import cli
 from vov.config import option
 
-SHAPES = {  # of the transformer
-    "wan2.1-1.3b": {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},
-    "wan2.1-14b": {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40},
-    "tiny": {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2},
-}
-
 
 @dataclass(frozen=True)
 class Bench:
     """What is measured."""
 
-    model: str = option("wan2.1-1.3b", "shape of the model", choices=tuple(SHAPES))
+    model: str = option("wan2.1-1.3b", "shape of the model", choices=("wan2.1-1.3b", "wan2.1-14b", "tiny"))
     modes: str = option("full/never,selective/blocks", "CHECKPOINTING/COMPILE pairs to compare")
     width: int = option(832, "pixels", minimum=16)
     height: int = option(480, "pixels", minimum=16)
@@ -32,36 +26,12 @@ class Bench:
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
 
 
-def build(settings: Bench):
-    """A Wan backbone of the true shape with random weights and a random caption."""
-    import torch
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-
-    from video.backbone import WanBackbone
-    from vov.backbone import pick_device, pick_dtype
-
-    device = pick_device(settings.device)
-    torch.set_default_device(device)
-    tiny = settings.model == "tiny"
-    transformer = WanTransformer3DModel(**SHAPES[settings.model], text_dim=4096, qk_norm="rms_norm_across_heads")
-    vae = AutoencoderKLWan(**({"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if tiny else {}))
-    torch.set_default_device("cpu")
-    dtype = pick_dtype("auto", device)
-
-    class RandomCaption(WanBackbone):
-        """Its captions are noise: no text encoder is needed to measure speed."""
-
-        def embed(self, captions):
-            return [{"text": torch.randn(1, 512, 4096, device=self.device, dtype=self.dtype)} for _ in captions]
-
-    return RandomCaption(Path("random"), settings.model, transformer.to(dtype), vae, device, dtype)
-
-
 def main(settings: Bench) -> None:
     """Prints one line per measurement."""
     import numpy as np
     import torch
 
+    from scripts.shapes import random_wan
     from video.options import VideoFit
     from vov.codec import Decoder, Encoder, Source, make_header
     from vov.fit import Fit
@@ -88,7 +58,7 @@ def main(settings: Bench) -> None:
     clip = Source(frames, 24.0, "random")
     for mode in settings.modes.split(","):
         checkpointing, compile = mode.split("/")
-        backbone = build(settings)  # anew: checkpointing and compilation change the blocks
+        backbone = random_wan(settings.model, settings.device)  # anew: checkpointing and compilation change the blocks
         fit = VideoFit(config="", width=settings.width, height=settings.height, num_frames=settings.num_frames,
                        checkpointing=checkpointing, compile=compile, lambda_rate=0.003, preview_every=0, loss="latent",
                        last_k=len(backbone.transformer.blocks), batch_size=settings.batch_size, noise="random",

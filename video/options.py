@@ -8,9 +8,6 @@ from pathlib import Path
 from vov import VovError
 from vov.config import FitConfig, option
 from vov.files import REPO
-from vov.media import read_clip
-
-from vov.codec import Source  # isort: skip
 
 MODEL_ALIAS = ("WAN_MODEL_ID",)
 
@@ -30,8 +27,11 @@ class VideoFit(FitConfig):
     width: int = option(832, "pixels, a multiple of 16", minimum=1)
     height: int = option(480, "pixels, a multiple of 16", minimum=1)
 
-    def source(self) -> Source:
-        """Reads the clip and its caption."""
+    def source(self):
+        """Reads the clip and its caption: a `vov.codec.Source`."""
+        from vov.codec import Source  # here: --help needs no torch
+        from vov.media import read_clip
+
         if not self.frames_dir:
             raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
         clip = read_clip(self.frames_dir, self.num_frames)
