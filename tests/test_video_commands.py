@@ -9,7 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.test_fit import ball
-from vov import bitstream, media, metrics
+from video.options import VideoFit
+from video.train import train
+from vov import bitstream, cli, media, metrics
 from vov.files import REPO
 
 SETTINGS = {"CONFIG": "nano-video", "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "V_LENGTH": "300",
@@ -100,12 +102,16 @@ def test_two_gloo_processes_end_with_the_theta_of_one(tiny_wan, clip, tmp_path):
     ({"LAST_K": "30"}, "LAST_K=30, but the model has 2 blocks"),
     ({"LR": "quick"}, "LR: lr='quick' is not a number"),
 ])
-def test_bad_input_is_one_line_and_leaves_nothing(changes, message, tiny_wan, clip, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(changes, message, tiny_wan, clip, tmp_path, monkeypatch, capsys):
     variables = SETTINGS | {"WAN_MODEL_ID": str(tiny_wan), "FRAMES_DIR": str(clip), "OUT_DIR": str(tmp_path / "out")}
-    done = bash("video/train/run_two_stage.sh", **variables | changes)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 1 and len(errors) == 1 and message in errors[0], done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    for name, value in (variables | changes).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit) as ended:  # what `python -m video.train.train two_stage` runs, without its start-up
+        cli.run(VideoFit, train.two_stage, "usage", stages=("", "stage1", "stage2"))
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ended.value.code == 1 and len(errors) == 1 and message in errors[0], errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_outputs_are_kept_unless_overwrite_is_set(run, tiny_wan, clip):
