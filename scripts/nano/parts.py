@@ -1,0 +1,168 @@
+"""The parts of the two models: configurations, fixed text encoders, tokenizers, schedulers, saving.
+
+Every configuration keeps the real model's choices (norms, rotary embedding, scheduler) and shrinks only its sizes.
+The text encoders are drawn once from a seed and never trained: they only have to give different captions different,
+stable embeddings; the transformers learn to read those.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+Z_DIM, TEXT_DIM, TEXT_SEED = 40, 64, 20261123
+SHARD = "15MB"  # no file of the repository is above 16 MiB
+VAE = {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [2, 4, 4, 5], "num_res_blocks": 1, "attn_scales": [],
+       "temperal_downsample": [False, True, True], "dropout": 0.0}
+WAN = {"patch_size": (1, 2, 2), "num_attention_heads": 4, "attention_head_dim": 64, "in_channels": Z_DIM,
+       "out_channels": Z_DIM, "text_dim": TEXT_DIM, "freq_dim": 256, "ffn_dim": 1024, "num_layers": 8,
+       "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}
+QWEN = {"patch_size": 2, "in_channels": 4 * Z_DIM, "out_channels": Z_DIM, "num_layers": 4, "attention_head_dim": 64,
+        "num_attention_heads": 3, "joint_attention_dim": TEXT_DIM, "guidance_embeds": False,
+        "axes_dims_rope": (16, 24, 24)}
+WAN_SCHEDULER = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True,
+                 "flow_shift": 3.0, "solver_order": 2, "predict_x0": True, "solver_type": "bh2"}
+QWEN_SCHEDULER = {"base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 8192, "max_shift": 0.9,
+                  "num_train_timesteps": 1000, "shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential",
+                  "use_dynamic_shifting": True}
+# The pipeline drops the template's first 34 tokens, so the small tokenizer has to cut it exactly as the real one does.
+TEMPLATE = ("<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+            "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+            "<|im_start|>assistant\n")
+QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+              r"|\s+(?!\S)|\s+")
+
+
+def words() -> list[str]:
+    """The vocabulary: every word of the captions and of words.txt, also capitalised, sorted."""
+    found = set((HERE / "words.txt").read_text().split())
+    found |= {"photograph", "rose", "tulips", "sunflower", "daisy", "dandelion"}
+    for line in (HERE / "captions.tsv").read_text().splitlines():
+        if not line.startswith("#"):
+            found |= set(line.split("\t")[1].split())
+    return sorted(found | {w.capitalize() for w in found})
+
+
+def t5_tokenizer():
+    """Unigram pieces: whole words where known, single characters otherwise."""
+    from transformers import T5Tokenizer
+
+    characters = [chr(c) for c in range(33, 127)]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -12.0)]
+    vocab += [("▁" + w, -6.0) for w in words() if len(w) > 1] + [("▁" + c, -11.0) for c in characters]
+    vocab += [(c, -12.0) for c in characters]
+    return T5Tokenizer(vocab=vocab, extra_ids=0)
+
+
+def qwen_tokenizer():
+    """Byte-level BPE in which every known word, with and without a leading space, is one token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    plain = TEMPLATE.replace("<|im_start|>", "\x00").replace("<|im_end|>", "\x00").replace("{}", "\x00")
+    corpus = plain.split("\x00") * 9 + [f" {w} {w}" for w in words()] * 3 + words() * 2
+    trainer = trainers.BpeTrainer(vocab_size=60000, min_frequency=2, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(corpus, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    prefix = TEMPLATE.split("{}")[0]
+    count = len(tokenizer(prefix).input_ids)
+    assert count == 34, f"the template's prefix has {count} tokens, the pipeline drops 34"
+    return tokenizer
+
+
+def text_encoders(t5_vocab: int, qwen_vocab: int):
+    """The two fixed text encoders: UMT5 (2 layers of 64) and Qwen2.5-VL (2 layers of 64, a vision tower in name)."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, UMT5Config, UMT5EncoderModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TEXT_SEED)
+        umt5 = UMT5EncoderModel(UMT5Config(vocab_size=t5_vocab, d_model=TEXT_DIM, d_kv=16, d_ff=128, num_layers=2,
+                                           num_heads=4, dropout_rate=0.0, feed_forward_proj="gated-gelu"))
+        qwen = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
+            text_config={"hidden_size": TEXT_DIM, "intermediate_size": 128, "num_hidden_layers": 2,
+                         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": qwen_vocab,
+                         "max_position_embeddings": 2048, "rope_theta": 1000000.0, "tie_word_embeddings": True,
+                         "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3]},
+                         "bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+            vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                           "out_hidden_size": TEXT_DIM, "fullatt_block_indexes": [0]},
+            tie_word_embeddings=True))
+    return umt5.eval().requires_grad_(False), qwen.eval().requires_grad_(False)
+
+
+def new_vae(**latents):
+    from diffusers import AutoencoderKLWan
+
+    latents = latents or {"latents_mean": [0.0] * Z_DIM, "latents_std": [1.0] * Z_DIM}
+    return AutoencoderKLWan(**VAE, **latents)
+
+
+def new_transformer(family: str):
+    from diffusers import QwenImageTransformer2DModel, WanTransformer3DModel
+
+    model = WanTransformer3DModel(**WAN) if family == "video" else QwenImageTransformer2DModel(**QWEN)
+    with torch.no_grad():  # the velocity starts at zero, the adaptive norms of Qwen-Image at the identity
+        model.proj_out.weight.zero_()
+        model.proj_out.bias.zero_()
+        for name, p in model.named_parameters():
+            if "_mod.1." in name:
+                p.mul_(0.1)
+    return model
+
+
+def to_bf16(module: torch.nn.Module) -> torch.nn.Module:
+    """All parameters in bfloat16, those too that diffusers would keep in float32: loading widens them exactly."""
+    for p in module.parameters():
+        p.data = p.data.to(torch.bfloat16)
+    return module
+
+
+def save_vae(vae, mean: list[float], std: float, models: Path) -> None:
+    """The same weights under both models' class names, with the latents' measured mean and common deviation."""
+    from diffusers import AutoencoderKLQwenImage
+
+    latents = {"latents_mean": [round(m, 5) for m in mean], "latents_std": [round(std, 5)] * Z_DIM}
+    state = {k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()}
+    for name, model in (("nano-video", new_vae(**latents)), ("nano-image", AutoencoderKLQwenImage(**VAE, **latents))):
+        model.load_state_dict(state)
+        to_bf16(model).save_pretrained(models / name / "vae")
+
+
+def save_pipeline(family: str, transformer, models: Path) -> None:
+    """Everything but the VAE of one model, and the index that makes the folder a stock pipeline.
+
+    The text encoders stay float32: transformers loads them in the dtype it finds, and the stock pipelines feed their
+    output to a float32 transformer."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    root = models / f"nano-{family}"
+    t5, qwen = t5_tokenizer(), qwen_tokenizer()
+    umt5, qwen_vl = text_encoders(len(t5), len(qwen))
+    to_bf16(transformer).save_pretrained(root / "transformer", max_shard_size=SHARD)
+    if family == "video":
+        UniPCMultistepScheduler(**WAN_SCHEDULER).save_pretrained(root / "scheduler")
+        t5.save_pretrained(root / "tokenizer")
+        umt5.save_pretrained(root / "text_encoder")
+        index = {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": False,
+                 "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
+                 "tokenizer": ["transformers", "T5Tokenizer"], "transformer": ["diffusers", "WanTransformer3DModel"],
+                 "transformer_2": [None, None], "vae": ["diffusers", "AutoencoderKLWan"]}
+    else:
+        FlowMatchEulerDiscreteScheduler(**QWEN_SCHEDULER).save_pretrained(root / "scheduler")
+        qwen.save_pretrained(root / "tokenizer")
+        qwen_vl.save_pretrained(root / "text_encoder")
+        index = {"_class_name": "QwenImagePipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+                 "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+                 "tokenizer": ["transformers", "Qwen2Tokenizer"],
+                 "transformer": ["diffusers", "QwenImageTransformer2DModel"], "vae": ["diffusers", "AutoencoderKLQwenImage"]}
+    (root / "model_index.json").write_text(json.dumps({**index, "_diffusers_version": "0.41.0"}, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,86 @@
+"""Pretraining of models/nano-video and models/nano-image. See pretrain_nano.sh for the variables and the order of steps.
+
+prepare  pack the media folder          vae   train the shared VAE, write it under both models
+dit      train one transformer          card  measure both models and write their cards
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+from nano import data, dit, parts, vae
+
+VAE_RUN = {"lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.3, "still_batch": 48,
+           "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
+           "log_every": 201, "revive": False}
+DIT_RUN = {"video": {"lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64, "log_every": 200},
+           "image": {"lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256, "log_every": 200}}
+TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9, "log_every": 3}
+TINY_DIT = {"tokens": 900, "bank": 6, "encode_batch": 2, "log_every": 1}
+
+
+def train_vae(args) -> dict:
+    bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
+    torch.manual_seed(args.seed)
+    model = parts.new_vae()
+    cfg = {**VAE_RUN, **(TINY_VAE if args.tiny else {})}
+    if args.resume:  # a later piece refines: lower rate, clips at once
+        from diffusers import AutoencoderKLWan
+
+        model = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
+        cfg |= {"lr": cfg["lr"] * 0.6, "stills_share": 0.0, "revive": True}
+    summary = vae.train(model, bank, args.seconds, cfg, args.seed)
+    mean, std, own = vae.measure_latents(model, bank, args.seed)
+    parts.save_vae(model, mean, std, args.out)
+    return {**summary, "latents_std": std, "channel_std": [round(float(s) / std, 2) for s in own.sort().values]}
+
+
+def train_dit(args) -> dict:
+    from diffusers import AutoencoderKLWan, QwenImageTransformer2DModel, WanTransformer3DModel
+
+    bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
+    frozen = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
+    torch.manual_seed(args.seed)
+    cfg = {**DIT_RUN[args.family], **(TINY_DIT if args.tiny else {})}
+    model = parts.new_transformer(args.family)
+    if args.resume:
+        kind = WanTransformer3DModel if args.family == "video" else QwenImageTransformer2DModel
+        model = kind.from_pretrained(args.models / f"nano-{args.family}" / "transformer")
+        cfg["lr"] /= 2
+    summary = dit.train(args.family, model, frozen, bank, args.seconds, cfg, args.seed)
+    parts.save_pipeline(args.family, model.cpu(), args.out)
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["prepare", "vae", "dit", "card"])
+    parser.add_argument("--media", type=Path, help="the media folder (prepare), the test media (card)")
+    parser.add_argument("--pack", type=Path, help="where prepare puts the packed media")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="models to start from and to measure")
+    parser.add_argument("--out", type=Path, default=Path("models"), help="where trained parts go")
+    parser.add_argument("--family", choices=["video", "image"], default="video")
+    parser.add_argument("--seconds", type=float, default=480, help="wall-clock budget of this piece")
+    parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--resume", action="store_true", help="go on from --models instead of from scratch")
+    parser.add_argument("--tiny", action="store_true", help="smallest batches and a sliver of the media: a dry run")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.step == "prepare":
+        data.prepare(args.media, args.pack)
+    elif args.step == "card":
+        from nano import card
+
+        card.write(args.models, args.media, args.pack)
+    else:
+        summary = train_vae(args) if args.step == "vae" else train_dit(args)
+        name = args.step if args.step == "vae" else f"{args.step}-{args.family}"
+        (args.out / f"run-{name}.json").write_text(json.dumps({"seed": args.seed, "resumed": args.resume, **summary}) + "\n")
+        logging.info("%s: %s", name, summary)
+
+
+if __name__ == "__main__":
+    main()
