@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report_template.html")
 LABELS = {"psnr": "PSNR", "psnr_frames": "PSNR/frame", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips_vgg": "LPIPS-VGG",
           "lpips_alex": "LPIPS-Alex", "dists": "DISTS", "fvd": "FVD", "fvd_full": "FVD full", "flicker": "flicker",
-          "warp": "warp error", "warp_original": "warp error of the original"}
+          "warp": "warp error", "warp_original": "… of the original"}
 UNITS = {"psnr": "dB, from the mean MSE", "psnr_frames": "dB, mean of the frames' PSNR", "flicker": "8-bit levels",
          "warp": "8-bit levels", "warp_original": "8-bit levels"}
 DIGITS = {"psnr": 2, "psnr_frames": 2, "ssim": 4, "ms_ssim": 4, "lpips_vgg": 4, "lpips_alex": 4, "dists": 4, "fvd": 1,
@@ -38,9 +38,10 @@ def shown(value: Any, digits: int = 2) -> str:
 
 
 def columns(results: dict) -> list[str]:
-    """The metrics of a table, in order: those measured, then those that are n/a (so that a reader misses nothing)."""
-    return [name for name in LABELS if name in results["metrics"] or
-            (name in results["unavailable"] and not results["unavailable"][name].startswith("needs at least 2"))]
+    """The metrics of a table: those measured, then those that are n/a, so that a reader misses nothing."""
+    measured = [name for name in LABELS if name in results["metrics"]]
+    return measured + [name for name in LABELS if name in results["unavailable"] and name not in measured
+                       and not results["unavailable"][name].startswith("needs at least 2")]
 
 
 def to_csv(results: dict) -> str:
@@ -80,10 +81,15 @@ def to_markdown(results: dict) -> str:
                  _signed(row["bd_rate_percent"], 1, " %"), _signed(row["bd_metric"], DIGITS[row["metric"]], "")]
                 for row in results["bd"]]
         parts.append(_table(["clip", "metric", "codec", "against", "BD-rate", "BD-metric"], rows, text=4))
-    lines = [f"- {LABELS[name]}: n/a, {reason}" for name, reason in results["unavailable"].items()]
+    reasons: dict[str, list[str]] = {reason: [] for reason in results["unavailable"].values()}
+    for name, reason in results["unavailable"].items():
+        reasons[reason].append(LABELS[name])
+    lines = [f"- {', '.join(names)}: n/a, {reason}" for reason, names in reasons.items()]
     parts += ["\n".join([*lines, *(f"- {note}" for note in results["notes"])])] if lines or results["notes"] else []
-    commands = {item["command"]: item for item in results["items"] if item.get("command")}
-    firsts = {item["codec"]: command for command, item in reversed(commands.items())}
+    firsts: dict[str, str] = {}
+    for item in results["items"]:
+        if item.get("command"):
+            firsts.setdefault(item["codec"], item["command"])
     if firsts:
         parts.append("Anchors:\n\n" + "\n".join(f"- {codec}: `{command}`" for codec, command in firsts.items()))
     return "\n\n".join(parts) + "\n"
@@ -149,7 +155,7 @@ def to_html(results: dict, items: Sequence[Item]) -> str:
 
 def _titled(item: dict) -> str:
     if not item.get("preset"):
-        return item["codec"] if item["codec"] == item["name"] else f"{item['codec']} ({item['name']})"
+        return item["name"] if item["name"].startswith(item["codec"]) else f"{item['codec']} ({item['name']})"
     return f"{item['codec']} {item['preset']}, {item['quality']}"
 
 

@@ -1,0 +1,332 @@
+"""The evaluation a user runs: the real commands, what they write, and one clear line for every bad input."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.clips import noisy, panning, photograph
+from tests.metric_weights import save_i3d, save_trunks
+from vov import VovError, codecs, media, metrics
+from vov.evaluate import Tree, evaluate
+from vov.files import REPO
+from vov.measure import Suite
+from vov.pairs import EvalConfig
+
+VIDEO, IMAGE = Tree(False, "", None), Tree(True, "", None)
+
+
+def bash(script, **variables):
+    environ = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")} | variables
+    return subprocess.run(["bash", str(REPO / script)], env=environ, capture_output=True, text=True, timeout=300,
+                          check=False)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """original and decoded: 7 frames 64×96 as PNG folders; decoded is noisier."""
+    folder = tmp_path_factory.mktemp("clips")
+    clip = panning(7, 64, 96)
+    media.write_frames(folder / "original", clip)
+    media.write_frames(folder / "decoded", noisy(clip, 10))
+    (folder / "x.vov.bin").write_bytes(bytes(777))
+    return folder, clip
+
+
+def settings(clips, out, **more):
+    folder, _ = clips
+    values = {"real_dir": str(folder / "original"), "fake_dir": str(folder / "decoded"), "skip_fvd": True,
+              "report_video": False, "work_dir": str(out / "work"), "out_dir": str(out / "results")} | more
+    return EvalConfig(**values)
+
+
+def test_the_command_writes_every_file_and_prints_the_table(clips, tmp_path):
+    folder, clip = clips
+    done = bash("video/eval/eval.sh", REAL_DIR=str(folder / "original"), FAKE_DIR=str(folder / "decoded"),
+                BITSTREAM=str(folder / "x.vov.bin"), OUT_DIR=str(tmp_path / "out"), NAME="mine", DEVICE="cpu",
+                TORCH_HOME=str(tmp_path / "no-weights"), OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "results.json", "results.csv", "results.md", "rd.svg", "report.html"}
+    (item,) = json.loads((tmp_path / "out" / "results.json").read_text())["items"]
+    assert item["codec"] == "mine" and item["bytes"] == 777 and item["rate_source"] == "file"
+    assert item["bpp"] == pytest.approx(8 * 777 / (7 * 64 * 96))
+    assert item["kB_per_s"] == pytest.approx(0.777 / (7 / 24))
+    assert item["metrics"]["psnr"] == pytest.approx(metrics.psnr(clip, noisy(clip, 10)), abs=1e-9)
+    assert item["metrics"]["ms_ssim"] == pytest.approx(metrics.ms_ssim(clip, noisy(clip, 10)), abs=1e-6)
+    assert "| original | mine | 0.14453 |" in done.stdout
+    for missing in ("vgg16-397923af.pth", "alexnet-owt-7be5be79.pth", "dists_weights.pt", "i3d_torchscript.pt"):
+        assert f"no {missing} in PyTorch's cache; fetch it with: WHAT=metrics bash scripts/fetch" in done.stdout
+    again = bash("video/eval/eval.sh", REAL_DIR=str(folder / "original"), FAKE_DIR=str(folder / "decoded"),
+                 OUT_DIR=str(tmp_path / "out"))
+    assert again.returncode == 1 and again.stderr.count("\n") == 1
+    assert "results.json exists; set OVERWRITE=1" in again.stderr
+
+
+@pytest.mark.parametrize("script", ["video/eval/eval.sh", "image/eval.sh"])
+def test_help_lists_every_variable_of_the_reference(script):
+    done = subprocess.run(["bash", str(REPO / script), "--help"], capture_output=True, text=True, check=True)
+    for name in ("REAL_DIR", "FAKE_DIR", "NAME", "NUM_FRAMES", "WORK_DIR", "OUT_DIR", "SKIP_METRICS", "SKIP_FVD",
+                 "DEVICE", "BITSTREAM", "MANIFEST", "ANCHORS", "METRIC_WEIGHTS_DIR"):
+        assert f"\n{name} " in done.stdout
+    assert "./fvd_clips" in done.stdout and "./results" in done.stdout
+
+
+def test_every_metric_with_its_weights(clips, tmp_path):
+    """The complete path: LPIPS, DISTS and FVD from files, 18 frames, so that FVD has its windows."""
+    save_trunks(tmp_path)
+    save_i3d(tmp_path, divisor=8)
+    clip = panning(17, 64, 64)
+    for name, frames in (("a", clip), ("b", noisy(clip, 8))):
+        media.write_frames(tmp_path / name, frames)
+    rows = [["name", "codec", "clip", "original", "decoded"], ["one", "noise", "first", "a", "b"],
+            ["two", "noise", "second", "b", "a"]]
+    with (tmp_path / "m.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), metric_weights_dir=str(tmp_path), frame_step=8,
+                                  out_dir=str(tmp_path / "out"), report_video=False), VIDEO)
+    for item in results["items"]:
+        assert set(item["unavailable"]) == {"fvd_full"}
+        assert item["fvd_clips"] == 2  # 64×64, scaled to 224×224, has one place and two times
+        assert all(item["metrics"][name] > 0 for name in ("fvd", "lpips_vgg", "lpips_alex", "dists"))
+        assert len(item["per_frame"]["lpips_alex"]) == 3 and len(item["per_frame"]["psnr"]) == 17
+    (summary,) = results["summary"]
+    assert summary["fvd_clips"] == 4 and summary["fvd_full_clips"] == 2 and summary["metrics"]["fvd_full"] >= 0
+    assert set(results["environment"]["weights_sha256"]) == {"vgg16", "alexnet", "dists", "i3d"}
+
+
+def test_a_video_file_and_a_folder_of_frames_are_one_clip(clips, tmp_path):
+    """Lossless RGB in a video file, read through the video reader, gives the very same numbers."""
+    _, clip = clips
+    path = tmp_path / "original.mkv"
+    with imageio.get_writer(path, format="FFMPEG", fps=24, codec="ffv1", pixelformat="bgr0", macro_block_size=1,
+                            ffmpeg_log_level="error") as writer:
+        for frame in clip:
+            writer.append_data(frame)
+    results = evaluate(settings(clips, tmp_path, real_dir=str(path), skip_metrics=True), VIDEO)
+    assert results["items"][0]["metrics"]["psnr"] == pytest.approx(metrics.psnr(clip, noisy(clip, 10)), abs=0.01)
+    assert "skipped by SKIP_METRICS" in results["unavailable"]["ssim"]
+
+
+def test_ten_bit_video_is_read_as_eight_bits(clips, tmp_path):
+    _, clip = clips
+    raw = tmp_path / "clip.rgb"
+    raw.write_bytes(clip.tobytes())
+    path = tmp_path / "ten.mkv"
+    subprocess.run([codecs.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
+                    "-i", str(raw), "-pix_fmt", "yuv444p10le", "-c:v", "libx265", "-x265-params",
+                    "lossless=1:log-level=error", str(path)], check=True)
+    results = evaluate(settings(clips, tmp_path, fake_dir=str(path), skip_metrics=True), VIDEO)
+    assert float(results["items"][0]["metrics"]["psnr"]) > 35
+
+
+def test_grey_and_sixteen_bit_pictures_are_read_as_rgb(tmp_path):
+    grey = photograph(48, 48)[..., 0]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    Image.fromarray(grey).save(tmp_path / "a" / "p.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b" / "p.png")
+    results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"),
+                                  out_dir=str(tmp_path / "out")), IMAGE)
+    assert results["items"][0]["metrics"]["psnr"] == "inf" and results["items"][0]["frames"] == 1
+
+
+def test_folders_of_pictures_pair_by_name_and_share_one_file(tmp_path):
+    for name, size in (("x", (40, 60)), ("y", (80, 60))):
+        picture = photograph(*size)
+        media.write_image(tmp_path / "real" / f"{name}.png", picture)
+        media.write_image(tmp_path / "fake" / f"{name}.webp", noisy(picture, 6))
+    (tmp_path / "all.bin").write_bytes(bytes(900))
+    results = evaluate(EvalConfig(real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "fake"), anchors="jpeg,webp",
+                                  bitstream=str(tmp_path / "all.bin"), out_dir=str(tmp_path / "out"), name="ours",
+                                  work_dir=str(tmp_path / "work"), anchor_rates="1,3"), IMAGE)
+    ours = [item for item in results["items"] if item["codec"] == "ours"]
+    assert [item["bytes"] for item in ours] == [300, 600] and ours[0]["bpp"] == ours[1]["bpp"]
+    assert {item["codec"] for item in results["items"]} == {"ours", "jpeg", "webp"}
+    assert results["images"] and results["items"][0]["kB_per_s"] is None
+    (tmp_path / "fake" / "y.webp").unlink()
+    with pytest.raises(VovError, match="lacks y"):
+        evaluate(EvalConfig(real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "fake"),
+                            out_dir=str(tmp_path / "out2")), IMAGE)
+
+
+def test_anchors_are_at_our_size_and_better_than_noise(clips, tmp_path):
+    folder, _ = clips
+    results = evaluate(settings(clips, tmp_path, bitstream=str(folder / "x.vov.bin"), anchors="x264=veryfast,svtav1=10",
+                                anchor_rates="1,3", frame_step=3), VIDEO)
+    anchors = [item for item in results["items"] if item["codec"] != "decoded"]
+    assert {item["codec"] for item in anchors} == {"x264", "svtav1"}
+    assert all(item["rate_source"] == "elementary stream" and item["command"] for item in anchors)
+    assert any(item["bytes"] <= 777 for item in anchors)
+    assert {row["codec"] for row in results["bd"]} <= {"svtav1"} and results["environment"]["ffmpeg"]
+
+
+def test_explicit_latents_come_from_the_tree_s_model(clips, tiny_wan, tmp_path):
+    from video.backbone import WanBackbone
+
+    tree = Tree(False, str(tiny_wan), WanBackbone.load)
+    results = evaluate(settings(clips, tmp_path, anchors="explicit", anchor_bytes="500,1200", skip_metrics=True), tree)
+    points = [item for item in results["items"] if item["codec"] == "explicit"]
+    assert [item["bytes"] for item in points] == [pytest.approx(500, rel=0.1), pytest.approx(1200, rel=0.1)]
+    files = sorted((tmp_path / "work" / "anchors" / "original" / "explicit").glob("*.vlq"))
+    assert sorted(f.stat().st_size for f in files) == sorted(item["bytes"] for item in points)
+
+
+def bad_inputs(folder, out):
+    short, other = out / "short", out / "other"
+    media.write_frames(short, panning(5, 64, 96))
+    media.write_frames(other, panning(7, 48, 96))
+    ragged = out / "ragged"
+    media.write_frames(ragged, panning(6, 64, 96))
+    media.write_image(ragged / "00006.png", photograph(60, 96))
+    (out / "empty").mkdir()
+    (out / "broken.mp4").write_bytes(b"no video")
+    (out / "broken.vov").write_bytes(b"no stream")
+    manifests = {"columns": "name,original,decoded,colour\na,b,c,d\n", "empty": "name,original,decoded\n",
+                 "row": f"name,original,decoded\na,{folder}/original,\n",
+                 "gone": f"name,original,decoded\na,{folder}/original,nowhere\n",
+                 "rate": f"name,original,decoded,bpp\na,{folder}/original,{folder}/decoded,-1\n"}
+    for name, text in manifests.items():
+        (out / f"{name}.csv").write_text(text)
+    return [
+        ({"real_dir": ""}, "REAL_DIR is not set"),
+        ({"fake_dir": ""}, "FAKE_DIR is not set"),
+        ({"real_dir": str(out / "none")}, "REAL_DIR=.*no such folder"),
+        ({"fake_dir": str(out / "empty")}, "no images in this folder"),
+        ({"fake_dir": str(out / "broken.mp4")}, "not a readable video"),
+        ({"fake_dir": str(out / "broken.vov")}, "broken.vov: magic"),
+        ({"fake_dir": str(short)}, "7 frames, the reproduction 5; set NUM_FRAMES=5"),
+        ({"num_frames": 9}, "NUM_FRAMES=9, but the original has 7"),
+        ({"fake_dir": str(other)}, "original is 96×64, the reproduction 96×48"),
+        ({"fake_dir": str(ragged)}, "frame 6 is 96×60"),
+        ({"bitstream": str(out / "none")}, "BITSTREAM=.*no such file"),
+        ({"anchors": "x265"}, "ANCHORS need a size to match"),
+        ({"anchors": "divx"}, "'divx' is not one of"),
+        ({"anchors": "x264", "anchor_bytes": "0,-3"}, "ANCHOR_BYTES='0,-3': must be positive"),
+        ({"reference_curves": str(out / "none.csv")}, "REFERENCE_CURVES=.*no such file"),
+        ({"reference_curves": str(out / "row.csv")}, "needs columns label, clip, metric"),
+        ({"manifest": str(out / "none.csv")}, "MANIFEST=.*no such file"),
+        ({"manifest": str(out / "columns.csv")}, "unknown column 'colour'"),
+        ({"manifest": str(out / "empty.csv")}, "no rows"),
+        ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
+        ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; MEDIA_DIR"),
+        ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),
+        ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True}, "BD_ANCHOR=nobody: no"),
+    ]
+
+
+def test_every_bad_input_is_one_line_and_writes_no_results(clips, tmp_path):
+    for change, message in bad_inputs(clips[0], tmp_path):
+        with pytest.raises(VovError, match=message) as caught:
+            evaluate(settings(clips, tmp_path, **change), VIDEO)
+        assert "\n" not in str(caught.value), change
+        assert not (tmp_path / "results").exists(), change
+
+
+def test_the_command_turns_a_bad_input_into_one_line_and_exit_code_1(clips, tmp_path):
+    done = bash("video/eval/eval.sh", REAL_DIR=str(tmp_path / "none"), FAKE_DIR=str(clips[0] / "decoded"),
+                OUT_DIR=str(tmp_path / "out"))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: REAL_DIR=")
+    assert done.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_num_frames_compares_the_first_frames(clips, tmp_path):
+    _, clip = clips
+    results = evaluate(settings(clips, tmp_path, num_frames=3, skip_metrics=True), VIDEO)
+    assert results["items"][0]["frames"] == 3
+    expected = metrics.psnr(clip[:3], noisy(clip, 10)[:3])
+    assert results["items"][0]["metrics"]["psnr"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_odd_sizes_and_single_frames_have_defined_values(tmp_path):
+    clip = panning(1, 33, 47)
+    measured = Suite(video=False).measure(Frames(clip), Frames(noisy(clip, 5)), 1)
+    assert {"psnr", "ssim", "ms_ssim"} <= set(measured.values)
+    assert measured.unavailable["flicker"] == measured.unavailable["warp"] == "needs at least 2 frames"
+    tiny = Suite(video=False).measure(Frames(clip[:, :9, :9]), Frames(clip[:, :9, :9]), 1)
+    assert "at least 11×11" in tiny.unavailable["ms_ssim"] and tiny.values["psnr"] == float("inf")
+
+
+class Frames:
+    """A clip as a source of frames."""
+
+    def __init__(self, clip, path="clip"):
+        self.clip, self.path = clip, path
+
+    def __iter__(self):
+        return iter(self.clip)
+
+
+def test_batches_and_the_order_of_clips_do_not_change_a_value(monkeypatch):
+    clip = panning(7, 48, 64)
+    once = Suite(video=False).measure(Frames(clip), Frames(noisy(clip, 5)), 7)
+    monkeypatch.setattr(metrics, "BATCH_PIXELS", 2 * 48 * 64)
+    suite = Suite(video=False)
+    suite.measure(Frames(clip), Frames(noisy(clip, 9)), 7)  # fills the cache of flows
+    again = suite.measure(Frames(clip), Frames(noisy(clip, 5)), 7)
+    assert once.values.keys() == again.values.keys()
+    for name, value in once.values.items():
+        assert again.values[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_frames_stream_by():
+    """Never more than two batches of frames are alive, whatever the length of the clip."""
+    alive, most = 0, 0
+
+    class Counted(np.ndarray):
+        def __del__(self):
+            nonlocal alive
+            alive -= self.base is None
+
+    def frames():
+        nonlocal alive, most
+        for index in range(60):
+            frame = np.full((600, 1000, 3), index, np.uint8).view(np.ndarray).copy().view(Counted)
+            owner = Counted((600, 1000, 3), np.uint8)
+            owner[:] = frame
+            alive += 1
+            most = max(most, alive)
+            yield owner
+
+    class Source:
+        path = "stream"
+
+        def __iter__(self):
+            return frames()
+
+    Suite(pictures=False, video=False).measure(Source(), (np.zeros((600, 1000, 3), np.uint8) for _ in range(60)), 60)
+    assert most <= 2 * metrics.batch_length(600, 1000) + 2
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EvalConfig().name = "x"
+
+
+@pytest.mark.slow
+def test_the_paper_s_table(tmp_path):
+    """PSNR within 0.02 dB and MS-SSIM (every 8th frame) within 0.002 of what was measured before."""
+    folder = Path(os.environ.get("MEDIA") or REPO.parent / "shared" / "media")
+    if not folder.is_dir():
+        pytest.skip("needs the test media: set MEDIA")
+    results = evaluate(EvalConfig(
+        manifest=str(REPO / "video/eval/paper_manifest.csv"), media_dir=str(folder), skip_fvd=True, frame_step=8,
+        out_dir=str(tmp_path), report_video=False), VIDEO)
+    expected = {  # (clip, bpp): PSNR, MS-SSIM
+        ("Beauty", 0.010346): (26.44, 0.855), ("Beauty", 0.010655): (29.71, 0.907), ("Beauty", 0.0099): (30.27, 0.923),
+        ("Beauty", 0.01052): (36.64, 0.963), ("Beauty", 0.01489): (37.11, 0.969),
+        ("BasketballDrive", 0.013290): (17.40, 0.494), ("BasketballDrive", 0.013599): (23.07, 0.824),
+        ("BasketballDrive", 0.01115): (23.96, 0.833), ("BasketballDrive", 0.01259): (29.86, 0.926),
+        ("BasketballDrive", 0.01462): (30.19, 0.942)}
+    found = {(item["clip"], item["bpp"]): item["metrics"] for item in results["items"]}
+    assert len(found) == 14
+    for key, (psnr, ms_ssim) in expected.items():
+        assert found[key]["psnr"] == pytest.approx(psnr, abs=0.02), key
+        assert found[key]["ms_ssim"] == pytest.approx(ms_ssim, abs=0.002), key
