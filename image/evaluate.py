@@ -9,9 +9,9 @@ from vov.pairs import EvalConfig
 
 def load(*arguments) -> Backbone:
     """The tree's backbone, imported only when a .vov file or the `explicit` anchor needs it."""
-    from image.backbone import QwenImageBackbone
+    from image.backbone import QwenBackbone
 
-    return QwenImageBackbone.load(*arguments)
+    return QwenBackbone.load(*arguments)
 
 
 def main(settings: EvalConfig) -> None:

@@ -41,6 +41,12 @@ def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, 
             raise VovError("QUANTIZE=nf4 cannot stream its blocks; use OFFLOAD=none, or QUANTIZE=fp8")
         extra["quantization_config"] = _nf4(device, dtype)
     model = kind.from_pretrained(path, subfolder="transformer", dtype=dtype, **extra).eval().requires_grad_(False)
+    return settle(model, blocks, device, dtype, quantize, offload)
+
+
+def settle(model: nn.Module, blocks: str, device: torch.device, dtype: torch.dtype, quantize: str,
+           offload: str) -> nn.Module:
+    """Puts a loaded model where and how its weights shall stay; the second half of `load_transformer`."""
     if quantize == "fp8":  # before any adapter: the hooks belong to the frozen layers alone
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
         model.eager_only = True  # its hooks would break every compiled block into pieces
