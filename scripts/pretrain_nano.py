@@ -1,4 +1,4 @@
-"""Pretraining of models/nano-video and models/nano-image. See pretrain_nano.sh for the variables and the order of steps.
+"""Pretraining of models/nano-video and models/nano-image. See pretrain_nano.sh for variables and order.
 
 prepare  pack the media folder          vae   train the shared VAE, write it under both models
 dit      train one transformer          card  measure both models and write their cards
@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 from nano import data, dit, parts, vae
 
+# fmt: off
 VAE_RUN = {"lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.3, "still_batch": 48,
            "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
            "log_every": 201, "revive": False}
 DIT_RUN = {"video": {"lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64, "log_every": 200},
            "image": {"lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256, "log_every": 200}}
-TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9, "log_every": 3}
+TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9,
+            "log_every": 3}
 TINY_DIT = {"tokens": 900, "bank": 6, "encode_batch": 2, "log_every": 1}
+# fmt: on
 
 
 def train_vae(args) -> dict:
@@ -49,8 +52,9 @@ def train_dit(args) -> dict:
         kind = WanTransformer3DModel if args.family == "video" else QwenImageTransformer2DModel
         model = kind.from_pretrained(args.models / f"nano-{args.family}" / "transformer")
         cfg["lr"] /= 2
-    summary = dit.train(args.family, model, frozen, bank, args.seconds, cfg, args.seed)
-    parts.save_pipeline(args.family, model.cpu(), args.out)
+    text = parts.text_stack(args.family, args.models)
+    summary = dit.train(args.family, model, frozen, text, bank, args.seconds, cfg, args.seed)
+    parts.save_pipeline(args.family, model.cpu(), text, args.out)
     return summary
 
 
@@ -78,7 +82,9 @@ def main() -> None:
     else:
         summary = train_vae(args) if args.step == "vae" else train_dit(args)
         name = args.step if args.step == "vae" else f"{args.step}-{args.family}"
-        (args.out / f"run-{name}.json").write_text(json.dumps({"seed": args.seed, "resumed": args.resume, **summary}) + "\n")
+        (args.out / f"run-{name}.json").write_text(
+            json.dumps({"seed": args.seed, "resumed": args.resume, **summary}) + "\n"
+        )
         logging.info("%s: %s", name, summary)
 
 

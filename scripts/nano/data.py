@@ -9,6 +9,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def _clip_frames(path: Path, limit: int) -> list[Image.Image]:
 
 
 def prepare(media: Path, pack: Path) -> None:
-    """Write `pack`/media.bin and media.json: about 42 MiB from the whole folder. Order and content are deterministic."""
+    """Write `pack`/media.bin and media.json: about 42 MiB from the whole folder, always in the same order."""
     pack.mkdir(parents=True, exist_ok=True)
     captions, items, blob = read_captions(media), [], bytearray()
     for path in sorted(captions):
@@ -125,9 +126,11 @@ class Bank:
                 if min(picture.size) > 1.4 * TILE and not held_out:  # fine detail: tiles at full resolution too
                     w, h = picture.size
                     full = np.asarray(picture)
-                    crops += [full[y : y + TILE, x : x + TILE]
-                              for y in np.linspace(0, h - TILE, math.ceil(h / TILE)).astype(int)
-                              for x in np.linspace(0, w - TILE, math.ceil(w / TILE)).astype(int)]
+                    crops += [
+                        full[y : y + TILE, x : x + TILE]
+                        for y in np.linspace(0, h - TILE, math.ceil(h / TILE)).astype(int)
+                        for x in np.linspace(0, w - TILE, math.ceil(w / TILE)).astype(int)
+                    ]
                 tiles += crops
                 tile_ids += [caption] * len(crops)
                 weights += [(folder, 1 / len(crops))] * len(crops)
@@ -150,7 +153,7 @@ class Bank:
         small = np.stack([f[::8, ::8].astype(np.float32) for f in track])
         change = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
         edges = [0, *(np.flatnonzero(change > 28) + 1).tolist(), len(track)]
-        return [(first + a, b - a, caption) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a >= 17]
+        return [(first + a, b - a, caption) for a, b in pairwise(edges) if b - a >= 17]
 
     def seed(self, seed: int) -> None:
         """Every draw below comes from this generator."""
@@ -196,7 +199,9 @@ class Bank:
         return (x * self._uniform(0.75, 1.15, n).view(shape) + self._uniform(-0.12, 0.12, n).view(shape)).clamp(-1, 1)
 
     def _flip(self, x: torch.Tensor) -> torch.Tensor:
-        mirror = (torch.rand(x.shape[0], generator=self.generator, device=self.device) < 0.5).view(-1, *[1] * (x.ndim - 1))
+        mirror = (torch.rand(x.shape[0], generator=self.generator, device=self.device) < 0.5).view(
+            -1, *[1] * (x.ndim - 1)
+        )
         return torch.where(mirror, x.flip(-1), x)
 
     def _pick(self, n: int) -> torch.Tensor:
@@ -238,14 +243,22 @@ class Bank:
         bend = F.interpolate(bend, (2 * size[0], 2 * size[1]), mode="bilinear").permute(0, 2, 3, 1)[:, None]
         wave = torch.sin(6.3 * (self._uniform(0, 1, n, 1) + self._uniform(0, 1.0, n, 1) * clock))[..., None, None, None]
         pictures = self.stills[index][:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
-        out = self._render(pictures, log_scale.flatten(), angle.flatten(), centre.flatten(0, 1), size,
-                           (bend * wave * pace[..., None, None, None]).flatten(0, 1))
+        out = self._render(
+            pictures,
+            log_scale.flatten(),
+            angle.flatten(),
+            centre.flatten(0, 1),
+            size,
+            (bend * wave * pace[..., None, None, None]).flatten(0, 1),
+        )
         return self._colour(out.unflatten(0, (n, t)).transpose(1, 2), n)
 
     def draw_clips(self, n: int, t: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """n real clips [n, 3, t, H, W]: a random run, start, frame step 1..3, time direction and view."""
         runs = self.runs[torch.multinomial(self.run_weights, n, replacement=True, generator=self.generator)]
-        step = torch.minimum((self._uniform(0, 1, n) ** 1.5 * 3).long() + 1, (runs[:, 1] - 1) // max(1, t - 1)).clamp_min(1)
+        step = torch.minimum(
+            (self._uniform(0, 1, n) ** 1.5 * 3).long() + 1, (runs[:, 1] - 1) // max(1, t - 1)
+        ).clamp_min(1)
         start = (self._uniform(0, 1, n) * (runs[:, 1] - (t - 1) * step)).long()
         index = runs[:, :1] + start[:, None] + step[:, None] * torch.arange(t, device=self.device)
         index = torch.where((self._uniform(0, 1, n) < 0.5)[:, None], index.flip(1), index)

@@ -44,40 +44,50 @@ class PaddedTextAttention:
 
 
 def _rotate(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
-    """Qwen-Image's rotary embedding in real arithmetic, which compilers can fuse; x [B, S, H, D], freqs complex [S, D/2]."""
+    """Qwen-Image's rotary embedding in real arithmetic, which compilers fuse; x [B, S, H, D], freqs [S, D/2]."""
     pairs = torch.view_as_real(freqs)
     cos, sin = pairs[:, None, :, 0], pairs[:, None, :, 1]
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(3).type_as(x)
 
 
-def embed_captions(family: str, captions: list[str], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_captions(family: str, text, captions: list[str], device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings [N, S, 64] and masks [N, S] exactly as the stock pipelines compute them."""
-    t5, qwen = parts.t5_tokenizer(), parts.qwen_tokenizer()
-    umt5, qwen_vl = parts.text_encoders(len(t5), len(qwen))
+    tokenizer, encoder = text
     with torch.no_grad():
         if family == "video":
-            tokens = t5(captions, padding="max_length", max_length=TEXT_SLOTS, return_tensors="pt", truncation=False)
+            tokens = tokenizer(
+                captions, padding="max_length", max_length=TEXT_SLOTS, return_tensors="pt", truncation=False
+            )
             assert tokens.attention_mask[:, -1].sum() == 0, "a caption is too long"
             mask = tokens.attention_mask
-            hidden = umt5(tokens.input_ids, mask).last_hidden_state * mask[..., None]
+            hidden = encoder(tokens.input_ids, mask).last_hidden_state * mask[..., None]
         else:
-            tokens = qwen([parts.TEMPLATE.format(c) for c in captions], padding=True, return_tensors="pt")
-            hidden = qwen_vl(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask,
-                             output_hidden_states=True).hidden_states[-1][:, 34:]
+            tokens = tokenizer([parts.TEMPLATE.format(c) for c in captions], padding=True, return_tensors="pt")
+            hidden = encoder(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
+            ).hidden_states[-1][:, 34:]
             mask = tokens.attention_mask[:, 34:]
             hidden = hidden * mask[..., None]
     return hidden.float().to(device), mask.bool().to(device)
 
 
-def velocity(family: str, model, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def velocity(
+    family: str, model, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """x [B, z, T, h, w], t [B] in [0, 1] → v of x's shape, through the stock model's own interface."""
     if family == "video":
         return model(hidden_states=x, timestep=t * 1000, encoder_hidden_states=text, return_dict=False)[0]
     b, z, _, h, w = x.shape
     packed = x.view(b, z, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, z * 4)
-    v = model(hidden_states=packed, timestep=t, encoder_hidden_states=text, encoder_hidden_states_mask=mask,
-              img_shapes=[[(1, h // 2, w // 2)]] * b, return_dict=False)[0]
+    v = model(
+        hidden_states=packed,
+        timestep=t,
+        encoder_hidden_states=text,
+        encoder_hidden_states_mask=mask,
+        img_shapes=[[(1, h // 2, w // 2)]] * b,
+        return_dict=False,
+    )[0]
     return v.view(b, h // 2, w // 2, z, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, z, 1, h, w)
 
 
@@ -136,7 +146,7 @@ def prepare_model(family: str, model, device: str, compile_blocks: bool):
     return undo
 
 
-def train(family: str, model, vae, bank, seconds: float, cfg: dict, seed: int) -> dict:
+def train(family: str, model, vae, text_stack, bank, seconds: float, cfg: dict, seed: int) -> dict:
     """Train `model` in place for `seconds` of wall clock, encoding included; leaves the EMA weights in it."""
     device, start = bank.device, time.monotonic()
     kind = device.split(":")[0]
@@ -147,13 +157,17 @@ def train(family: str, model, vae, bank, seconds: float, cfg: dict, seed: int) -
         vae_module.speed_up()
     latents = LatentBank(family, vae, bank, cfg["bank"], cfg["encode_batch"])
     log.info("%s: latents %s after %.0f s", family, [tuple(s[0].shape) for s in latents.sets], time.monotonic() - start)
-    text, mask = embed_captions(family, bank.captions, device)
+    text, mask = embed_captions(family, text_stack, bank.captions, device)
     model.to(device).train()
     undo = prepare_model(family, model, device, kind == "cuda")
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=cfg["lr"], betas=(0.9, 0.98), fused=kind == "cuda")
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
+        lr=cfg["lr"],
+        betas=(0.9, 0.98),
+        fused=kind == "cuda",
+    )
     generator = torch.Generator(device).manual_seed(seed + 1)
     ema, step, shown, last, first_step = vae_module.Ema(model, cfg["ema"]), 0, {}, {}, time.monotonic()
     while (progress := (time.monotonic() - first_step) / max(1.0, seconds - (first_step - start))) < 1:
@@ -180,7 +194,11 @@ def train(family: str, model, vae, bank, seconds: float, cfg: dict, seed: int) -
         optimiser.step()
         ema.update()
         at_one, below = error.detach()[t == 1].mean(), error.detach()[t < 1].mean()
-        shown = {k: 0.98 * shown.get(k, e) + 0.02 * e for k, e in (("t=1", at_one), ("t<1", below)) if k in shown or step >= 0}
+        shown = {
+            k: 0.98 * shown.get(k, e) + 0.02 * e
+            for k, e in (("t=1", at_one), ("t<1", below))
+            if k in shown or step >= 0
+        }
         if step % cfg["log_every"] == 0:
             last = {k: round(float(e), 4) for k, e in shown.items()}
             log.info("%s %5d  %4.0f s  lr %.1e  loss %s", family, step, time.monotonic() - start, rate, last)

@@ -13,25 +13,71 @@ import torch
 HERE = Path(__file__).parent
 Z_DIM, TEXT_DIM, TEXT_SEED = 40, 64, 20261123
 SHARD = "15MB"  # no file of the repository is above 16 MiB
-VAE = {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [2, 4, 4, 5], "num_res_blocks": 1, "attn_scales": [],
-       "temperal_downsample": [False, True, True], "dropout": 0.0}
-WAN = {"patch_size": (1, 2, 2), "num_attention_heads": 4, "attention_head_dim": 64, "in_channels": Z_DIM,
-       "out_channels": Z_DIM, "text_dim": TEXT_DIM, "freq_dim": 256, "ffn_dim": 1024, "num_layers": 8,
-       "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}
-QWEN = {"patch_size": 2, "in_channels": 4 * Z_DIM, "out_channels": Z_DIM, "num_layers": 4, "attention_head_dim": 64,
-        "num_attention_heads": 3, "joint_attention_dim": TEXT_DIM, "guidance_embeds": False,
-        "axes_dims_rope": (16, 24, 24)}
-WAN_SCHEDULER = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True,
-                 "flow_shift": 3.0, "solver_order": 2, "predict_x0": True, "solver_type": "bh2"}
-QWEN_SCHEDULER = {"base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 8192, "max_shift": 0.9,
-                  "num_train_timesteps": 1000, "shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential",
-                  "use_dynamic_shifting": True}
+VAE = {
+    "base_dim": 16,
+    "z_dim": Z_DIM,
+    "dim_mult": [2, 4, 4, 5],
+    "num_res_blocks": 1,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+    "dropout": 0.0,
+}
+WAN = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "in_channels": Z_DIM,
+    "out_channels": Z_DIM,
+    "text_dim": TEXT_DIM,
+    "freq_dim": 256,
+    "ffn_dim": 1024,
+    "num_layers": 8,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
+QWEN = {
+    "patch_size": 2,
+    "in_channels": 4 * Z_DIM,
+    "out_channels": Z_DIM,
+    "num_layers": 4,
+    "attention_head_dim": 64,
+    "num_attention_heads": 3,
+    "joint_attention_dim": TEXT_DIM,
+    "guidance_embeds": False,
+    "axes_dims_rope": (16, 24, 24),
+}
+WAN_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+    "solver_order": 2,
+    "predict_x0": True,
+    "solver_type": "bh2",
+}
+QWEN_SCHEDULER = {
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 8192,
+    "max_shift": 0.9,
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+    "use_dynamic_shifting": True,
+}
 # The pipeline drops the template's first 34 tokens, so the small tokenizer has to cut it exactly as the real one does.
-TEMPLATE = ("<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
-            "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
-            "<|im_start|>assistant\n")
-QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-              r"|\s+(?!\S)|\s+")
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 
 def words() -> list[str]:
@@ -63,12 +109,14 @@ def qwen_tokenizer():
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)])
+        [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     plain = TEMPLATE.replace("<|im_start|>", "\x00").replace("<|im_end|>", "\x00").replace("{}", "\x00")
     corpus = plain.split("\x00") * 9 + [f" {w} {w}" for w in words()] * 3 + words() * 2
-    trainer = trainers.BpeTrainer(vocab_size=60000, min_frequency=2, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=60000, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     bpe.train_from_iterator(corpus, trainer)
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
@@ -86,17 +134,46 @@ def text_encoders(t5_vocab: int, qwen_vocab: int):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TEXT_SEED)
-        umt5 = UMT5EncoderModel(UMT5Config(vocab_size=t5_vocab, d_model=TEXT_DIM, d_kv=16, d_ff=128, num_layers=2,
-                                           num_heads=4, dropout_rate=0.0, feed_forward_proj="gated-gelu"))
-        qwen = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
-            text_config={"hidden_size": TEXT_DIM, "intermediate_size": 128, "num_hidden_layers": 2,
-                         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": qwen_vocab,
-                         "max_position_embeddings": 2048, "rope_theta": 1000000.0, "tie_word_embeddings": True,
-                         "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3]},
-                         "bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
-            vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
-                           "out_hidden_size": TEXT_DIM, "fullatt_block_indexes": [0]},
-            tie_word_embeddings=True))
+        umt5 = UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=t5_vocab,
+                d_model=TEXT_DIM,
+                d_kv=16,
+                d_ff=128,
+                num_layers=2,
+                num_heads=4,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+        qwen = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config={
+                    "hidden_size": TEXT_DIM,
+                    "intermediate_size": 128,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                    "vocab_size": qwen_vocab,
+                    "max_position_embeddings": 2048,
+                    "rope_theta": 1000000.0,
+                    "tie_word_embeddings": True,
+                    "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3]},
+                    "bos_token_id": None,
+                    "eos_token_id": None,
+                    "pad_token_id": None,
+                },
+                vision_config={
+                    "depth": 1,
+                    "hidden_size": 16,
+                    "intermediate_size": 16,
+                    "num_heads": 2,
+                    "out_hidden_size": TEXT_DIM,
+                    "fullatt_block_indexes": [0],
+                },
+                tie_word_embeddings=True,
+            )
+        )
     return umt5.eval().requires_grad_(False), qwen.eval().requires_grad_(False)
 
 
@@ -138,7 +215,26 @@ def save_vae(vae, mean: list[float], std: float, models: Path) -> None:
         to_bf16(model).save_pretrained(models / name / "vae")
 
 
-def save_pipeline(family: str, transformer, models: Path) -> None:
+def text_stack(family: str, models: Path):
+    """(tokenizer, text encoder) of one family: those under `models` if there are any, else drawn anew from the seed.
+
+    A resumed run must take the shipped ones: another library version may draw other numbers from the same seed."""
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, T5Tokenizer, UMT5EncoderModel
+
+    root = models / f"nano-{family}"
+    if (root / "text_encoder" / "config.json").is_file():
+        kinds = (
+            (T5Tokenizer, UMT5EncoderModel)
+            if family == "video"
+            else (Qwen2Tokenizer, Qwen2_5_VLForConditionalGeneration)
+        )
+        return kinds[0].from_pretrained(root / "tokenizer"), kinds[1].from_pretrained(root / "text_encoder").eval()
+    t5, qwen = t5_tokenizer(), qwen_tokenizer()
+    encoders = text_encoders(len(t5), len(qwen))
+    return (t5, encoders[0]) if family == "video" else (qwen, encoders[1])
+
+
+def save_pipeline(family: str, transformer, text, models: Path) -> None:
     """Everything but the VAE of one model, and the index that makes the folder a stock pipeline.
 
     The text encoders stay float32: transformers loads them in the dtype it finds, and the stock pipelines feed their
@@ -146,23 +242,32 @@ def save_pipeline(family: str, transformer, models: Path) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
     root = models / f"nano-{family}"
-    t5, qwen = t5_tokenizer(), qwen_tokenizer()
-    umt5, qwen_vl = text_encoders(len(t5), len(qwen))
+    text[0].save_pretrained(root / "tokenizer")
+    text[1].save_pretrained(root / "text_encoder")
     to_bf16(transformer).save_pretrained(root / "transformer", max_shard_size=SHARD)
     if family == "video":
         UniPCMultistepScheduler(**WAN_SCHEDULER).save_pretrained(root / "scheduler")
-        t5.save_pretrained(root / "tokenizer")
-        umt5.save_pretrained(root / "text_encoder")
-        index = {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": False,
-                 "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
-                 "tokenizer": ["transformers", "T5Tokenizer"], "transformer": ["diffusers", "WanTransformer3DModel"],
-                 "transformer_2": [None, None], "vae": ["diffusers", "AutoencoderKLWan"]}
+        index = {
+            "_class_name": "WanPipeline",
+            "boundary_ratio": None,
+            "expand_timesteps": False,
+            "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+            "text_encoder": ["transformers", "UMT5EncoderModel"],
+            "tokenizer": ["transformers", "T5Tokenizer"],
+            "transformer": ["diffusers", "WanTransformer3DModel"],
+            "transformer_2": [None, None],
+            "vae": ["diffusers", "AutoencoderKLWan"],
+        }
     else:
         FlowMatchEulerDiscreteScheduler(**QWEN_SCHEDULER).save_pretrained(root / "scheduler")
-        qwen.save_pretrained(root / "tokenizer")
-        qwen_vl.save_pretrained(root / "text_encoder")
-        index = {"_class_name": "QwenImagePipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-                 "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-                 "tokenizer": ["transformers", "Qwen2Tokenizer"],
-                 "transformer": ["diffusers", "QwenImageTransformer2DModel"], "vae": ["diffusers", "AutoencoderKLQwenImage"]}
-    (root / "model_index.json").write_text(json.dumps({**index, "_diffusers_version": "0.41.0"}, indent=2, sort_keys=True) + "\n")
+        index = {
+            "_class_name": "QwenImagePipeline",
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+            "tokenizer": ["transformers", "Qwen2Tokenizer"],
+            "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKLQwenImage"],
+        }
+    (root / "model_index.json").write_text(
+        json.dumps({**index, "_diffusers_version": "0.41.0"}, indent=2, sort_keys=True) + "\n"
+    )

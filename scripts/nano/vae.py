@@ -56,7 +56,9 @@ def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
     clip = x.unflatten(0, (-1, t))
     clip = torch.cat([clip.new_zeros(clip.shape[0], taps - 1, *clip.shape[2:]), clip], 1)
     stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], 2).flatten(0, 1)
-    return F.conv2d(stacked.contiguous(memory_format=torch.channels_last), w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
+    return F.conv2d(
+        stacked.contiguous(memory_format=torch.channels_last), w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad
+    )
 
 
 def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
@@ -244,7 +246,9 @@ def train(vae: nn.Module, bank, seconds: float, cfg: dict, seed: int) -> dict:
 def measure_latents(vae: nn.Module, bank, seed: int) -> tuple[list[float], float, torch.Tensor]:
     """Mean [z] of each latent channel, the common standard deviation, and every channel's own [z]."""
     bank.seed(seed)
-    sets = [bank.draw_stills(128, (128, 128))[0] for _ in range(4)] + [bank.draw_video(16, 17, (112, 192))[0] for _ in range(6)]
+    sets = [bank.draw_stills(128, (128, 128))[0] for _ in range(4)] + [
+        bank.draw_video(16, 17, (112, 192))[0] for _ in range(6)
+    ]
     with torch.autocast(bank.device.split(":")[0], torch.bfloat16, enabled=bank.device != "cpu"):
         z = torch.cat([encode(vae, s).float().transpose(0, 1).flatten(1) for s in sets], 1)
     mean, var = z.mean(1), z.var(1)
