@@ -66,7 +66,8 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     for clip in dict.fromkeys(item.clip for item in items):
         items += make_anchors([item for item in items if item.clip == clip], anchors, settings, tree, notes)
     suite = Suite(device, settings.metric_weights_dir, settings.frame_step,
-                  pictures=not settings.skip_metrics, video=not (settings.skip_fvd or tree.images))
+                  pictures=not settings.skip_metrics, video=not (settings.skip_fvd or tree.images),
+                  video_reason="needs at least 2 frames" if tree.images else "skipped by SKIP_FVD")
     for item in tqdm(items, desc="evaluate", unit="clip", disable=len(items) < 2):
         stills = np.linspace(0, item.count - 1, min(settings.report_frames, item.count) + 2 * (item.count > 2))
         stills = sorted({round(i) for i in (stills[1:-1] if item.count > 2 else stills)})

@@ -50,11 +50,11 @@ class Suite:
         device: where the networks run.
         weights_dir: METRIC_WEIGHTS_DIR.
         step: SSIM, MS-SSIM, LPIPS and DISTS look at every `step`-th frame; PSNR and flicker at all.
-        pictures, video: whether to compute the metrics of pictures, and FVD.
+        pictures, video: whether to compute the metrics of pictures, and FVD; `video_reason`: why not FVD.
     """
 
     def __init__(self, device: torch.device | str = "cpu", weights_dir: str = "", step: int = 1,
-                 pictures: bool = True, video: bool = True):
+                 pictures: bool = True, video: bool = True, video_reason: str = "skipped by SKIP_FVD"):
         self.device, self.step = torch.device(device), step
         self.pictures: dict[tuple[str, ...], Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]] = {}
         self.unavailable: dict[str, str] = {}
@@ -79,7 +79,7 @@ class Suite:
             except Unavailable as error:
                 self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), str(error))
         else:
-            self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), "skipped by SKIP_FVD")
+            self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), video_reason)
         for name, used in (("vgg16", "lpips_vgg"), ("alexnet", "lpips_alex"), ("dists", "dists")):
             if (used,) in self.pictures:
                 self.weights[name] = file_digest(find_weights(name, weights_dir))
