@@ -92,7 +92,7 @@ def velocity(
 
 
 class LatentBank:
-    """Latents of augmented media, encoded once: for each shape a tensor [N, z, T, h, w] in bfloat16 and captions [N]."""
+    """Latents of augmented media, encoded once: a tensor [N, z, T, h, w] in bfloat16 and captions [N] per shape."""
 
     @torch.no_grad()
     def __init__(self, family: str, vae, bank, count: int, batch: int):
