@@ -79,7 +79,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 class Lpips(nn.Module):
     """Zhang et al. 2018, version 0.1: the `lpips` package's linear heads over VGG-16 ("vgg") or AlexNet ("alex").
 
-    Layer by layer, so that only one layer's features of a pair are in memory (1080p fits in 3 GiB).
+    Layer by layer, so that only one layer's features of a pair are in memory: 3 GiB for two 1080p frames.
     """
 
     def __init__(self, net: str, folder: str | Path = ""):
@@ -107,8 +107,11 @@ class Lpips(nn.Module):
         total = torch.zeros(len(x), device=x.device)
         for layers, head in zip(self.slices, self.heads, strict=True):
             x, y = layers(x), layers(y)
-            difference = _unit(x).sub_(_unit(y)).square_()
-            total += head(difference).mean((1, 2, 3))
+            weights = head.model[-1].weight  # [1, C, 1, 1]; the dropout before it is off
+            scale_x, scale_y = (1 / (torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-10) for z in (x, y))
+            for part in _channels(x):
+                difference = (x[:, part] * scale_x).sub_(y[:, part] * scale_y).square_()
+                total += (difference.mean((2, 3)) * weights[:, part, 0, 0]).sum(1)
         return total
 
 
@@ -151,9 +154,12 @@ class Dists(nn.Module):
         self.stages = nn.ModuleList(features[a:b] for a, b in self.STAGES)
 
     def _pool(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        squares = F.conv2d(x.square(), self.hann.expand(channels, 1, 3, 3), stride=2, padding=1, groups=channels)
-        return (squares + 1e-12).sqrt_()
+        pooled = []
+        for part in _channels(x):
+            count = part.stop - part.start
+            squares = F.conv2d(x[:, part].square(), self.hann.expand(count, 1, 3, 3), stride=2, padding=1, groups=count)
+            pooled.append(squares.add_(1e-12).sqrt_())
+        return torch.cat(pooled, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1], twice → DISTS [B]; 0 for equal pictures."""
@@ -166,13 +172,15 @@ class Dists(nn.Module):
             if index:
                 layers = self.stages[index - 1]
                 x, y = (layers(x), layers(y)) if index == 1 else (layers(self._pool(x)), layers(self._pool(y)))
-            mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
-            a, b = x - mean_x[..., None, None], y - mean_y[..., None, None]
-            covariance = (a * b).mean((2, 3))
-            variances = a.square_().mean((2, 3)) + b.square_().mean((2, 3))
-            texture = (2 * mean_x * mean_y + self.EPSILON) / (mean_x**2 + mean_y**2 + self.EPSILON)
-            structure = (2 * covariance + self.EPSILON) / (variances + self.EPSILON)
-            similarity += (alpha * texture + beta * structure).sum(1)
+            for part in _channels(x):
+                a, b = x[:, part], y[:, part]
+                mean_x, mean_y = a.mean((2, 3)), b.mean((2, 3))
+                a, b = a - mean_x[..., None, None], b - mean_y[..., None, None]
+                covariance = (a * b).mean((2, 3))
+                variances = a.square_().mean((2, 3)) + b.square_().mean((2, 3))
+                texture = (2 * mean_x * mean_y + self.EPSILON) / (mean_x**2 + mean_y**2 + self.EPSILON)
+                structure = (2 * covariance + self.EPSILON) / (variances + self.EPSILON)
+                similarity += (alpha[part] * texture + beta[part] * structure).sum(1)
         return 1 - similarity
 
 
@@ -183,5 +191,6 @@ def check_size(x: Tensor, metric: str) -> None:
                           f"not {x.shape[3]}×{x.shape[2]}")
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
+def _channels(x: Tensor, step: int = 16) -> list[slice]:
+    """Groups of channels of [B, C, H, W], so that no further copy of all features is in memory."""
+    return [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
