@@ -52,6 +52,12 @@ def quiet_libraries() -> None:
         library.utils.logging.set_verbosity_error()
 
 
+def own_memory(module: nn.Module) -> None:
+    """Moves weights out of the mapped file: CPU kernels round differently with the alignment that they had there."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
+
+
 def find_model(model_id: str, cache_dir: str, trusted: bool = True) -> Path:
     """The local folder of a model in diffusers' layout; nothing is ever downloaded.
 
@@ -148,6 +154,9 @@ class Backbone(abc.ABC):
         except (OSError, ValueError, KeyError) as error:
             raise VovError(f"{path}: not a complete {flow.__name__.split('Transformer')[0]} model "
                            f"({str(error).splitlines()[0]}); fetch it again with scripts/fetch_models.sh") from error
+        if place.type == "cpu" and quantize == "none":
+            own_memory(transformer)
+        own_memory(vae)
         return cls(path, public_name(model_id, path), transformer, vae.to(place), place, kind, quantize)
 
     @staticmethod
