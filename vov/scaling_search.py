@@ -1,0 +1,285 @@
+"""The encoder's half of coded noise: which candidates, and how many bits for which step. See `vov.scaling`.
+
+A step's score of a candidate is <direction, z>. Three directions, all free choices of the encoder:
+
+    likelihood  the drift: the score is the log-ratio of the posterior to the model, as in the paper
+    pixel       the drift as pixels see it, WᵀW·drift with W of `loss.pixel_weights`
+    lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
+                so that a choice counts for what the model makes of it; a backward pass a coded step
+
+M atoms of K candidates move the state by about √(2·ln K·M) standard deviations along the direction, whatever M and K;
+each atom is chosen for the whole direction, not for what others left of it: their sum is mostly noise, which a matching
+pursuit would undo. What is optimised, then, is how many atoms a step gets; a first pass measures what they are worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vov import VovError
+from vov.backbone import Condition
+from vov.codec import Decoder
+from vov.config import option
+from vov.flow import denoised, euler
+from vov.loss import pixel_weights
+from vov.noise import Stream, uniform
+from vov.scaling import (
+    ETA_UNIT,
+    INDEPENDENT,
+    KINDS,
+    MAX_ATOMS,
+    SHIFTS,
+    Candidates,
+    NoiseCode,
+    Replay,
+    Step,
+    block_count,
+)
+
+LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
+CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
+
+
+@dataclass(frozen=True)
+class ScalingConfig:
+    """How noise is coded; both trees extend it."""
+
+    scaling: bool = option(True, "0: no noise section, only STEPS changes")
+    steps: int = option(0, "sampler steps; 0: the file's own", minimum=0)
+    scheme: str = option("atoms", "paper: one index for the whole latent a step; blocks: one index a block of BLOCK "
+                         "values; atoms: ATOMS signed atoms a step, or as many as SCALING_BYTES allow",
+                         choices=("paper", "blocks", "atoms"))
+    scaling_bytes: int = option(0, "bytes for the noise, spent on the steps that gain most; 0: ATOMS a coded step",
+                                minimum=0)
+    bits: int = option(0, "bits of an index; 0: 10 (1024 candidates), all shifts of a block for shifts", minimum=0)
+    atoms: int = option(1, "signed atoms of a block and step (scheme atoms, no SCALING_BYTES)", minimum=1)
+    block: int = option(0, "latent values of a block; 0: the whole latent (1024 for scheme blocks)", minimum=0)
+    candidates: str = option("", "independent (the paper's) or shifts (of one vector, scored by one FFT; default of "
+                             "scheme atoms)", choices=("", *KINDS))
+    eta: float = option(1.0, "diffusion strength: 0 no noise, 1 as the posterior's, more: fresher", minimum=0)
+    first_step: int = option(0, "first coded step", minimum=0)
+    coded_steps: int = option(0, "coded steps from there on; 0: all", minimum=0)
+    theta_steps: int = option(0, "θ adapts the model in the first so many steps, then the frozen model goes on alone; "
+                              "0: in all steps", minimum=0)
+    score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
+                        choices=("likelihood", "pixel", "lookahead"))
+    choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
+                         choices=("best", "sample"))
+
+    def code(self, steps: int, size: int, items: int) -> NoiseCode:
+        """An empty code with these parameters and ATOMS everywhere, for `steps` sampler steps and `size` values."""
+        kind = KINDS.index(self.candidates or ("shifts" if self.scheme == "atoms" else "independent"))
+        block = 0 if self.scheme == "paper" else self.block or (1024 if self.scheme == "blocks" else 0)
+        block = 0 if block >= size else block
+        bits = self.bits or (10 if kind == INDEPENDENT else min(24, (block or size).bit_length() - 1))
+        if self.first_step >= steps:
+            raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
+        coded = min(self.coded_steps or steps, steps - self.first_step)
+        atoms = self.atoms if self.scheme == "atoms" else 1
+        if atoms > MAX_ATOMS:
+            raise VovError(f"ATOMS={atoms}: at most {MAX_ATOMS}; use smaller blocks (BLOCK)")
+        return NoiseCode(
+            kind, bits, int(self.scheme == "atoms"), block, round(self.eta * ETA_UNIT), self.first_step, coded,
+            min(self.theta_steps, steps), np.full((coded, block_count(size, block)), atoms),
+            np.zeros((items, 0), np.int32))
+
+
+class Chooser(Replay):
+    """A sampler's `after_step` that chooses the noise it injects.
+
+    direction: (step, x̂0) → the score's direction [1, C, T, h, w], in standard deviations of the step's noise, and
+        what a unit of score is worth (see `allocate`).
+    gumbel: whether to sample rather than to take the best.
+    Attributes: found, the symbols per coded step; energy [steps, blocks], |direction|²; worth, that times value².
+    """
+
+    def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, item: int,
+                 direction: Callable[[Step, Tensor], tuple[Tensor, float]], gumbel: bool = False, on_theta_end=None):
+        super().__init__(code, sigmas, seed, item, on_theta_end)
+        self.direction, self.gumbel = direction, gumbel
+        self.found = [np.zeros(0, np.int32) for _ in range(code.steps)]
+        self.energy, self.worth = np.zeros(code.plan.shape), np.zeros(code.plan.shape)
+
+    def symbols(self, i: int, row: int, step: Step, x: Tensor, x0: Tensor) -> np.ndarray:
+        made = self.candidates
+        wanted = torch.zeros(made.blocks * made.block, device=x.device)
+        direction, value = self.direction(step, x0)
+        wanted[: made.size] = direction.reshape(-1)
+        wanted = wanted.view(made.blocks, made.block)
+        self.energy[row] = wanted.square().sum(1).cpu().numpy()
+        self.worth[row] = self.energy[row] * value**2
+        plan = self.code.plan[row]
+        found = np.zeros((made.blocks, int(plan.max())), np.int32)
+        for atom in range(found.shape[1]):
+            rows = np.flatnonzero(plan > atom)
+            where = torch.from_numpy(rows).to(x.device)
+            share = torch.from_numpy(1 / np.sqrt(plan[rows])).to(x.device, torch.float32)[:, None]
+            symbol = self._pick(i, atom, scores(made, i, atom, where, wanted[where]), share)
+            found[rows, atom] = symbol.cpu().numpy()
+        self.found[row] = found[np.arange(found.shape[1]) < plan[:, None]]
+        return self.found[row]
+
+    def _pick(self, i: int, atom: int, score: Tensor, share: Tensor) -> Tensor:
+        """Symbols [rows] from scores [rows, K]; of equal ones the first."""
+        if self.code.signed:
+            score = torch.stack((score, -score), dim=-1).flatten(1)  # in the order of the symbols
+        if self.gumbel:
+            u = uniform(self.seed, (Stream.OTHER, 3, self.base + i, atom), score.shape, score.device)
+            score = score * share - torch.log(-torch.log(u.clamp(2.0**-25, 1 - 2.0**-25)))
+        best = score == score.amax(1, keepdim=True)
+        places = torch.arange(score.shape[1], device=score.device)
+        return torch.where(best, places, score.shape[1] - 1).amin(1)
+
+
+def scores(candidates: Candidates, step: int, atom: int, blocks: Tensor, wanted: Tensor) -> Tensor:
+    """<wanted[r], candidate j of `atom` in block blocks[r]> for all j: [rows, 2^bits]; wanted is [rows, block]."""
+    code, count = candidates.code, 1 << candidates.code.bits
+    if code.kind == SHIFTS:
+        ids = torch.full_like(blocks, atom)
+        turned = torch.fft.rfft(wanted * candidates.signs(step, blocks, ids))
+        vector = torch.fft.rfft(candidates.draw(step, blocks, ids))
+        return torch.fft.irfft(turned * vector.conj(), n=candidates.block)[:, :count]
+    if wanted.is_cuda:
+        from vov import scaling_kernel
+
+        if scaling_kernel.available():
+            return scaling_kernel.scores(candidates.seed, candidates.base + step, atom * count, count, blocks, wanted)
+    return plain_scores(candidates, step, atom, blocks, wanted)
+
+
+def plain_scores(candidates: Candidates, step: int, atom: int, blocks: Tensor, wanted: Tensor) -> Tensor:
+    """`scores` of independent candidates: all of them drawn, a few at a time, and one matrix product each time."""
+    count, width = 1 << candidates.code.bits, wanted.shape[1]
+    limit = GPU_VALUES if wanted.is_cuda else CPU_VALUES
+    some = max(1, min(count, limit // width))
+    rows = max(1, limit // (width * some))
+    out = torch.empty(len(blocks), count, device=wanted.device)
+    for top in range(0, len(blocks), rows):
+        part = blocks[top:top + rows]
+        for first in range(0, count, some):
+            ids = torch.arange(first, min(first + some, count), device=wanted.device) + atom * count
+            drawn = candidates.draw(step, part.repeat_interleave(len(ids)), ids.repeat(len(part)))
+            drawn = drawn.view(len(part), len(ids), width)
+            out[top:top + rows, first:first + some] = torch.einsum("bkn,bn->bk", drawn, wanted[top:top + rows])
+    return out
+
+
+class Search:
+    """Finds the noise code of a file: samples each item with the decoder's own steps, choosing as it goes.
+
+    Args:
+        decoder: of the file that will carry the code; its header has the final steps.
+        theta: θ̂ [d] as decoded.
+        conditions, targets: of the items; targets are their true latents [1, C, T, h, w].
+        settings: what to spend where.
+    """
+
+    def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
+                 settings: ScalingConfig):
+        if decoder.header.sampler != "euler":
+            raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
+        self.decoder, self.theta, self.settings = decoder, theta, settings
+        self.conditions, self.targets, self.sigmas = conditions, targets, decoder.sigmas
+        self.code = settings.code(len(self.sigmas) - 1, targets[0].numel(), len(targets))
+
+    def run(self, progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[NoiseCode, list[Tensor]]:
+        """The code and the latents of every item, as the decoder will find them.
+
+        progress: called after every sampler step with its number and the state.
+        """
+        code, budget = self.code, self.settings.scaling_bytes
+        if budget:
+            limit = max(1, MAX_ATOMS // 4)
+            spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * len(self.targets)
+            pilot = min(limit, max(1, round(8 * budget / spread)))
+            first = replace(code, plan=np.full_like(code.plan, pilot if code.signed else 1))
+            pilots = [self._sample(first, item, progress)[0] for item in range(len(self.targets))]
+            energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
+            code = allocate(code, energy, worth, budget, len(self.targets))
+        choosers, latents = zip(*(self._sample(code, item, progress) for item in range(len(self.targets))),
+                                strict=True)
+        symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
+        return replace(code, symbols=symbols), list(latents)
+
+    @torch.no_grad()
+    def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
+        decoder, settings, target = self.decoder, self.settings, self.targets[item]
+        weigh = self._weights(target)
+        kept: list[Tensor] = []
+        plain = decoder.velocity(self.conditions[item])
+
+        def watched(x: Tensor, t: float) -> Tensor:
+            """The velocity, and x and x̂0 with the graph between them."""
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                v = plain(x, t)
+                kept[:] = [x, denoised(x, v, t)]
+            return v.detach()
+
+        def direction(step: Step, x0: Tensor) -> tuple[Tensor, float]:
+            error = target - x0
+            drift = step.drift * weigh(error)
+            if settings.score != "lookahead":
+                return drift, step.g / max(abs(step.drift), 1e-20)
+            (pulled,) = torch.autograd.grad(kept[1], kept[0], weigh(error))
+            length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it
+            return pulled * length, step.g / max(length, 1e-20)
+
+        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, direction, settings.choice == "sample",
+                          decoder.adapter.unbind)
+
+        def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
+            x = chooser(i, x, x0)
+            progress(i, x)
+            return x
+
+        decoder.bind(self.theta)
+        velocity = watched if settings.score == "lookahead" else plain
+        return chooser, euler(velocity, decoder.noise(item), self.sigmas, after_step)
+
+    def _weights(self, target: Tensor) -> Callable[[Tensor], Tensor]:
+        """e → WᵀW·e of `loss.pixel_weights`, or e itself."""
+        if self.settings.score == "likelihood":
+            return lambda error: error
+        matrices = pixel_weights(self.decoder.backbone, target, self.decoder.header.seed)
+        first, later = (w.T @ w for w in matrices)
+        return lambda error: torch.cat((torch.einsum("ij,bjthw->bithw", first, error[:, :, :1]),
+                                        torch.einsum("ij,bjthw->bithw", later, error[:, :, 1:])), dim=2)
+
+
+def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int, items: int = 1) -> NoiseCode:
+    """`code` with the plan that spends at most `budget` bytes in proportion to `worth`.
+
+    The score of M atoms is about |direction|·√(2·ln K·M), and a unit of it lowers the final squared error by some
+    value v, so Σ v·|direction|·√M under ΣM = const is largest at M ∝ v²·|direction|², the `worth` [steps, blocks].
+    v is g·|Jᵀe| / |direction| when J = ∂x̂0/∂x is measured (lookahead), else with J = 1: a step's worth is how far its
+    noise can move the state towards the original. No cell gets more atoms than its `energy`, |direction|², can
+    use. Without sign bits a cell has an index or has none.
+    """
+    useful = np.maximum(energy / (2 * math.log(code.alphabet)), 1)
+
+    def plan_of(scale: float) -> np.ndarray:
+        if not code.signed:
+            return (worth * scale >= 1).astype(np.int64)
+        wanted = np.minimum(np.minimum(worth * scale, useful), MAX_ATOMS)
+        return LEVELS[np.abs(LEVELS[:, None] - wanted.reshape(1, -1)).argmin(0)].reshape(worth.shape)
+
+    def size_of(plan: np.ndarray) -> int:
+        packed = -(-int(plan.sum()) * items * (code.bits + code.signed) // 8)  # indices are as good as random
+        return len(replace(code, plan=plan).to_bytes()) + 4 + packed
+
+    worth = worth / max(worth.max(), 1e-30)
+    low, high = 1e-9, 1e9
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if size_of(plan_of(middle)) <= budget else (low, middle)
+    plan = plan_of(low)
+    if not plan.any():
+        raise VovError(f"SCALING_BYTES={budget} is too little for a single index; raise it")
+    return replace(code, plan=plan)
