@@ -98,7 +98,6 @@ class Lpips(nn.Module):
         self.scaling = model.scaling_layer
         self.slices = nn.ModuleList(getattr(model.net, f"slice{i + 1}") for i in range(model.net.N_slices))
         self.heads = model.lins
-        self.halo = net == "vgg"
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -106,9 +105,8 @@ class Lpips(nn.Module):
         check_size(x, "LPIPS")
         x, y = self.scaling(2 * x - 1), self.scaling(2 * y - 1)
         total = torch.zeros(len(x), device=x.device)
-        for index, (layers, head) in enumerate(zip(self.slices, self.heads, strict=True)):
-            run = _in_strips if index == 0 and self.halo else nn.Module.__call__
-            x, y = run(layers, x), run(layers, y)
+        for layers, head in zip(self.slices, self.heads, strict=True):
+            x, y = layers(x), layers(y)
             weights = head.model[-1].weight  # [1, C, 1, 1]; the dropout before it is off
             scale_x, scale_y = (1 / (torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-10) for z in (x, y))
             for part in _channels(x):
@@ -173,8 +171,7 @@ class Dists(nn.Module):
                 x, y = (x - self.mean) / self.std, (y - self.mean) / self.std
             if index:
                 layers = self.stages[index - 1]
-                x, y = ((_in_strips(layers, x), _in_strips(layers, y)) if index == 1 else
-                        (layers(self._pool(x)), layers(self._pool(y))))
+                x, y = (layers(x), layers(y)) if index == 1 else (layers(self._pool(x)), layers(self._pool(y)))
             for part in _channels(x):
                 a, b = x[:, part], y[:, part]
                 mean_x, mean_y = a.mean((2, 3)), b.mean((2, 3))
@@ -192,23 +189,6 @@ def check_size(x: Tensor, metric: str) -> None:
     if min(x.shape[2:]) < SMALLEST:
         raise Unavailable(f"{metric} needs pictures of at least {SMALLEST}×{SMALLEST}, "
                           f"not {x.shape[3]}×{x.shape[2]}")
-
-
-def _in_strips(layers: nn.Module, x: Tensor, rows: int = 64, halo: int = 2) -> Tensor:
-    """VGG's first stage, two 3×3 convolutions, a strip of rows at a time; equal to `layers(x)`.
-
-    At full size this stage's temporaries would take more memory than everything else together.
-    """
-    height = x.shape[2]
-    out = None
-    for start in range(0, height, rows):
-        stop = min(start + rows, height)
-        top, bottom = max(0, start - halo), min(height, stop + halo)
-        strip = layers(x[:, :, top:bottom])[:, :, start - top:stop - top]
-        if out is None:
-            out = strip.new_empty(*strip.shape[:2], height, strip.shape[3])
-        out[:, :, start:stop] = strip
-    return out
 
 
 def _channels(x: Tensor, step: int = 16) -> list[slice]:
