@@ -17,18 +17,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from vov import VovError
-from vov.backbone import Condition
-from vov.codec import Decoder
-from vov.config import option
+from vov import VovError, bitstream
+from vov.backbone import Backbone, Condition
+from vov.bitstream import Bitstream
+from vov.codec import Clock, Decoder, Source, decode_file, report, save_items
+from vov.config import FitConfig, option
+from vov.files import write_json
 from vov.flow import denoised, euler
 from vov.loss import pixel_weights
+from vov.media import restore_geometry
+from vov.metrics import psnr
 from vov.noise import Stream, uniform
+from vov.rate import dequantise
 from vov.scaling import (
     ETA_UNIT,
     INDEPENDENT,
@@ -251,6 +258,53 @@ class Search:
         first, later = (w.T @ w for w in matrices)
         return lambda error: torch.cat((torch.einsum("ij,bjthw->bithw", first, error[:, :, :1]),
                                         torch.einsum("ij,bjthw->bithw", later, error[:, :, 1:])), dim=2)
+
+
+def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,
+          progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[Bitstream, list[np.ndarray]]:
+    """A file with a noise section, and the frames [T, height, width, 3] of each item as the encoder sees them.
+
+    stream: a file without one (a noise section it has is replaced). sources: its originals, in its order.
+    """
+    header = stream.header
+    if settings.steps and settings.steps != header.decode_steps:
+        header = replace(header, decode_steps=settings.steps, sigmas=())
+    if len(sources) != len(stream.items):
+        raise VovError(f"the file holds {len(stream.items)} items, but {len(sources)} originals were given")
+    with Decoder.for_file(backbone, header) as decoder:
+        theta = dequantise(stream.symbols, header.step)
+        conditions = backbone.embed([item.caption for item in stream.items])
+        if not settings.scaling:
+            latents = [decoder.latents(theta, condition, index) for index, condition in enumerate(conditions)]
+            return replace(stream, header=header, noise=None), [backbone.decode(x) for x in latents]
+        targets = [backbone.encode(s.fitted(header.width, header.height, header.fit)) for s in sources]
+        code, latents = Search(decoder, theta, conditions, targets, settings).run(progress)
+        return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]
+
+
+def scale_command(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,
+                  path: Path) -> dict:
+    """What the commands of both trees do: choose, write `path`, decode it from the bytes alone, measure.
+
+    Returns codec.report's result, with `encoder_psnr`: that of the frames the encoder saw, before any file.
+    """
+    header, clock = stream.header, Clock()
+    bar = tqdm(unit="step", desc=path.stem, disable=None)
+    with bar:
+        scaled, seen = clock.time("choose", lambda: scale(stream, backbone, sources, settings,
+                                                          lambda step, x: bar.update()))
+    bitstream.write(path, scaled)
+    clips = clock.time("decode", decode_file, path, backbone)
+    save_items(path.parent, path.stem, [item.name for item in stream.items], clips)
+    geometry = FitConfig(width=header.width, height=header.height, resize=header.fit)
+    result = report(path, clips, sources, geometry, clock.seconds)
+    restored = [restore_geometry(frames, item.original_width, item.original_height, header.fit)
+                for frames, item in zip(seen, stream.items, strict=True)]
+    targets = [source.reference(header.width, header.height, header.fit) for source in sources]
+    result["encoder_psnr"] = float(np.mean([psnr(*pair) for pair in zip(targets, restored, strict=True)]))
+    result["scaling"] = {k: v for k, v in vars(settings).items() if k in ScalingConfig.__dataclass_fields__}
+    write_json(path.with_suffix(".json"), result)
+    return result
 
 
 def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int, items: int = 1) -> NoiseCode:
