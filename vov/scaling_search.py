@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ from vov.scaling import (
     Replay,
     Step,
     block_count,
+    stochastic_step,
 )
 
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
@@ -194,6 +196,11 @@ class Search:
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets, self.sigmas = conditions, targets, decoder.sigmas
         self.code = settings.code(len(self.sigmas) - 1, targets[0].numel(), len(targets))
+        levels = self.sigmas[self.code.first:][: self.code.steps + 1]
+        noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(levels)]
+        self.code.plan[~np.array(noisy)] = 0  # the last step ends at level 0 and takes no noise
+        if not any(noisy):
+            raise VovError("no step takes noise; raise STEPS (to 2 or more) or ETA, or lower FIRST_STEP")
 
     def run(self, progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[NoiseCode, list[Tensor]]:
         """The code and the latents of every item, as the decoder will find them.
@@ -205,7 +212,7 @@ class Search:
             limit = max(1, MAX_ATOMS // 4)
             spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * len(self.targets)
             pilot = min(limit, max(1, round(8 * budget / spread)))
-            first = replace(code, plan=np.full_like(code.plan, pilot if code.signed else 1))
+            first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
             pilots = [self._sample(first, item, progress)[0] for item in range(len(self.targets))]
             energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
             code = allocate(code, energy, worth, budget, len(self.targets))

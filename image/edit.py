@@ -1,0 +1,81 @@
+"""Edits fitted pictures: `python -m image.edit {caption,merge} [flags]`; the .sh files call this."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from vov import cli
+from vov.config import option
+
+from vov.editing import EditConfig, numbered, run_command  # isort: skip
+
+
+@dataclass(frozen=True)
+class Edit(EditConfig):
+    """Where the fits, the original and the result are."""
+
+    name: str = option("edit", "names the output")
+    output: str = option("", "the edited picture; default edits/NAME.png. A contact sheet is put beside it",
+                         alias=("OUTPUT_IMAGE",))
+    original: str = option("", "the original picture, for PSNR, LPIPS and the contact sheet (optional)",
+                           alias=("IMAGE",))
+    model_id: str = option("", "folder or hub id; default: as the first fit says", alias=("QWEN_MODEL_ID",))
+    rank: int = option(4, "LoRA rank", minimum=1)
+    last_k: int = option(60, "the last K blocks are adapted", minimum=1)
+    theta_length: int = option(65536, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1)
+    width: int = option(512, "pixels", minimum=1)
+    height: int = option(512, "pixels", minimum=1)
+    num_frames: int = option(1, "pictures have one", minimum=1)
+
+
+@dataclass(frozen=True)
+class EditCaption(Edit):
+    """One fit."""
+
+    weights: str = option("", "a .vov file or a checkpoint, ours or the reference's (required)")
+
+
+@dataclass(frozen=True)
+class EditMerge(Edit):
+    """Any number of fits."""
+
+    weights1: str = option("", "first .vov file or checkpoint; its geometry, sampler and noise are used (required)")
+    weights2: str = option("", "second; WEIGHTS3, WEIGHTS4 … in the environment may follow")
+
+
+def caption(settings: EditCaption) -> None:
+    """One θ, new caption."""
+    run([settings.weights], settings)
+
+
+def merge(settings: EditMerge) -> None:
+    """Several θ, new caption."""
+    run(numbered(settings.weights1, settings.weights2), settings)
+
+
+def run(sources: list[str], settings: Edit) -> None:
+    """Edits with Qwen-Image."""
+    from vov import media
+
+    def backbone(model_id: str, precision: str):
+        from image.backbone import QwenBackbone
+
+        return QwenBackbone.load(settings.model_id or model_id or "Qwen/Qwen-Image", settings.cache_dir,
+                                 settings.device, precision, bool(settings.model_id))
+
+    def original(frames: int):
+        return media.Clip(media.read_image(settings.original)[None], 0.0) if settings.original else None
+
+    run_command(sources, settings, backbone, original, Path(settings.output or f"edits/{settings.name}.png"))
+
+
+if __name__ == "__main__":
+    command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if command == "caption":
+        cli.run(EditCaption, caption, "WEIGHTS=x.vov CAPTION=… [VARIABLE=value …] bash image/edit_caption.sh")
+    elif command == "merge":
+        cli.run(EditMerge, merge, "WEIGHTS1=x.vov WEIGHTS2=y.vov CAPTION=… bash image/edit_merge.sh")
+    else:
+        raise SystemExit("usage: python -m image.edit {caption,merge}")

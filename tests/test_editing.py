@@ -1,0 +1,128 @@
+"""Editing: merges without dense matrices, schedules, and the commands as typed, on an untrained 2-layer Wan."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_fit import ball
+from tests.tiny import build_wan
+from video.backbone import WanBackbone
+from video.edit import edit as command
+from video.scaling import sample as scaling
+from vov import VovError, bitstream, codec, interop, media, metrics
+from vov.config import FitConfig
+from vov.editing import Adaptation, EditConfig, Merged, load, numbers, scheduled
+from vov.fit import Fitted
+
+FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
+CAPTION = "a red ball rolls"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return WanBackbone.load(str(build_wan(tmp_path_factory.mktemp("wan"))), "", "cpu")
+
+
+@pytest.fixture(scope="module")
+def files(backbone, tmp_path_factory):
+    """(a .vov file, a reference checkpoint of the same quantised theta, frames of the original)."""
+    folder = tmp_path_factory.mktemp("fits")
+    theta = torch.linspace(-0.3, 0.3, 300)
+    media.write_frames(folder / "ball", ball(5, 32, 32))
+    encoder = codec.Encoder(backbone, [codec.Source(ball(5, 32, 32), 8.0, CAPTION)], FIT)
+    encoder.write(folder / "ball.vov", FIT, Fitted(theta, 0.01, folder))
+    encoder.close()
+    interop.save_reference(folder / "ball.safetensors", theta, 0.01)
+    return folder / "ball.vov", folder / "ball.safetensors", folder / "ball"
+
+
+def settings(**more):
+    return EditConfig(**({"caption": "a blue ball", "theta_length": 300, "last_k": 2, "width": 32, "height": 32,
+                          "num_frames": 5} | more))
+
+
+def test_quantised_theta_is_used_from_files_and_checkpoints(files):
+    vov, reference, _ = files
+    a, b = load(vov, settings()), load(reference, settings())
+    assert torch.allclose(a.theta, b.theta, atol=1e-6)
+    assert torch.allclose(a.theta / 0.01, (a.theta / 0.01).round(), atol=1e-4)
+    with pytest.raises(VovError, match="V_LENGTH=300"):
+        load(reference, settings(theta_length=10))
+
+
+def test_merge_is_the_weighted_sum_of_products_even_of_unlike_fits(backbone):
+    def made(seed, rank, preset, last_k):
+        theta = torch.randn(200, generator=torch.Generator().manual_seed(seed))
+        fit = FitConfig(rank=rank, theta_length=200, lora_preset=preset, last_k=last_k)
+        return Adaptation(f"fit {seed}", theta, fit, 5, 8.0, "", "float32")
+
+    fits, weights = [made(1, 1, "qkvo", 2), made(2, 3, "qkv", 1), made(3, 2, "qkvo_mlp", 2)], [1.0, -0.5, 2.0]
+    with Merged(backbone, fits) as merged:
+        expected = {}
+        for factors, weight in zip(merged.factors, weights, strict=True):
+            for name, (a, b) in zip(merged.adapter.names, factors, strict=True):
+                expected[name] = expected.get(name, 0) + weight * b @ a
+        merged.bind(weights)
+        for name, layer in zip(merged.adapter.names, merged.adapter.layers, strict=True):
+            assert torch.allclose(layer.B @ layer.A, expected[name], atol=1e-5)
+            assert layer.A.shape[0] <= 6
+        merged.bind([0.0] * 3)
+        assert merged.adapter.layers[0].A is None
+    assert type(backbone.transformer.blocks[0].attn1.to_q) is torch.nn.Linear
+
+
+def test_each_theta_acts_in_its_own_steps():
+    seen = []
+    bound = []
+    velocity = scheduled(lambda x, t: seen.append(bound[-1]), lambda w: bound.append(tuple(w)), [1, 2], [0, 2], [3, 0])
+    for _ in range(5):
+        velocity(None, 0.0)
+    assert seen == [(1, 0), (1, 0), (1, 2), (0, 2), (0, 2)]
+    assert len(bound) == 3
+
+
+def test_lists_of_numbers():
+    assert numbers("1,0.5", 2, "STRENGTH") == [1, 0.5] and numbers("2", 3, "STRENGTH") == [2, 2, 2]
+    for wrong in ("1,2,3", "a", ""):
+        with pytest.raises(VovError, match="STRENGTH"):
+            numbers(wrong, 2, "STRENGTH")
+
+
+def test_scaled_file_decodes_to_what_the_encoder_saw_and_gains(backbone, files, tmp_path):
+    vov, _, original = files
+    plain = metrics.psnr(ball(5, 32, 32), codec.decode_file(vov, backbone)[0].frames)
+    for scheme in ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
+                   {"scheme": "atoms", "scaling_bytes": 60}, {"scheme": "atoms", "score": "lookahead", "atoms": 2}):
+        output = tmp_path / f"{'_'.join(map(str, scheme.values()))}.vov"
+        scaling.main(scaling.Sample(bitstream=str(vov), original_frames_dir=str(original), steps=6, output=str(output),
+                                    model_id=str(backbone.path), device="cpu", **scheme))
+        stream = bitstream.read(output)
+        assert stream.header.decode_steps == 6 and stream.noise
+        assert np.array_equal(stream.symbols, bitstream.read(vov).symbols)
+        decoded = codec.decode_file(output, backbone)[0].frames
+        result = json.loads(output.with_suffix(".json").read_text())
+        target = ball(5, 32, 32)
+        assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
+        if "scaling_bytes" in scheme:
+            assert len(stream.noise) <= 60
+    assert plain > 0
+
+
+def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, capsys, monkeypatch):
+    vov, reference, original = files
+    shared = {"caption": "a blue ball", "model_id": str(backbone.path), "device": "cpu", "theta_length": 300,
+              "last_k": 2, "width": 32, "height": 32, "num_frames": 5, "steps": 3}
+    command.caption(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"),
+                                        original_frames_dir=str(original), **shared))
+    said = capsys.readouterr().out
+    assert "PSNR" in said and "lpips" in said
+    assert media.read_image(tmp_path / "a_sheet.png").shape[:2] == (96, 104)
+    assert len(media.read_clip(tmp_path / "a.mp4").frames) == 5
+    monkeypatch.setenv("WEIGHTS3", str(vov))
+    command.merge(command.EditMerge(weights1=str(vov), weights2=str(reference), strength="1,0.5,0.2",
+                                    stop_step="0,2,0", output_video=str(tmp_path / "b.mp4"), **shared))
+    assert (tmp_path / "b_sheet.png").is_file()
+    with pytest.raises(VovError, match="OVERWRITE"):
+        command.caption(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
