@@ -1,6 +1,9 @@
 """Coded noise: the step's mathematics, candidates, the noise section."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from vov import VovError
+from vov.files import REPO
 from vov.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
 from vov.scaling import Candidates, NoiseCode, Replay, diffuse, stochastic_step
@@ -139,6 +143,25 @@ def test_items_and_steps_have_noise_of_their_own():
         hook = Replay(code, sigmas, 5, item)
         seen += [hook(i, torch.zeros(1, 1, 64), torch.zeros(1, 1, 64)) for i in (0, 1)]
     assert len({tuple(x.flatten().tolist()) for x in seen}) == 4
+
+
+KERNEL = """
+import torch
+from vov import scaling_kernel
+from vov.noise import Stream, normal_batch
+wanted, blocks = torch.randn(2, 100), torch.tensor([3, 5])
+found = scaling_kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)
+drawn = [normal_batch(2**63 + 7, (Stream.CANDIDATE, 42, int(b)), range(16, 36), 100) for b in blocks]
+expected = torch.stack([d @ w for d, w in zip(drawn, wanted)])
+assert (found - expected).abs().max() < 0.01, (found, expected)
+"""
+
+
+def test_gpu_kernel_scores_as_plain_torch():
+    """In Triton's interpreter: the same streams, up to the polynomial's 2e-4 a value."""
+    pytest.importorskip("triton")
+    subprocess.run([sys.executable, "-c", KERNEL], env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=REPO, check=True,
+                   timeout=120)
 
 
 # --- the noise section ----------------------------------------------------------------------------------------------
