@@ -276,6 +276,8 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
     header = stream.header
     if settings.steps and settings.steps != header.decode_steps:
         header = replace(header, decode_steps=settings.steps, sigmas=())
+    if settings.scaling:
+        header = replace(header, sampler="euler")  # a multistep solver's memory has no place for injected noise
     if len(sources) != len(stream.items):
         raise VovError(f"the file holds {len(stream.items)} items, but {len(sources)} originals were given")
     with Decoder.for_file(backbone, header) as decoder:
