@@ -39,6 +39,7 @@ def main(settings: Kodak) -> None:
     environ = {"CONFIG": "nano-image"} | {k: v for k, v in os.environ.items() if v}
     given = {"preview_every": "0", "resize": "pad", "name": "x", "width": "0", "height": "0"}
     stages = [config.load(ImageFit, given, environ, stage) for stage in config.STAGES]
+    stages[0] = dataclasses.replace(stages[0], lambda_rate=0.0)
     folder = Path(settings.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()] if (
