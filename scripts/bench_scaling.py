@@ -48,7 +48,7 @@ def main() -> None:
             ("1 of all shifts, whole latent", SHIFTS, size.bit_length() - 1, 0, 1),
             ("16 of all shifts, whole latent", SHIFTS, size.bit_length() - 1, 0, 16)]
     for name, kind, bits, block, atoms in rows:
-        code = NoiseCode(kind, bits, 1, block, 64, 0, 1, 0, np.full((1, -(-size // block) if block else 1), atoms))
+        code = NoiseCode(kind, bits, 1, block, 64, 0, 1, 0, 0, np.full((1, -(-size // block) if block else 1), atoms))
         made = Candidates(code, 1, size, 0, device)
         blocks = torch.arange(made.blocks, device=device)
         wanted = torch.randn(made.blocks, made.block, device=device)

@@ -37,7 +37,7 @@ def parse(text: str) -> tuple[dict, str]:
                 values["block" if scheme == "blocks" else "scaling_bytes"] = int(name)
             else:
                 values[name] = value if name in ("score", "candidates", "choice") else (
-                    float(value) if name == "eta" else int(value))
+                    float(value) if name in ("eta", "start_level") else int(value))
     return values, text
 
 

@@ -22,7 +22,8 @@ def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1,
     plan = np.asarray(plan)
     rng = np.random.default_rng(0)
     symbols = rng.integers(0, 1 << bits + signed, (items, plan.sum()), dtype=np.int32)
-    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), more.get("theta_steps", 0), plan, symbols)
+    theta_steps, start = more.get("theta_steps", 0), more.get("start", 0)
+    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), theta_steps, start, plan, symbols)
 
 
 def make_header(steps=8, **more):
@@ -171,7 +172,7 @@ def test_gpu_kernel_scores_as_plain_torch():
     make_code([[1]] * 5, bits=10, signed=0, first=2),
     make_code([[8, 0, 0], [0, 0, 0], [3, 3, 1]], block=40, kind=1, bits=5, eta=80),
     make_code([[0]] * 3),
-    make_code([[4]] * 2, items=3, theta_steps=1),
+    make_code([[4]] * 2, items=3, theta_steps=1, start=512),
 ])
 def test_section_round_trip(code):
     again = NoiseCode.from_bytes(code.to_bytes(), make_header(), 100, len(code.symbols))

@@ -25,9 +25,9 @@ from vov.distributed import World
 from vov.files import refuse_existing, write_json
 from vov.fit import Fit, Fitted
 from vov.fit import Item as FitItem
-from vov.flow import Velocity, decoder_noise, sample, sigma_grid
+from vov.flow import Velocity, decoder_noise, sample
 from vov.rate import RateModel, dequantise, quantise
-from vov.scaling import NoiseCode, Replay
+from vov.scaling import NoiseCode, Replay, levels
 from vov.unilora import Adapter, Projection
 
 
@@ -108,7 +108,7 @@ class Decoder:
     @property
     def sigmas(self) -> list[float]:
         """The σ grid, from 1 to 0."""
-        return list(self.header.sigmas) or sigma_grid(self.header.decode_steps, self.header.shift)
+        return levels(self.header, self.noise_code.start if self.noise_code else 0)
 
     def bind(self, theta: Tensor) -> None:
         """Makes θ̂ [d] the adaptation."""

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from vov import VovError, coder
 from vov.coder import Reader, varint
+from vov.flow import sigma_grid
 from vov.header import Header
 from vov.noise import Stream, normal_batch, uniform_batch
 
@@ -59,6 +60,7 @@ FIELDS = {  # name: (lowest, highest value)
     "first": (0, 9999),  # first coded step
     "steps": (1, 10000),  # number of coded steps from there on
     "theta_steps": (0, 10000),  # theta adapts the model in the first so many steps; 0: in all
+    "start": (0, 1023),  # level after the first step, in 1024ths: see `levels`; 0: the header's grid as it is
 }
 
 
@@ -79,6 +81,7 @@ class NoiseCode:
     first: int
     steps: int
     theta_steps: int
+    start: int
     plan: np.ndarray
     symbols: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), np.int32))
 
@@ -145,6 +148,8 @@ class NoiseCode:
             raise reader.error("indices", f"go beyond {code.alphabet} candidates")
         if code.kind == SHIFTS and 1 << code.bits > (code.block or size):
             raise reader.error("bits", f"{code.bits}: the latent has only {size} shifts")
+        if code.start and (sampled < 2 or header.sigmas):
+            raise reader.error("start", "needs two steps or more and no explicit levels")
         if header.sampler != "euler":
             raise reader.error("noise", f"cannot be used with the {header.sampler} sampler")
         if items * sampled > 1 << 22:
@@ -159,6 +164,18 @@ def _invalid(name: str, problem: str) -> VovError:
 def block_count(size: int, block: int) -> int:
     """Blocks of `block` values (0: one block) that cover `size` values; the last may be cut short."""
     return -(-size // block) if block else 1
+
+
+def levels(header: Header, start: int = 0) -> list[float]:
+    """The sampler's σ values from 1 to 0, rounded to float32.
+
+    With a `start` (1024ths) the first step goes from 1 straight to that level and the header's steps and shift spread
+    the rest below it: one step of an anchored θ gives x̂0, coded noise carries it on from there.
+    """
+    if not start:
+        return list(header.sigmas) or sigma_grid(header.decode_steps, header.shift)
+    scale = start / 1024
+    return [1.0, *(float(np.float32(scale * s)) for s in sigma_grid(header.decode_steps - 1, header.shift))]
 
 
 @dataclass(frozen=True)

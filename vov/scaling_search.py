@@ -48,6 +48,7 @@ from vov.scaling import (
     Replay,
     Step,
     block_count,
+    levels,
     stochastic_step,
 )
 
@@ -76,6 +77,8 @@ class ScalingConfig:
     coded_steps: int = option(0, "coded steps from there on; 0: all", minimum=0)
     theta_steps: int = option(0, "θ adapts the model in the first so many steps, then the frozen model goes on alone; "
                               "0: in all steps", minimum=0)
+    start_level: float = option(0.0, "σ below 1 to which the first step jumps, the rest is spread below it; for "
+                                "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
                         choices=("likelihood", "pixel", "lookahead"))
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
@@ -91,12 +94,14 @@ class ScalingConfig:
             raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
         coded = min(self.coded_steps or steps, steps - self.first_step)
         atoms = self.atoms if self.scheme == "atoms" else 1
+        if self.start_level >= 1 or (self.start_level and steps < 2):
+            raise VovError(f"START_LEVEL={self.start_level:g}: must be below 1, and needs STEPS of 2 or more")
         if atoms > MAX_ATOMS:
             raise VovError(f"ATOMS={atoms}: at most {MAX_ATOMS}; use smaller blocks (BLOCK)")
         return NoiseCode(
             kind, bits, int(self.scheme == "atoms"), block, round(self.eta * ETA_UNIT), self.first_step, coded,
-            min(self.theta_steps, steps), np.full((coded, block_count(size, block)), atoms),
-            np.zeros((items, 0), np.int32))
+            min(self.theta_steps, steps), round(self.start_level * 1024),
+            np.full((coded, block_count(size, block)), atoms), np.zeros((items, 0), np.int32))
 
 
 class Chooser(Replay):
@@ -194,10 +199,11 @@ class Search:
         if decoder.header.sampler != "euler":
             raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
         self.decoder, self.theta, self.settings = decoder, theta, settings
-        self.conditions, self.targets, self.sigmas = conditions, targets, decoder.sigmas
-        self.code = settings.code(len(self.sigmas) - 1, targets[0].numel(), len(targets))
-        levels = self.sigmas[self.code.first:][: self.code.steps + 1]
-        noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(levels)]
+        self.conditions, self.targets = conditions, targets
+        self.code = settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets))
+        self.sigmas = levels(decoder.header, self.code.start)
+        edges = self.sigmas[self.code.first:][: self.code.steps + 1]
+        noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)]
         self.code.plan[~np.array(noisy)] = 0  # the last step ends at level 0 and takes no noise
         if not any(noisy):
             raise VovError("no step takes noise; raise STEPS (to 2 or more) or ETA, or lower FIRST_STEP")
