@@ -13,11 +13,18 @@ import torch
 from nano import data, dit, parts, vae
 
 # fmt: off
-VAE_RUN = {"lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.3, "still_batch": 48,
+VAE_RUN = {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.1, "still_batch": 48,
            "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
-           "log_every": 201, "revive": False}
-DIT_RUN = {"video": {"lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64, "log_every": 200},
-           "image": {"lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256, "log_every": 200}}
+           "late": 0.75, "log_every": 201, "revive": False, "balance": 0.5, "decoder_only": False}
+# A later piece refines everything at lower rates; one of the decoder alone leaves the latents, and with them both
+# transformers, as they are.
+VAE_RESUME = {"lr": 0.02, "adam_lr": 1e-3, "rate_weight": 1e-4, "stills_share": 0.0, "revive": True}
+VAE_DECODER = {"lr": 0.015, "adam_lr": 1e-3, "rate_weight": 0.0, "stills_share": 0.0, "clip_size": (112, 192),
+               "late": 0.0, "clip_batch": 8, "balance": 1.0, "decoder_only": True}
+DIT_RUN = {"video": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64,
+                     "log_every": 200},
+           "image": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256,
+                     "log_every": 200}}
 TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9,
             "log_every": 3}
 TINY_DIT = {"tokens": 900, "bank": 6, "encode_batch": 2, "log_every": 1}
@@ -28,13 +35,17 @@ def train_vae(args) -> dict:
     bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
     torch.manual_seed(args.seed)
     model = parts.new_vae()
-    cfg = {**VAE_RUN, **(TINY_VAE if args.tiny else {})}
-    if args.resume:  # a later piece refines: lower rate, clips at once
+    cfg = dict(VAE_RUN)
+    if args.resume:
         from diffusers import AutoencoderKLWan
 
         model = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
-        cfg |= {"lr": cfg["lr"] * 0.6, "stills_share": 0.0, "revive": True}
+        cfg |= VAE_DECODER if args.decoder_only else VAE_RESUME
+    cfg |= TINY_VAE if args.tiny else {}
     summary = vae.train(model, bank, args.seconds, cfg, args.seed)
+    if args.decoder_only:
+        parts.save_vae(model, model.config.latents_mean, model.config.latents_std[0], args.out)
+        return summary
     mean, std, own = vae.measure_latents(model, bank, args.seed)
     parts.save_vae(model, mean, std, args.out)
     return {**summary, "latents_std": std, "channel_std": [round(float(s) / std, 2) for s in own.sort().values]}
@@ -51,7 +62,7 @@ def train_dit(args) -> dict:
     if args.resume:
         kind = WanTransformer3DModel if args.family == "video" else QwenImageTransformer2DModel
         model = kind.from_pretrained(args.models / f"nano-{args.family}" / "transformer")
-        cfg["lr"] /= 2
+        cfg |= {"lr": cfg["lr"] / 2, "adam_lr": cfg["adam_lr"] / 2}
     text = parts.text_stack(args.family, args.models)
     summary = dit.train(args.family, model, frozen, text, bank, args.seconds, cfg, args.seed)
     parts.save_pipeline(args.family, model.cpu(), text, args.out)
@@ -70,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true", help="go on from --models instead of from scratch")
+    parser.add_argument("--decoder-only", action="store_true", help="with --resume: train the VAE's decoder alone")
     parser.add_argument("--tiny", action="store_true", help="smallest batches and a sliver of the media: a dry run")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

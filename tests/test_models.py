@@ -67,7 +67,7 @@ def test_models_stay_small():
 
 
 def test_vae_reconstructs_a_photograph(family_and_pipe):
-    """A packaged photograph, 128×128: the VAE of both models, 22.8 dB when it was trained."""
+    """A packaged photograph, 128×128: the VAE of both models, XX dB when it was trained."""
     from skimage import data
 
     picture = np.asarray(Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.LANCZOS))

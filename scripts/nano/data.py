@@ -166,10 +166,13 @@ class Bank:
     def _grid(self, source: tuple[int, int], size: tuple[int, int], n: int, zoom: tuple[float, float], angle: float):
         """Random view: scale s (source pixels per output pixel), rotation, centre; returns log s, angle, centre [n, 2].
 
+        `zoom` is the least scale and the largest as a share of what the source allows. Test pictures are larger ones
+        shrunk, so training views are too: a magnified view has none of the fine detail that the VAE must learn.
+
         The centre keeps the unrotated window inside the source."""
         h, w = source
         top = min(w / size[1], h / size[0]) * zoom[1]
-        low = min(max(zoom[0], 0.7), top)
+        low = min(zoom[0], top)
         scale = torch.exp(self._uniform(math.log(low), math.log(top), n))
         slack = torch.stack([w - scale * size[1], h - scale * size[0]], 1).clamp_min(0) / 2
         return scale.log(), self._uniform(-angle, angle, n), self._uniform(-1, 1, n, 2) * slack
@@ -191,6 +194,16 @@ class Bank:
         out = F.grid_sample(pictures.float() / 127.5 - 1, grid, padding_mode="reflection", align_corners=False)
         return F.avg_pool2d(out, 2)
 
+    def _sharpen(self, x: torch.Tensor, n: int) -> torch.Tensor:
+        """Undo, by a random amount for each of n samples, the blur of sampling: x [n·t, 3, H, W] less its blurred self.
+
+        Clips and pictures are usually shrunk with a Lanczos filter, which keeps more detail than averaging does."""
+        weights = torch.tensor([0.25, 0.5, 0.25], device=self.device)
+        kernel = (weights[:, None] * weights).expand(3, 1, 3, 3)
+        blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+        amount = self._uniform(0, 1.0, n).repeat_interleave(x.shape[0] // n).view(-1, 1, 1, 1)
+        return (x + amount * (x - blurred)).clamp(-1, 1)
+
     def _colour(self, x: torch.Tensor, n: int) -> torch.Tensor:
         """One gain, offset and saturation for each of n samples; x [n, 3, ...] in [-1, 1]."""
         shape = (n, *[1] * (x.ndim - 1))
@@ -210,34 +223,35 @@ class Bank:
     def draw_stills(self, n: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """n augmented stills [n, 3, 1, H, W] in [-1, 1] and their caption indices [n]."""
         index = self._pick(n)
-        views = self._grid((TILE, TILE), size, n, (0.8, 1.0), 0.12)
-        out = self._flip(self._colour(self._render(self.stills[index], *views, size), n))
+        views = self._grid((TILE, TILE), size, n, (1.1, 1.0), 0.12)
+        out = self._sharpen(self._render(self.stills[index], *views, size), n)
+        out = self._flip(self._colour(out, n))
         return out[:, :, None], self.still_captions[index]
 
     def draw_motion(self, n: int, t: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """n clips [n, 3, t, H, W] made from stills: camera moves, a smooth warp, and a second still drifting across."""
         index = self._pick(n)
         layers = [self._moving(index, t, size), self._moving(self._pick(n), t, size)]
-        # The object: a soft ellipse whose centre and size move; half of the clips have none.
+        # The object: a soft ellipse whose centre and size move; a third of the clips have none.
         clock = torch.linspace(-1, 1, t, device=self.device)
         ys = torch.linspace(-1, 1, size[0], device=self.device)[:, None]
         xs = torch.linspace(-1, 1, size[1], device=self.device)[None]
-        at, speed = self._uniform(-0.7, 0.7, 2, n, 1), self._uniform(-0.5, 0.5, 2, n, 1)
+        at, speed = self._uniform(-0.7, 0.7, 2, n, 1), self._uniform(-1.0, 1.0, 2, n, 1)
         radius = self._uniform(0.15, 0.7, 2, n, 1, 1, 1)
         cy, cx = (at + speed * clock * (t / 17))[..., None, None]
         distance = ((ys - cy) / radius[0]) ** 2 + ((xs - cx) / radius[1]) ** 2
-        has_object = (self._uniform(0, 1, n) < 0.5).view(n, 1, 1, 1)
+        has_object = (self._uniform(0, 1, n) < 0.7).view(n, 1, 1, 1)
         mask = (torch.sigmoid((1 - distance) * 12) * has_object)[:, None]
         return self._flip(layers[0] * (1 - mask) + layers[1] * mask), self.still_captions[index]
 
     def _moving(self, index: torch.Tensor, t: int, size: tuple[int, int]) -> torch.Tensor:
         n = len(index)
-        log_scale, angle, centre = self._grid((TILE, TILE), size, n, (0.8, 0.95), 0.1)
+        log_scale, angle, centre = self._grid((TILE, TILE), size, n, (1.2, 0.95), 0.1)
         clock = torch.linspace(0, 1, t, device=self.device)[None] * (t / 17)
-        pace = self._uniform(0, 1, n, 1) ** 2  # most clips are slow, some are fast
-        log_scale = log_scale[:, None] + self._uniform(-0.25, 0.25, n, 1) * pace * clock
-        angle = angle[:, None] + self._uniform(-0.25, 0.25, n, 1) * pace * clock
-        drift = self._uniform(-70, 70, n, 1, 2) * pace[..., None] * clock[..., None]
+        pace = self._uniform(0, 1, n, 1) ** 1.5  # most clips are slow, some are fast
+        log_scale = log_scale[:, None] + self._uniform(-0.35, 0.35, n, 1) * pace * clock
+        angle = angle[:, None] + self._uniform(-0.35, 0.35, n, 1) * pace * clock
+        drift = self._uniform(-110, 110, n, 1, 2) * pace[..., None] * clock[..., None]
         centre = centre[:, None] + drift * (1 + self._uniform(-0.5, 0.5, n, 1, 1) * clock[..., None])
         bend = F.interpolate(self._uniform(-0.08, 0.08, n, 2, 4, 4), scale_factor=8, mode="bicubic")
         bend = F.interpolate(bend, (2 * size[0], 2 * size[1]), mode="bilinear").permute(0, 2, 3, 1)[:, None]
@@ -251,20 +265,21 @@ class Bank:
             size,
             (bend * wave * pace[..., None, None, None]).flatten(0, 1),
         )
-        return self._colour(out.unflatten(0, (n, t)).transpose(1, 2), n)
+        return self._colour(self._sharpen(out, n).unflatten(0, (n, t)).transpose(1, 2), n)
 
     def draw_clips(self, n: int, t: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """n real clips [n, 3, t, H, W]: a random run, start, frame step 1..3, time direction and view."""
+        """n real clips [n, 3, t, H, W]: a random run, start, frame step 1..5, time direction and view."""
         runs = self.runs[torch.multinomial(self.run_weights, n, replacement=True, generator=self.generator)]
         step = torch.minimum(
-            (self._uniform(0, 1, n) ** 1.5 * 3).long() + 1, (runs[:, 1] - 1) // max(1, t - 1)
+            (self._uniform(0, 1, n) ** 1.5 * 5).long() + 1, (runs[:, 1] - 1) // max(1, t - 1)
         ).clamp_min(1)
         start = (self._uniform(0, 1, n) * (runs[:, 1] - (t - 1) * step)).long()
         index = runs[:, :1] + start[:, None] + step[:, None] * torch.arange(t, device=self.device)
         index = torch.where((self._uniform(0, 1, n) < 0.5)[:, None], index.flip(1), index)
-        views = self._grid((CLIP_H, CLIP_W), size, n, (0.9, 1.0), 0.04)
+        views = self._grid((CLIP_H, CLIP_W), size, n, (1.1, 1.0), 0.04)
         views = [v.repeat_interleave(t, 0) for v in views]
-        out = self._render(self.frames[index.flatten()], *views, size).unflatten(0, (n, t)).transpose(1, 2)
+        out = self._sharpen(self._render(self.frames[index.flatten()], *views, size), n)
+        out = out.unflatten(0, (n, t)).transpose(1, 2)
         return self._flip(self._colour(out, n)), runs[:, 2]
 
     def draw_video(self, n: int, t: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

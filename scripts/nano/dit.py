@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from . import parts
 from . import vae as vae_module
+from .muon import Muon
 
 log = logging.getLogger(__name__)
 TEXT_SLOTS, WAN_TEXT_LENGTH = 32, 512  # real tokens a caption may have; what the Wan pipeline pads captions to
@@ -146,6 +147,11 @@ def prepare_model(family: str, model, device: str, compile_blocks: bool):
     return undo
 
 
+def is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """What Muon trains: the matrices of the blocks, without the adaptive norms' modulations."""
+    return "blocks." in name and parameter.ndim == 2 and "_mod." not in name
+
+
 def train(family: str, model, vae, text_stack, bank, seconds: float, cfg: dict, seed: int) -> dict:
     """Train `model` in place for `seconds` of wall clock, encoding included; leaves the EMA weights in it."""
     device, start = bank.device, time.monotonic()
@@ -160,14 +166,7 @@ def train(family: str, model, vae, text_stack, bank, seconds: float, cfg: dict, 
     text, mask = embed_captions(family, text_stack, bank.captions, device)
     model.to(device).train()
     undo = prepare_model(family, model, device, kind == "cuda")
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=cfg["lr"],
-        betas=(0.9, 0.98),
-        fused=kind == "cuda",
-    )
+    optimiser = Muon(model, is_matrix, cfg["lr"], cfg["adam_lr"], momentum=0.95, weight_decay=0.01)
     generator = torch.Generator(device).manual_seed(seed + 1)
     ema, step, shown, last, first_step = vae_module.Ema(model, cfg["ema"]), 0, {}, {}, time.monotonic()
     while (progress := (time.monotonic() - first_step) / max(1.0, seconds - (first_step - start))) < 1:
@@ -182,15 +181,12 @@ def train(family: str, model, vae, text_stack, bank, seconds: float, cfg: dict, 
         t = draw_t(family, n, generator, device)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         tt = t.view(-1, 1, 1, 1, 1)
-        rate = cfg["lr"] * vae_module.time_schedule(progress, step, 300)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        optimiser.set_factor(vae_module.time_schedule(progress, step, 300))
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             v = velocity(family, model, (1 - tt) * x0 + tt * noise, t, text[caption], mask[caption])
         error = (v.float() - (noise - x0)).square().flatten(1).mean(1)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         error.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         ema.update()
         at_one, below = error.detach()[t == 1].mean(), error.detach()[t < 1].mean()
@@ -201,7 +197,7 @@ def train(family: str, model, vae, text_stack, bank, seconds: float, cfg: dict, 
         }
         if step % cfg["log_every"] == 0:
             last = {k: round(float(e), 4) for k, e in shown.items()}
-            log.info("%s %5d  %4.0f s  lr %.1e  loss %s", family, step, time.monotonic() - start, rate, last)
+            log.info("%s %5d  %4.0f s  loss %s", family, step, time.monotonic() - start, last)
         step += 1
     undo()
     ema.copy_to(model)

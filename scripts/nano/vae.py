@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .muon import Muon
+
 log = logging.getLogger(__name__)
 NOISE_STD = 0.1
 COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
@@ -158,11 +160,10 @@ def revive(vae: nn.Module, x: torch.Tensor, generator: torch.Generator) -> int:
     return len(dead)
 
 
-def loss_terms(vae: nn.Module, x: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [B, 3, T, H, W] → squared error [B] and rate [B] in bits, both per pixel value."""
+def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [B, 3, T, H, W], noise N(0, 1) [B, z, T', h, w] → squared error [B] and bits [B], both per pixel value."""
     z = encode(vae, x).float()
     bits = 0.5 * torch.log2(1 + (z / NOISE_STD).square()).flatten(1).sum(1) / x[0].numel()
-    noise = torch.randn(z.shape, generator=generator, device=z.device)
     error = (decode(vae, z + NOISE_STD * noise).float() - x).square().flatten(1).mean(1)
     return error, bits
 
@@ -191,6 +192,53 @@ def time_schedule(progress: float, step: int, warmup: int = 150) -> float:
     return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+class Step:
+    """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the small
+    model's thousand kernels take longer to launch than to run."""
+
+    def __init__(self, vae: nn.Module, optimiser: Muon, rate_weight: float, balance: float, device: str):
+        self.vae, self.optimiser, self.kind = vae, optimiser, device.split(":")[0]
+        self.rate_weight, self.balance = rate_weight, balance
+        self.graphs: dict[torch.Size, tuple] = {}
+
+    def eager(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error [B] and bits [B], both per pixel value, of the batch before the update."""
+        self.optimiser.zero_grad()
+        with torch.autocast(self.kind, torch.bfloat16, enabled=self.kind == "cuda"):
+            error, bits = loss_terms(self.vae, x, noise)
+        # Dividing by the root of the error balances the mean squared error against the mean PSNR.
+        weight = (error.detach() + 1e-4) ** -self.balance * 0.07
+        (weight * (error + self.rate_weight * bits)).mean().backward()
+        self.optimiser.step()
+        return error.detach(), bits.detach()
+
+    def __call__(self, x: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        b, _, t, h, w = x.shape
+        noise = torch.randn(b, self.vae.z_dim, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
+        if self.kind != "cuda":
+            return self.eager(x, noise)
+        if x.shape not in self.graphs:
+            self.graphs[x.shape] = self._capture(x, noise)
+        graph, inputs, outputs = self.graphs[x.shape]
+        for static, new in zip(inputs, (x, noise), strict=True):
+            static.copy_(new)
+        graph.replay()
+        return outputs
+
+    def _capture(self, x: torch.Tensor, noise: torch.Tensor) -> tuple:
+        inputs, stream = (x.clone(), noise.clone()), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # real steps, which also let cuDNN choose its kernels
+                self.eager(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        self.optimiser.zero_grad()
+        with torch.cuda.graph(graph):
+            outputs = self.eager(*inputs)
+        return graph, inputs, outputs
+
+
 def train(vae: nn.Module, bank, seconds: float, cfg: dict, seed: int) -> dict:
     """Train in place for `seconds` of wall clock, leave the EMA weights in `vae`; returns the log's last line."""
     device = bank.device
@@ -204,38 +252,29 @@ def train(vae: nn.Module, bank, seconds: float, cfg: dict, seed: int) -> dict:
         speed_up()
     if cfg["revive"]:
         log.info("%d latent channels revived", revive(vae, bank.draw_stills(32, (128, 128))[0], generator))
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=cfg["lr"], betas=(0.9, 0.98), weight_decay=0.0)
+    if cfg["decoder_only"]:
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+    optimiser = Muon(vae, lambda _, p: p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8, cfg["lr"], cfg["adam_lr"])
+    train_step = Step(vae, optimiser, cfg["rate_weight"], cfg["balance"], device)
     ema, start, step, shown, last = Ema(vae, cfg["ema"]), time.monotonic(), 0, {}, {}
     while (progress := (time.monotonic() - start) / seconds) < 1:
         clips_now = progress >= cfg["stills_share"] and step % 3 != 0
         if clips_now:
-            frames = cfg["frames_late"] if progress > 0.8 else cfg["frames"]
+            frames = cfg["frames_late"] if progress > cfg["late"] else cfg["frames"]
             batch = max(1, cfg["clip_batch"] * cfg["frames"] // frames)
             x, _ = bank.draw_video(batch, frames, cfg["clip_size"])
         else:
             x, _ = bank.draw_stills(cfg["still_batch"], cfg["still_size"])
-        rate = cfg["lr"] * time_schedule(progress, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-            error, bits = loss_terms(vae, x, generator)
-        # Dividing by the root of the error balances the mean squared error against the mean PSNR.
-        weight = (error.detach() + 1e-4).rsqrt() * 0.07
-        loss = (weight * (error + cfg["rate_weight"] * bits)).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        if not math.isfinite(norm):  # one bad batch must not end a run
-            log.warning("step %d: gradient is not finite, skipped", step)
-            continue
-        optimiser.step()
+        optimiser.set_factor(time_schedule(progress, step))
+        error, bits = train_step(x, generator)
         ema.update()
         kind = "clips" if clips_now else "stills"
         if step % cfg["log_every"] < 3:
-            shown[kind] = (-10 * torch.log10(error.detach().mean() / 4), bits.detach().mean() * x[0].numel())
+            shown[kind] = (-10 * torch.log10(error.mean() / 4), bits.mean() * x[0].numel())
         if step % cfg["log_every"] == 2:
             last = {k: f"{float(p):.2f} dB {float(b) / 1000:.1f} kbit" for k, (p, b) in shown.items()}
-            log.info("vae %5d  %4.0f s  lr %.1e  %s", step, time.monotonic() - start, rate, last)
+            log.info("vae %5d  %4.0f s  %s", step, time.monotonic() - start, last)
         step += 1
     ema.copy_to(vae)
     set_posterior(vae)
