@@ -90,6 +90,8 @@ def measure_mode(mode: str, settings: Bench, say) -> None:
         say(mode=mode, what=what, seconds=round(statistics.median(seconds), 4),
             peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None)
 
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1.0)  # building needs more than the saving mode may use
     start = time.perf_counter()
     backbone = build(settings, *MODES[mode])
     cuda, parameters = backbone.device.type == "cuda", sum(p.numel() for p in backbone.transformer.parameters())

@@ -22,6 +22,7 @@ SEED          20261123            every random number comes from it
 DEVICE        (cuda if any)       torch device
 PYTHON        .venv/bin/python    interpreter
 
+STEPS=vae RESUME=1 … --decoder-only trains the VAE's decoder alone: latents and transformers stay as they are.
 The cards are measured with: python scripts/pretrain_nano.py card --media folder-with-test-and-pretrain --pack PACK
 HELP
   exit 0
