@@ -16,7 +16,7 @@ from torchvision.models import vgg
 
 from tests.clips import noisy, panning, photograph
 from tests.metric_weights import save_trunks
-from vov import VovError, codecs, metrics, warping
+from vov import VovError, codecs, metrics, perceptual, warping
 from vov.perceptual import Dists, Lpips, Unavailable, find_weights
 
 
@@ -150,6 +150,18 @@ def test_lpips_equals_the_package(small, weights, net):
     with torch.inference_mode():
         assert ours(x, y).numpy() == pytest.approx(theirs(x, y, normalize=True).flatten().numpy(), rel=1e-4)
         assert ours(x, x).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("make", [lambda w: Lpips("vgg", w), lambda w: Lpips("alex", w), Dists])
+def test_strips_do_not_change_a_network_s_value(small, weights, monkeypatch, make):
+    """Odd heights, several pictures and strips of 5 rows against the whole picture at once."""
+    metric, (x, y) = make(weights), tensors([frames[:, :95] for frames in small])
+    x, y = torch.cat((x, y)), torch.cat((y, y.flip(3)))
+    with torch.inference_mode():
+        monkeypatch.setattr(perceptual, "STRIP_PIXELS", 2**40)
+        whole = metric(x, y)
+        monkeypatch.setattr(perceptual, "STRIP_PIXELS", 5 * x.shape[3])
+        assert metric(x, y).numpy() == pytest.approx(whole.numpy(), rel=1e-5, abs=1e-6)
 
 
 def piq_vgg(weights):
