@@ -191,6 +191,8 @@ def bad_inputs(folder, out):
     (out / "broken.vov").write_bytes(b"no stream")
     manifests = {"columns": "name,original,decoded,colour\na,b,c,d\n", "empty": "name,original,decoded\n",
                  "row": f"name,original,decoded\na,{folder}/original,\n",
+                 "long": f"name,original,decoded\na,{folder}/original,{folder}/decoded,x,y\n",
+                 "colons": "name;original\n",
                  "gone": f"name,original,decoded\na,{folder}/original,nowhere\n",
                  "rate": f"name,original,decoded,bpp\na,{folder}/original,{folder}/decoded,-1\n"}
     for name, text in manifests.items():
@@ -215,6 +217,8 @@ def bad_inputs(folder, out):
         ({"manifest": str(out / "none.csv")}, "MANIFEST=.*no such file"),
         ({"manifest": str(out / "columns.csv")}, "unknown column 'colour'"),
         ({"manifest": str(out / "empty.csv")}, "no rows"),
+        ({"manifest": str(out / "long.csv")}, "row 1 .a.: 2 cells more than columns; put text that contains commas in"),
+        ({"manifest": str(out / "colons.csv")}, "columns, with commas between, are"),
         ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
         ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; MEDIA_DIR"),
         ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),

@@ -8,6 +8,7 @@ clips, rank codecs on that clip and nothing more. The number of clips is part of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,9 @@ class Detector:
     def __init__(self, folder: str | Path = "", device: torch.device | str = "cpu"):
         self.path, self.device = find_weights("i3d", folder), torch.device(device)
         try:
-            self.model = torch.jit.load(str(self.path), map_location=self.device).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated, but it is what there is of I3D
+                self.model = torch.jit.load(str(self.path), map_location=self.device).eval()
         except (RuntimeError, ValueError) as error:
             raise Unavailable(f"{self.path}: not a TorchScript module; fetch it again with: "
                               "WHAT=metrics bash scripts/fetch_models.sh") from error

@@ -61,7 +61,7 @@ def read_image(path: str | Path) -> np.ndarray:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VovError(f"{path}: not a readable image ({error})") from error
+        raise VovError(f"{path}: not a readable image ({error}); make or fetch it anew") from error
 
 
 class FrameSource:

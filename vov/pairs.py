@@ -130,7 +130,8 @@ def pair(settings: EvalConfig, images: bool) -> list[Item]:
         found = {path.stem: path for path in bitstream.iterdir() if path.is_file()}
         for name in reals:
             if name not in found:
-                raise VovError(f"BITSTREAM={bitstream}: has no file for {name}")
+                raise VovError(f"BITSTREAM={bitstream}: has no file for {name}; name each as its original, or give one "
+                               "file for all")
             rates[name] = file_rate(found[name])
     return [Item(codec, name, codec, path, fakes[name], **rates[name] or own_rate(fakes[name]))
             for name, path in reals.items()]
@@ -151,7 +152,7 @@ def members(folder: Path, images: bool) -> dict[str, Path]:
 def file_rate(path: Path) -> dict[str, Any]:
     """Rate fields of an Item from its compressed file: all bytes on disk, and of a .vov file where they went."""
     if not path.is_file():
-        raise VovError(f"BITSTREAM={path}: no such file")
+        raise VovError(f"BITSTREAM={path}: no such file; give the compressed file, or nothing if there is none")
     detail: dict[str, Any] = {}
     if path.suffix == ".vov":
         from vov import bitstream
@@ -170,18 +171,23 @@ def read_manifest(settings: EvalConfig) -> list[Item]:
     """Items of a CSV file; every problem names the line."""
     path = Path(settings.manifest)
     if not path.is_file():
-        raise VovError(f"MANIFEST={path}: no such file")
+        raise VovError(f"MANIFEST={path}: no such file; give a CSV file that exists")
     base = Path(settings.media_dir) if settings.media_dir else path.parent
     try:
         rows = list(csv.DictReader(line for line in path.read_text(encoding="utf-8-sig").splitlines()
                                    if line.strip() and not line.startswith("#")))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise VovError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        raise VovError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
     known = {"name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp"}
+    for number, row in enumerate(rows, 1):
+        if None in row:  # where DictReader puts what is beyond the last column
+            raise VovError(f"{path}, row {number} ({row.get('name') or 'no name'}): {len(row[None])} cells more than "
+                           f"columns; put text that contains commas in double quotes")
     unknown = {key for row in rows for key in row} - known
     if not rows or unknown or not {"name", "original"} <= set(rows[0]):
         problem = f"unknown column {sorted(map(str, unknown))[0]!r}" if unknown else "no rows with name and original"
-        raise VovError(f"{path}: {problem}; columns are name, original, decoded [, clip, codec, bitstream, bytes, bpp]")
+        raise VovError(f"{path}: {problem}; columns, with commas between, are name, original, decoded [, clip, codec, "
+                       "bitstream, bytes, bpp]")
     items = []
     for number, row in enumerate(rows, 1):
         row = {key: (value or "").strip() for key, value in row.items()}
@@ -240,7 +246,7 @@ def read_curves(path: str) -> list[dict]:
         return [{"label": row["label"], "clip": row["clip"], "metric": row["metric"], "bpp": float(row["bpp"]),
                  "value": float(row["value"])} for row in rows]
     except FileNotFoundError:
-        raise VovError(f"REFERENCE_CURVES={path}: no such file") from None
+        raise VovError(f"REFERENCE_CURVES={path}: no such file; give a CSV file that exists") from None
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise VovError(f"REFERENCE_CURVES={path}: needs columns label, clip, metric, bpp, value ({error})") from error
 
