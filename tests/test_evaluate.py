@@ -249,6 +249,16 @@ def test_num_frames_compares_the_first_frames(clips, tmp_path):
     assert results["items"][0]["metrics"]["psnr"] == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_recorded_command_repeats_the_run(clips, tmp_path):
+    results = evaluate(settings(clips, tmp_path, skip_metrics=True, name="it's mine", num_frames=3), VIDEO)
+    command = results["command"].replace(str(tmp_path / "results"), str(tmp_path / "again"))
+    done = subprocess.run(["bash", "-c", command], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["items"] == json.loads((tmp_path / "results" / "results.json").read_text())["items"]
+    assert again["config"] == results["config"] | {"out_dir": str(tmp_path / "again")}
+
+
 def test_odd_sizes_and_single_frames_have_defined_values(tmp_path):
     clip = panning(1, 33, 47)
     measured = Suite(video=False).measure(Frames(clip), Frames(noisy(clip, 5)), 1)

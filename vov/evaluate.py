@@ -8,7 +8,6 @@ import math
 import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -97,6 +96,7 @@ def decode_vov(item: Item, settings: EvalConfig, tree: Tree) -> Path:
     if len(clips) != 1:
         raise VovError(f"{path}: holds {len(clips)} pictures; decode it first, then give the folder as FAKE_DIR and "
                        "the file as BITSTREAM")
+    item.detail["model_id"] = header.model_id
     if header.fit == "crop":
         item.crop = clips[0].size
     folder = Path(settings.work_dir) / "decoded" / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
@@ -122,10 +122,12 @@ def make_anchors(items: Sequence[Item], anchors: Sequence[tuple[str, str]], sett
         raise VovError("ANCHORS need a size to match; give BITSTREAM (or bytes or bpp in the manifest) or ANCHOR_BYTES")
     folder = Path(settings.work_dir) / "anchors" / first.clip
     made: list[Item] = []
-    for name, preset in anchors:
+    # explicit first: a model that is not there should be known before an hour of encoding
+    for name, preset in sorted(anchors, key=lambda anchor: anchor[0] != "explicit"):
         logger.info("anchor %s of %s", name, first.clip)
         if name == "explicit":
-            made += _explicit_items(first, targets, folder / name, settings, tree)
+            coded_with = next((item.detail["model_id"] for item in items if "model_id" in item.detail), "")
+            made += _explicit_items(first, targets, folder / name, settings, tree, coded_with)
             continue
         points = codecs.anchor_points(name, preset, original, first.count, original.fps,
                                       [round(t) for t in targets], folder / name)
@@ -141,8 +143,10 @@ def make_anchors(items: Sequence[Item], anchors: Sequence[tuple[str, str]], sett
 
 
 def _explicit_items(first: Item, targets: Iterable[float], folder: Path, settings: EvalConfig,
-                    tree: Tree) -> list[Item]:
-    backbone = tree.load(settings.model_id or tree.model_id, settings.cache_dir, settings.device, "auto", True)
+                    tree: Tree, coded_with: str) -> list[Item]:
+    """Points of the model that the clip's .vov file names, unless MODEL_ID is set; without either, the tree's."""
+    backbone = tree.load(settings.model_id or coded_with or tree.model_id, settings.cache_dir, settings.device, "auto",
+                         bool(settings.model_id) or not coded_with)
     frames = np.stack([frame for _, frame in zip(range(first.count), first.reference(), strict=False)])
     made = []
     for path in explicit.encode(media.Clip(frames, first.fps), backbone, [round(t) for t in targets], folder):
@@ -175,7 +179,7 @@ def collect(items: Sequence[Item], suite: Suite, settings: EvalConfig, anchors: 
     shown = {name: reason for name, reason in reasons.items() if not any(name in row["metrics"] for row in rows)}
     return finite({
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(settings, tree),
         "config": dataclasses.asdict(settings),
         "environment": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
@@ -190,6 +194,16 @@ def collect(items: Sequence[Item], suite: Suite, settings: EvalConfig, anchors: 
         "bd": deltas(items, settings, anchors),
         "reference_curves": curves,
     })
+
+
+def command_line(settings: EvalConfig, tree: Tree) -> str:
+    """The command that repeats this run: every variable that differs from its default, however it was set."""
+    usual = EvalConfig()
+    changed = {field.name.upper(): getattr(settings, field.name) for field in dataclasses.fields(settings)
+               if getattr(settings, field.name) != getattr(usual, field.name)}
+    variables = [f"{name}={shlex.quote(str(int(value) if isinstance(value, bool) else value))}"
+                 for name, value in changed.items()]
+    return " ".join([*variables, "bash image/eval.sh" if tree.images else "bash video/eval/eval.sh"])
 
 
 def item_row(item: Item) -> dict:
