@@ -1,5 +1,8 @@
 """Claims about pixel I/O, on files made here."""
 
+import subprocess
+
+import imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +48,36 @@ def test_alpha_grey_sixteen_bit_palette_and_rotation_become_eight_bit_rgb(tmp_pa
     exif[0x0112] = 6  # the camera was turned: show it rotated by 270°
     Image.fromarray(picture()).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(media.read_image(tmp_path / "turned.png"), np.rot90(picture(), 3))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_the_rate_of_a_video_is_the_one_it_was_written_with(tmp_path, suffix):
+    """Matroska keeps milliseconds, too coarse for 1001/30000 of a second."""
+    with imageio.get_writer(tmp_path / f"a.{suffix}", format="FFMPEG", fps=30000 / 1001, codec="libx264",
+                            ffmpeg_log_level="error") as writer:
+        for seed in range(9):
+            writer.append_data(picture(32, 48, seed))
+    source = media.FrameSource(tmp_path / f"a.{suffix}")
+    assert len(source) == len(list(source)) == 9
+    assert source.fps == pytest.approx(30000 / 1001, rel=1e-6)
+
+
+def test_frames_that_an_edit_list_cuts_away_do_not_exist(tmp_path):
+    media.write_video(tmp_path / "a.mp4", np.stack([picture(32, 48, i) for i in range(12)]), 10)
+    subprocess.run([media.ffmpeg(), "-v", "error", "-ss", "0.45", "-i", str(tmp_path / "a.mp4"), "-c", "copy",
+                    str(tmp_path / "b.mp4")], check=True)
+    source = media.FrameSource(tmp_path / "b.mp4")
+    assert len(source) == len(list(source)) == 7
+
+
+def test_a_video_cut_short_is_not_taken_for_a_shorter_clip(tmp_path):
+    media.write_video(tmp_path / "a.mp4", np.stack([picture(64, 96, i) for i in range(12)]), 10)
+    subprocess.run([media.ffmpeg(), "-v", "error", "-i", str(tmp_path / "a.mp4"), "-c", "copy", "-movflags",
+                    "faststart", str(tmp_path / "b.mp4")], check=True)
+    data = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data[:len(data) // 2])  # the index in front still promises twelve
+    with pytest.raises(VovError, match=r"b\.mp4: damaged or cut short after \d+ frames"):
+        media.FrameSource(tmp_path / "b.mp4")
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (16, 16), (48, 48)])

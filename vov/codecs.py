@@ -22,6 +22,7 @@ from PIL import Image
 
 from vov import VovError
 from vov.files import atomic, write_bytes
+from vov.media import ffmpeg, ffmpeg_frames
 
 TO_YUV = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_RGB = "scale=in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -110,29 +111,7 @@ class Decoded:
                 yield np.asarray(image.convert("RGB"))
             return
         crop = f"{TO_RGB},format=gbrp,crop={e.width}:{e.height}:0:0:exact=1"
-        command = [ffmpeg(), "-v", "error", "-i", str(e.path), "-vf", crop, "-fps_mode", "passthrough",
-                   "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-        size = e.width * e.height * 3
-        with tempfile.TemporaryFile() as log, subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log) as process:
-            try:
-                for index in range(self.count):
-                    data = process.stdout.read(size)
-                    if len(data) != size:
-                        raise VovError(f"{e.path}: {e.codec.title} stream ends after {index} of {self.count} frames")
-                    yield np.frombuffer(data, np.uint8).reshape(e.height, e.width, 3)
-            finally:
-                process.kill()
-
-
-def ffmpeg() -> str:
-    """Path of imageio-ffmpeg's ffmpeg; raises VovError when it is not there."""
-    import imageio_ffmpeg
-
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise VovError("no ffmpeg found; run scripts/setup.sh, or set IMAGEIO_FFMPEG_EXE to one") from error
+        yield from ffmpeg_frames(e.path, self.count, "-i", str(e.path), "-vf", crop)
 
 
 def parse_anchors(text: str) -> list[tuple[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +75,7 @@ class FrameSource:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._reader = None
+        self._files: list[Path] = []
         if not str(path) or not self.path.exists():
             raise VovError(f"{path or 'FRAMES_DIR'}: no such folder, video or image; give a path that exists")
         if self.path.is_dir():
@@ -84,16 +86,7 @@ class FrameSource:
         elif self.path.suffix.lower() in IMAGE_SUFFIXES:
             self._files, self.count, self.fps = [self.path], 1, DEFAULT_FPS
         else:
-            import decord  # here, so that images need no video library
-
-            decord.logging.set_level(decord.logging.QUIET)  # its own message would precede our one line
-            try:
-                self._reader = decord.VideoReader(str(self.path), num_threads=2)
-                self.count, self.fps = len(self._reader), float(self._reader.get_avg_fps())
-            except (decord.DECORDError, RuntimeError, OSError) as error:
-                raise VovError(f"{self.path}: not a readable video; try to re-encode it with ffmpeg") from error
-            if self.count == 0:
-                raise VovError(f"{self.path}: the video has no frames")
+            self.count, self.fps = video_index(self.path)
 
     def __len__(self) -> int:
         return self.count
@@ -101,26 +94,81 @@ class FrameSource:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields uint8 RGB [H, W, 3]."""
         shape = None
-        for index in range(self.count):
-            frame = self._read(index)
+        frames = map(read_image, self._files) if self._files else ffmpeg_frames(
+            self.path, self.count, "-noautorotate", *_video_input(self.path))
+        for index, frame in enumerate(frames):
             shape = shape or frame.shape
             if frame.shape != shape:
                 raise VovError(f"{self.path}: frame {index} is {frame.shape[1]}×{frame.shape[0]}, the first is "
                                f"{shape[1]}×{shape[0]}; all frames must have one size")
             yield frame
 
-    def _read(self, index: int) -> np.ndarray:
-        if self._reader is None:
-            return read_image(self._files[index])
-        import decord
 
+def ffmpeg() -> str:
+    """Path of imageio-ffmpeg's ffmpeg; raises VovError when it is not there."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise VovError("no ffmpeg found; run scripts/setup.sh, or set IMAGEIO_FFMPEG_EXE to one") from error
+
+
+def video_index(path: Path) -> tuple[int, float]:
+    """(frames, frames per second) of a video file, from its packets: nothing is decoded.
+
+    Packets that an edit list cuts away are not counted; no decoder shows them. Raises VovError for anything that is
+    not a video.
+    """
+    command = [ffmpeg(), "-v", "error", "-xerror", *_video_input(path), "-c", "copy", "-f", "framecrc", "-"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                          check=False)
+    base = re.search(r"^#tb 0: (\d+)/(\d+)", done.stdout, re.M)
+    packets = [line.split(",") for line in done.stdout.splitlines() if line[:1] == "0"]
+    # stream, dts, pts, duration, size, checksum [, F=flags]; flag 4 is AV_PKT_FLAG_DISCARD
+    kept = [p for p in packets if not any(field.strip().startswith("F=") and int(field.strip()[2:], 16) & 4
+                                          for field in p[6:])]
+    if done.returncode and kept:  # -xerror: otherwise a file cut short would be taken for a shorter clip
+        raise VovError(f"{path}: damaged or cut short after {len(kept)} frames; make or fetch it anew")
+    if not base or not kept:
+        raise VovError(f"{path}: not a readable video; try to re-encode it with ffmpeg")
+    tick = int(base[1]) / int(base[2])  # seconds
+    times, intervals = [int(p[2]) for p in kept], max(len(kept) - 1, 1)
+    span = tick * ((max(times) - min(times)) / intervals or int(kept[0][3]))  # seconds per frame
+    if span <= 0:
+        return len(kept), DEFAULT_FPS
+    # Matroska rounds times to milliseconds: the nearest usual rate that is within that rounding was meant
+    usual = min((whole * scale for whole in (round(1 / span) or 1, math.ceil(1 / span)) for scale in (1, 1000 / 1001)),
+                key=lambda rate: abs(1 / rate - span))
+    return len(kept), float(usual) if abs(1 / usual - span) <= tick / intervals else 1 / span
+
+
+def _video_input(path: Path) -> list[str]:
+    """ffmpeg's arguments for the first video stream of a local file; a playlist cannot make it fetch anything."""
+    return ["-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:V:0"]
+
+
+def ffmpeg_frames(path: Path, count: int, *arguments: str) -> Iterator[np.ndarray]:
+    """Yields the first `count` frames that ffmpeg decodes with these arguments, uint8 RGB [H, W, 3], one at a time.
+
+    Through a pipe of PPM pictures, which say their own size. Raises VovError naming `path` when there are fewer.
+    """
+    command = [ffmpeg(), "-v", "error", *arguments, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-c:v", "ppm",
+               "-f", "image2pipe", "-"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL) as process:
+        pipe = process.stdout
         try:
-            frame = self._reader[index].asnumpy()
-        except decord.DECORDError as error:
-            raise VovError(f"{self.path}: frame {index} cannot be decoded; the file is damaged") from error
-        if frame.shape[2] == 4:  # decord takes row padding for a fourth channel when 3·width rounds up to 4·width
-            frame = frame.reshape(len(frame), -1)[:, :frame.shape[1] * 3].reshape(len(frame), -1, 3)
-        return frame
+            for index in range(count):
+                magic, size, _ = (pipe.readline() for _ in range(3))  # P6, width and height, the largest value
+                width, height = map(int, size.split()) if magic == b"P6\n" else (0, 0)
+                frame = np.empty((height, width, 3), np.uint8)
+                if not frame.size or pipe.readinto(memoryview(frame).cast("B")) != frame.size:
+                    raise VovError(f"{path}: frame {index} of {count} cannot be decoded; the file is damaged, make or "
+                                   "fetch it anew")
+                yield frame
+        finally:
+            process.kill()
 
 
 def read_clip(path: str | Path, count: int = 0) -> Clip:
