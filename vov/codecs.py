@@ -108,7 +108,7 @@ class Decoded:
         e = self.encoded
         if not e.codec.is_video:
             with Image.open(e.path) as image:
-                yield np.asarray(image.convert("RGB"))
+                yield np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
             return
         crop = f"{TO_RGB},format=gbrp,crop={e.width}:{e.height}:0:0:exact=1"
         yield from ffmpeg_frames(e.path, self.count, "-i", str(e.path), "-vf", crop)
