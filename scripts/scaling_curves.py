@@ -106,12 +106,14 @@ def draw(rows: list[dict], path: Path) -> None:
         kind = "latents" if row["fit"] == "explicit" else row["scheme"].split(":")[0].replace("none", "θ alone")
         groups.setdefault(f"{row['fit']}: {kind}", []).append(row)
     for axis, name, unit in zip(axes, ("psnr", "ms_ssim"), ("PSNR, dB", "MS-SSIM"), strict=True):
+        if len(groups) > 10:  # the default cycle has ten colours
+            axis.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)
         for label, group in groups.items():
             group = sorted(group, key=lambda row: row["bytes"])
             axis.plot([r["bytes"] for r in group], [r[name] for r in group], "o-", ms=4, lw=1, label=label)
         axis.set(xlabel="bytes of the whole file", ylabel=unit)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
