@@ -100,7 +100,7 @@ def draw(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8))
     groups: dict[str, list[dict]] = {}
     for row in rows:
         kind = "latents" if row["fit"] == "explicit" else row["scheme"].split(":")[0].replace("none", "θ alone")
@@ -113,8 +113,8 @@ def draw(rows: list[dict], path: Path) -> None:
             axis.plot([r["bytes"] for r in group], [r[name] for r in group], "o-", ms=4, lw=1, label=label)
         axis.set(xlabel="bytes of the whole file", ylabel=unit)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="lower center", ncol=4)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))  # the legend must not hide a point
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
 
