@@ -12,36 +12,18 @@ from pathlib import Path
 import torch
 from nano import data, dit, parts, vae
 
-# fmt: off
-VAE_RUN = {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.1, "still_batch": 48,
-           "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
-           "late": 0.75, "log_every": 201, "revive": False, "balance": 0.5, "decoder_only": False}
-# A later piece refines everything at lower rates; one of the decoder alone leaves the latents, and with them both
-# transformers, as they are.
-VAE_RESUME = {"lr": 0.02, "adam_lr": 1e-3, "rate_weight": 1e-4, "stills_share": 0.0, "revive": True}
-VAE_DECODER = {"lr": 0.015, "adam_lr": 1e-3, "rate_weight": 0.0, "stills_share": 0.0, "clip_size": (112, 192),
-               "late": 0.0, "clip_batch": 8, "balance": 1.0, "decoder_only": True}
-DIT_RUN = {"video": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64,
-                     "log_every": 200},
-           "image": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256,
-                     "log_every": 200}}
-TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9,
-            "log_every": 3}
-TINY_DIT = {"tokens": 900, "bank": 6, "encode_batch": 2, "log_every": 1}
-# fmt: on
-
 
 def train_vae(args) -> dict:
     bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
     torch.manual_seed(args.seed)
     model = parts.new_vae()
-    cfg = dict(VAE_RUN)
+    cfg = dict(vae.VAE_RUN)
     if args.resume:
         from diffusers import AutoencoderKLWan
 
         model = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
-        cfg |= VAE_DECODER if args.decoder_only else VAE_RESUME
-    cfg |= TINY_VAE if args.tiny else {}
+        cfg |= vae.VAE_DECODER if args.decoder_only else vae.VAE_RESUME
+    cfg |= vae.TINY_VAE if args.tiny else {}
     summary = vae.train(model, bank, args.seconds, cfg, args.seed)
     if args.decoder_only:
         parts.save_vae(model, model.config.latents_mean, model.config.latents_std[0], args.out)
@@ -57,7 +39,7 @@ def train_dit(args) -> dict:
     bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
     frozen = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
     torch.manual_seed(args.seed)
-    cfg = {**DIT_RUN[args.family], **(TINY_DIT if args.tiny else {})}
+    cfg = {**dit.DIT_RUN[args.family], **(dit.TINY_DIT if args.tiny else {})}
     model = parts.new_transformer(args.family)
     if args.resume:
         kind = WanTransformer3DModel if args.family == "video" else QwenImageTransformer2DModel
@@ -84,6 +66,8 @@ def main() -> None:
     parser.add_argument("--decoder-only", action="store_true", help="with --resume: train the VAE's decoder alone")
     parser.add_argument("--tiny", action="store_true", help="smallest batches and a sliver of the media: a dry run")
     args = parser.parse_args()
+    if args.decoder_only and not (args.resume and args.step == "vae"):
+        parser.error("--decoder-only goes on from a trained VAE: use it with the step vae and --resume")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.step == "prepare":
         data.prepare(args.media, args.pack)

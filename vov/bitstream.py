@@ -120,11 +120,11 @@ def to_bytes(bitstream: Bitstream) -> bytes:
 
 def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
     """The inverse of `to_bytes`; `source` names the file in errors. Raises VovError, and only that."""
-    header_bytes, sections = unframe(data, source)
-    for kind, name in ((ITEMS, "captions"), (THETA, "theta")):
-        if kind not in sections:
-            raise Reader(b"", source).error(name, "is missing")
     try:
+        header_bytes, sections = unframe(data, source)
+        for kind, name in ((ITEMS, "captions"), (THETA, "theta")):
+            if kind not in sections:
+                raise Reader(b"", source).error(name, "is missing")
         header = header_from_bytes(Reader(header_bytes, source))
         items = items_from_bytes(Reader(sections[ITEMS], source))
         symbols = coder.decode(sections[THETA], header.theta_length, f"{source}: theta")
@@ -133,7 +133,7 @@ def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
     except VovError as error:
         if str(error).startswith(f"{source}:"):
             raise
-        raise VovError(f"{source}: {error}") from error  # the bounds that Header, Item and Bitstream check themselves
+        raise VovError(f"{source}: {error}") from error
 
 
 def frame(header: bytes, sections: dict[int, bytes]) -> bytes:

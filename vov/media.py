@@ -81,7 +81,8 @@ class FrameSource:
         if self.path.is_dir():
             self._files = image_files(self.path)
             if not self._files:
-                raise VovError(f"{self.path}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise VovError(f"{self.path}: no images in this folder; give one with frames "
+                               f"({', '.join(sorted(IMAGE_SUFFIXES))})")
             self.count, self.fps = len(self._files), DEFAULT_FPS
         elif self.path.suffix.lower() in IMAGE_SUFFIXES:
             self._files, self.count, self.fps = [self.path], 1, DEFAULT_FPS
@@ -131,7 +132,7 @@ def video_index(path: Path) -> tuple[int, float]:
     if done.returncode and kept:  # -xerror: otherwise a file cut short would be taken for a shorter clip
         raise VovError(f"{path}: damaged or cut short after {len(kept)} frames; make or fetch it anew")
     if not base or not kept:
-        raise VovError(f"{path}: not a readable video; try to re-encode it with ffmpeg")
+        raise VovError(f"{path}: not a readable video; fetch it anew, or re-encode it with ffmpeg")
     tick = int(base[1]) / int(base[2])  # seconds
     times, intervals = [int(p[2]) for p in kept], max(len(kept) - 1, 1)
     span = tick * ((max(times) - min(times)) / intervals or int(kept[0][3]))  # seconds per frame

@@ -22,6 +22,13 @@ SHAPES = {  # latent frames, height, width, share of the training steps
     "video": [(5, 14, 24, 0.6), (5, 16, 16, 0.3), (3, 14, 24, 0.1)],
     "image": [(1, 16, 16, 0.3), (1, 24, 24, 0.2), (1, 32, 32, 0.3), (1, 24, 32, 0.2)],
 }
+# fmt: off
+DIT_RUN = {"video": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 65536, "bank": 8000, "encode_batch": 64,
+                     "log_every": 200},
+           "image": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "bank": 24000, "encode_batch": 256,
+                     "log_every": 200}}
+TINY_DIT = {"tokens": 900, "bank": 6, "encode_batch": 2, "log_every": 1}
+# fmt: on
 SHIFT = {"video": 3.0, "image": 1.8}
 
 

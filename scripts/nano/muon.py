@@ -1,8 +1,8 @@
 """Muon for matrices, AdamW for the rest (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
 The momentum of every weight matrix is replaced by the nearest semi-orthogonal matrix, found by five Newton–Schulz
-steps, so that all directions of a layer learn at the same speed. On the VAE it is decisive: after 200 CPU steps on
-64×64 stills AdamW (lr 2e-3) stands at 12.7 dB, Muon (lr 0.04) at 23.2 dB.
+steps, so that all directions of a layer learn at the same speed. On the VAE it is decisive: after 200 CPU steps of
+eight 64×64 stills AdamW (lr 2e-3) stands at 12.7 dB, Muon (lr 0.04) at 23.2 dB.
 """
 
 from collections import defaultdict

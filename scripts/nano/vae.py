@@ -22,6 +22,18 @@ from .muon import Muon
 
 log = logging.getLogger(__name__)
 NOISE_STD = 0.1
+# fmt: off
+VAE_RUN = {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.1, "still_batch": 48,
+           "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
+           "late": 0.75, "log_every": 201, "revive": False, "balance": 0.5, "decoder_only": False}
+# A later piece refines everything at lower rates; one of the decoder alone leaves the latents, and with them both
+# transformers, as they are.
+VAE_RESUME = {"lr": 0.02, "adam_lr": 1e-3, "rate_weight": 1e-4, "stills_share": 0.0, "revive": True}
+VAE_DECODER = {"lr": 0.015, "adam_lr": 1e-3, "rate_weight": 0.0, "stills_share": 0.0, "clip_size": (112, 192),
+               "late": 0.0, "clip_batch": 8, "balance": 1.0, "decoder_only": True}
+TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9,
+            "log_every": 3}
+# fmt: on
 COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
 
 
@@ -193,8 +205,8 @@ def time_schedule(progress: float, step: int, warmup: int = 150) -> float:
 
 
 class Step:
-    """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the small
-    model's thousand kernels take longer to launch than to run."""
+    """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the many
+    small kernels of this model are slow to launch."""
 
     def __init__(self, vae: nn.Module, optimiser: Muon, rate_weight: float, balance: float, device: str):
         self.vae, self.optimiser, self.kind = vae, optimiser, device.split(":")[0]
