@@ -22,6 +22,7 @@ class Sweep:
     clips: str = option("", "comma-separated folders or videos; NAME is the last part of the path (required)")
     vary: str = option("", "grid, e.g. 'theta_length=4096,8192 stage2.lambda_rate=0.001,0.01'")
     out: str = option("runs/sweep.jsonl", "one line per fit; fits already in it are skipped")
+    keep: str = option("", "folder that gets the .vov of every fit; each point of a larger grid has its own in it")
     random_base: bool = option(False, "forget the pretrained transformer: what is the prior worth?")
 
 
@@ -43,8 +44,8 @@ def stage_settings(point: dict[str, str], clip: str, stage: str) -> VideoFit:
     return config.load(VideoFit, {"frames_dir": clip, "name": name, "preview_every": "0", **chosen}, os.environ, stage)
 
 
-def run(point: dict[str, str], clip: str, backbone) -> dict:
-    """Two stages, a file, its decode: bytes on disk and PSNR of the decoded frames."""
+def run(point: dict[str, str], clip: str, backbone, keep: Path | None = None) -> dict:
+    """Two stages, a file (kept in `keep`), its decode: bytes on disk and PSNR of the decoded frames."""
     from vov.codec import Encoder, decode_file, report
 
     first, second = (stage_settings(point, clip, stage) for stage in config.STAGES)
@@ -55,7 +56,7 @@ def run(point: dict[str, str], clip: str, backbone) -> dict:
         for number, stage in enumerate((first, second)):
             fitted = encoder.fit(stage, Path(folder) / str(number), start, preview=False)
             start = {"unilora_theta_d": fitted.theta}
-        path = Path(folder) / f"{second.name}.vov"
+        path = (keep or Path(folder)) / f"{second.name}.vov"
         encoder.write(path, second, fitted)
         encoder.close()
         fit_seconds = time.monotonic() - begun
@@ -80,11 +81,13 @@ def main(settings: Sweep) -> None:
     if settings.random_base:
         fresh = type(backbone.transformer).from_config(backbone.transformer.config).to(backbone.device, backbone.dtype)
         backbone.transformer.load_state_dict(fresh.state_dict())
-    for clip, point in itertools.product(settings.clips.split(","), grid(settings.vary)):
+    points = grid(settings.vary)
+    for clip, point in itertools.product(settings.clips.split(","), points):
         vary = " ".join(f"{k}={v}" for k, v in point.items())
         if (Path(clip).stem, vary, settings.random_base) in done:
             continue
-        result = run(point, clip, backbone) | {"vary": vary, "random_base": settings.random_base}
+        keep = Path(settings.keep, *([vary.replace(" ", "_")] if len(points) > 1 else [])) if settings.keep else None
+        result = run(point, clip, backbone, keep) | {"vary": vary, "random_base": settings.random_base}
         with out.open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(f"{result['clip']:<18} {vary:<60} {result['bytes']:>7} bytes {result['psnr']:6.2f} dB "

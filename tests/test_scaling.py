@@ -12,18 +12,19 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from vov import VovError
+from vov.coder import varint
 from vov.files import REPO
 from vov.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
-from vov.scaling import Candidates, NoiseCode, Replay, diffuse, stochastic_step
+from vov.scaling import FIELDS, Candidates, NoiseCode, Replay, diffuse, levels, stochastic_step
 
 
 def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1, **more):
     plan = np.asarray(plan)
     rng = np.random.default_rng(0)
     symbols = rng.integers(0, 1 << bits + signed, (items, plan.sum()), dtype=np.int32)
-    theta_steps, start = more.get("theta_steps", 0), more.get("start", 0)
-    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), theta_steps, start, plan, symbols)
+    theta_steps, start, end = (more.get(name, 0) for name in ("theta_steps", "start", "end"))
+    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), theta_steps, start, end, plan, symbols)
 
 
 def make_header(steps=8, **more):
@@ -172,12 +173,31 @@ def test_gpu_kernel_scores_as_plain_torch():
     make_code([[1]] * 5, bits=10, signed=0, first=2),
     make_code([[8, 0, 0], [0, 0, 0], [3, 3, 1]], block=40, kind=1, bits=5, eta=80),
     make_code([[0]] * 3),
-    make_code([[4]] * 2, items=3, theta_steps=1, start=512),
+    make_code([[4]] * 2, items=3, theta_steps=1, start=512, end=307),
 ])
 def test_section_round_trip(code):
     again = NoiseCode.from_bytes(code.to_bytes(), make_header(), 100, len(code.symbols))
     for field in dataclasses.fields(NoiseCode):
         assert np.array_equal(getattr(again, field.name), getattr(code, field.name)), field.name
+
+
+def test_sections_of_version_1_are_read():
+    code = make_code([[4]] * 2, start=512)
+    data = bytearray(code.to_bytes())
+    place = 1 + sum(len(varint(getattr(code, name))) for name in FIELDS if name != "end")
+    assert data[0] == 2 and data[place] == 0
+    del data[place]
+    data[0] = 1
+    again = NoiseCode.from_bytes(bytes(data), make_header(), 100)
+    assert again.start == 512 and again.end == 0 and np.array_equal(again.symbols, code.symbols)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (512, 0), (0, 307), (512, 307)])
+def test_levels_keep_the_number_of_steps(start, end):
+    found = levels(make_header(8, shift=3.0), start, end)
+    assert len(found) == 9 and found == sorted(found, reverse=True) and found[0] == 1 and found[-1] == 0
+    assert not start or found[1] == start / 1024
+    assert not end or found[-2] == end / 1024
 
 
 def test_paper_scheme_costs_ten_bits_a_step():

@@ -45,7 +45,7 @@ from vov.flow import sigma_grid
 from vov.header import Header
 from vov.noise import Stream, normal_batch, uniform_batch
 
-VERSION = 1
+VERSION = 2  # of the section; version 1 had no `end`
 INDEPENDENT, SHIFTS = 0, 1
 KINDS = ("independent", "shifts")
 MAX_ATOMS = 512  # a sum of so many multiples of 2^-12 below 4.33 is exact in float32, whatever the order
@@ -61,6 +61,7 @@ FIELDS = {  # name: (lowest, highest value)
     "steps": (1, 10000),  # number of coded steps from there on
     "theta_steps": (0, 10000),  # theta adapts the model in the first so many steps; 0: in all
     "start": (0, 1023),  # level after the first step, in 1024ths: see `levels`; 0: the header's grid as it is
+    "end": (0, 1023),  # level before the last step, likewise
 }
 
 
@@ -82,6 +83,7 @@ class NoiseCode:
     steps: int
     theta_steps: int
     start: int
+    end: int
     plan: np.ndarray
     symbols: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), np.int32))
 
@@ -118,9 +120,10 @@ class NoiseCode:
         """
         reader = Reader(data, source)
         version = reader.take(1, "version")[0]
-        if version != VERSION:
-            raise reader.error("version", f"is {version}, this program reads {VERSION}", "update one or the other")
-        values = {name: reader.varint(name, high, low) for name, (low, high) in FIELDS.items()}
+        if not 1 <= version <= VERSION:
+            raise reader.error("version", f"is {version}, this program reads 1 to {VERSION}", "update one or the other")
+        values = {name: 0 if name == "end" and version == 1 else reader.varint(name, high, low)
+                  for name, (low, high) in FIELDS.items()}
         sampled = len(header.sigmas) - 1 if header.sigmas else header.decode_steps
         if values["first"] + values["steps"] > sampled:
             raise reader.error("steps", f"go beyond the file's {sampled} sampler steps")
@@ -148,8 +151,10 @@ class NoiseCode:
             raise reader.error("indices", f"go beyond {code.alphabet} candidates")
         if code.kind == SHIFTS and 1 << code.bits > (code.block or size):
             raise reader.error("bits", f"{code.bits}: the latent has only {size} shifts")
-        if code.start and (sampled < 2 or header.sigmas):
-            raise reader.error("start", "needs two steps or more and no explicit levels")
+        if (code.start or code.end) and (header.sigmas or sampled <= bool(code.start) + bool(code.end)):
+            raise reader.error("start", "and end need a step between them and no explicit levels")
+        if code.start and code.end >= code.start:
+            raise reader.error("end", f"is {code.end}, not below start, {code.start}")
         if header.sampler != "euler":
             raise reader.error("noise", f"cannot be used with the {header.sampler} sampler")
         if items * sampled > 1 << 22:
@@ -166,16 +171,20 @@ def block_count(size: int, block: int) -> int:
     return -(-size // block) if block else 1
 
 
-def levels(header: Header, start: int = 0) -> list[float]:
+def levels(header: Header, start: int = 0, end: int = 0) -> list[float]:
     """The sampler's σ values from 1 to 0, rounded to float32.
 
-    With a `start` (1024ths) the first step goes from 1 straight to that level and the header's steps and shift spread
-    the rest below it: one step of an anchored θ gives x̂0, coded noise carries it on from there.
+    start, end: levels in 1024ths. With a `start` the first step goes from 1 straight to it: one step of an anchored θ
+    gives x̂0, coded noise carries it on from there. With an `end` the last step goes from it straight to 0, to the
+    model's mean of all that is still open, which has a smaller squared error than a sample of it (the distortion-
+    perception tradeoff, Blau and Michaeli 2018). The header's steps and shift spread the rest between them.
     """
-    if not start:
+    if not (start or end):
         return list(header.sigmas) or sigma_grid(header.decode_steps, header.shift)
-    scale = start / 1024
-    return [1.0, *(float(np.float32(scale * s)) for s in sigma_grid(header.decode_steps - 1, header.shift))]
+    top, bottom = (start or 1024) / 1024, end / 1024
+    inner = sigma_grid(header.decode_steps - bool(start) - bool(end), header.shift)
+    grid = [float(np.float32(bottom + (top - bottom) * s)) for s in inner]
+    return [1.0] * bool(start) + grid + [0.0] * bool(end)
 
 
 @dataclass(frozen=True)

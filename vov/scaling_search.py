@@ -53,6 +53,7 @@ from vov.scaling import (
 )
 
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
+AUTO_END = 0.3  # END_LEVEL of atoms: best, or 0.2 dB below the best, from 1 to 4 kB (video/README.md)
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
 
@@ -79,6 +80,8 @@ class ScalingConfig:
                               "0: in all steps", minimum=0)
     start_level: float = option(0.0, "σ below 1 to which the first step jumps, the rest is spread below it; for "
                                 "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
+    end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
+                              "grid; -1: 0.3 (of START_LEVEL) for scheme atoms, else 0", minimum=-1)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
                         choices=("likelihood", "pixel", "lookahead"))
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
@@ -94,13 +97,16 @@ class ScalingConfig:
             raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
         coded = min(self.coded_steps or steps, steps - self.first_step)
         atoms = self.atoms if self.scheme == "atoms" else 1
-        if self.start_level >= 1 or (self.start_level and steps < 2):
-            raise VovError(f"START_LEVEL={self.start_level:g}: must be below 1, and needs STEPS of 2 or more")
+        end = self.end_level if self.end_level >= 0 else (
+            AUTO_END * (self.start_level or 1) if self.scheme == "atoms" and steps > 2 else 0.0)
+        for name, level, top in (("START_LEVEL", self.start_level, 1.0), ("END_LEVEL", end, self.start_level or 1.0)):
+            if level and (level >= top or steps <= bool(self.start_level) + bool(end)):
+                raise VovError(f"{name}={level:g}: must be below {top:g}, and needs more STEPS than {steps}")
         if atoms > MAX_ATOMS:
             raise VovError(f"ATOMS={atoms}: at most {MAX_ATOMS}; use smaller blocks (BLOCK)")
         return NoiseCode(
             kind, bits, int(self.scheme == "atoms"), block, round(self.eta * ETA_UNIT), self.first_step, coded,
-            min(self.theta_steps, steps), round(self.start_level * 1024),
+            min(self.theta_steps, steps), round(self.start_level * 1024), round(end * 1024),
             np.full((coded, block_count(size, block)), atoms), np.zeros((items, 0), np.int32))
 
 
@@ -201,7 +207,9 @@ class Search:
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets = conditions, targets
         self.code = settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets))
-        self.sigmas = levels(decoder.header, self.code.start)
+        if decoder.header.sigmas and (self.code.start or self.code.end):
+            raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
+        self.sigmas = levels(decoder.header, self.code.start, self.code.end)
         edges = self.sigmas[self.code.first:][: self.code.steps + 1]
         noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)]
         self.code.plan[~np.array(noisy)] = 0  # the last step ends at level 0 and takes no noise
