@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vov.scaling import INDEPENDENT, SHIFTS, Candidates, NoiseCode
+from vov.scaling import INDEPENDENT, SHIFTS, Candidates, NoiseCode, block_count, entries
 from vov.scaling_search import plain_scores, scores
 
 
@@ -48,23 +48,24 @@ def main() -> None:
             ("1 of all shifts, whole latent", SHIFTS, size.bit_length() - 1, 0, 1),
             ("16 of all shifts, whole latent", SHIFTS, size.bit_length() - 1, 0, 16)]
     for name, kind, bits, block, atoms in rows:
-        code = NoiseCode(kind, bits, 1, block, 64, 0, 1, 0, 0, np.full((1, -(-size // block) if block else 1), atoms))
+        plan = np.full((1, block_count(size, block)), atoms)
+        code = NoiseCode(kind, bits, 1, block, 64, 0, 1, 0, 0, 0, plan)
         made = Candidates(code, 1, size, 0, device)
-        blocks = torch.arange(made.blocks, device=device)
         wanted = torch.randn(made.blocks, made.block, device=device)
 
-        def choose(made=made, blocks=blocks, wanted=wanted, atoms=atoms) -> torch.Tensor:
-            return [scores(made, 0, atom, blocks, wanted).abs().argmax(1) for atom in range(atoms)][-1]
+        def choose(made=made, code=code, wanted=wanted) -> np.ndarray:
+            return torch.cat([scores(made, 0, which, where, wanted[where]).abs().argmax(1)
+                              for where, which in made.batches(*entries(code.plan[0]))]).cpu().numpy()
 
-        picked = choose().cpu().numpy().astype(np.int32)
-        symbols = np.repeat(picked * 2, atoms)
+        symbols = choose().astype(np.int32) * 2
         took, peak = seconds(choose, device, 2 if tiny else 5)
         replay, _ = seconds(lambda made=made, code=code, symbols=symbols: made.assemble(0, code.plan[0], symbols),
                             device, 2 if tiny else 5)
         print(f"{name:<44}{took:>10.4f}{replay:>10.4f}{peak:>11.3f}", flush=True)
         if kind == INDEPENDENT and (block == 0 or tiny):
-            plain = plain_scores(made, 0, 0, blocks[:2], wanted[:2])
-            error = float((scores(made, 0, 0, blocks[:2], wanted[:2]) - plain).abs().max() / plain.std())
+            blocks = torch.arange(made.blocks, device=device)[:2]
+            plain = plain_scores(made, 0, 0 * blocks, blocks, wanted[:2])
+            error = float((scores(made, 0, 0 * blocks, blocks, wanted[:2]) - plain).abs().max() / plain.std())
             print(f"{'  largest difference from plain torch':<44}{error:>10.1e} standard deviations")
 
 

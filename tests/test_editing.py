@@ -1,8 +1,5 @@
 """Editing: merges without dense matrices, schedules, and the commands as typed, on an untrained 2-layer Wan."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 
@@ -10,8 +7,7 @@ from tests.test_fit import ball
 from tests.tiny import build_wan
 from video.backbone import WanBackbone
 from video.edit import edit as command
-from video.scaling import sample as scaling
-from vov import VovError, bitstream, codec, interop, media, metrics
+from vov import VovError, codec, interop, media
 from vov.config import FitConfig
 from vov.editing import Adaptation, EditConfig, Merged, load, numbers, scheduled
 from vov.fit import Fitted
@@ -88,26 +84,6 @@ def test_lists_of_numbers():
     for wrong in ("1,2,3", "a", ""):
         with pytest.raises(VovError, match="STRENGTH"):
             numbers(wrong, 2, "STRENGTH")
-
-
-def test_scaled_file_decodes_to_what_the_encoder_saw_and_gains(backbone, files, tmp_path):
-    vov, _, original = files
-    plain = metrics.psnr(ball(5, 32, 32), codec.decode_file(vov, backbone)[0].frames)
-    for scheme in ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
-                   {"scheme": "atoms", "scaling_bytes": 60}, {"scheme": "atoms", "score": "lookahead", "atoms": 2}):
-        output = tmp_path / f"{'_'.join(map(str, scheme.values()))}.vov"
-        scaling.main(scaling.Sample(bitstream=str(vov), original_frames_dir=str(original), steps=6, output=str(output),
-                                    model_id=str(backbone.path), device="cpu", **scheme))
-        stream = bitstream.read(output)
-        assert stream.header.decode_steps == 6 and stream.noise
-        assert np.array_equal(stream.symbols, bitstream.read(vov).symbols)
-        decoded = codec.decode_file(output, backbone)[0].frames
-        result = json.loads(output.with_suffix(".json").read_text())
-        target = ball(5, 32, 32)
-        assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
-        if "scaling_bytes" in scheme:
-            assert len(stream.noise) <= 60
-    assert plain > 0
 
 
 def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, capsys, monkeypatch):

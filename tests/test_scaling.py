@@ -151,19 +151,20 @@ KERNEL = """
 import torch
 from vov import scaling_kernel
 from vov.noise import Stream, normal_batch
-wanted, blocks = torch.randn(2, 100), torch.tensor([3, 5])
+device = "cuda" if torch.cuda.is_available() else "cpu"
+wanted, blocks = torch.randn(2, 100, device=device), torch.tensor([3, 5], device=device)
 found = scaling_kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)
-drawn = [normal_batch(2**63 + 7, (Stream.CANDIDATE, 42, int(b)), range(16, 36), 100) for b in blocks]
+drawn = [normal_batch(2**63 + 7, (Stream.CANDIDATE, 42, int(b)), range(16, 36), 100).to(device) for b in blocks]
 expected = torch.stack([d @ w for d, w in zip(drawn, wanted)])
 assert (found - expected).abs().max() < 0.01, (found, expected)
 """
 
 
 def test_gpu_kernel_scores_as_plain_torch():
-    """In Triton's interpreter: the same streams, up to the polynomial's 2e-4 a value."""
+    """On a GPU, or in Triton's interpreter: the same streams, up to the polynomial's 2e-4 a value."""
     pytest.importorskip("triton")
-    subprocess.run([sys.executable, "-c", KERNEL], env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=REPO, check=True,
-                   timeout=120)
+    interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", KERNEL], env=os.environ | interpret, cwd=REPO, check=True, timeout=120)
 
 
 # --- the noise section ----------------------------------------------------------------------------------------------

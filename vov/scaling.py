@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +50,7 @@ INDEPENDENT, SHIFTS = 0, 1
 KINDS = ("independent", "shifts")
 MAX_ATOMS = 512  # a sum of so many multiples of 2^-12 below 4.33 is exact in float32, whatever the order
 MAX_CELLS = 1 << 20  # coded steps x blocks
+CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 ETA_UNIT = 64  # eta is kept in 64ths
 FIELDS = {  # name: (lowest, highest value)
     "kind": (0, 1),  # of candidates
@@ -237,34 +238,41 @@ class Candidates:
         uniform = uniform_batch(self.seed, (Stream.CANDIDATE, self.base + step, blocks[:, None]), ids, self.block)
         return 1 - 2 * (uniform < 0.5).float()
 
-    def chosen(self, step: int, blocks: Tensor, atom: int, index: Tensor) -> Tensor:
-        """Candidate index[r] of `atom` in block blocks[r]: [rows, block]."""
+    def chosen(self, step: int, blocks: Tensor, atoms: Tensor, index: Tensor) -> Tensor:
+        """Candidate index[r] of atom atoms[r] in block blocks[r]: [rows, block]."""
         if self.code.kind == INDEPENDENT:
-            return self.draw(step, blocks, (atom << self.code.bits) + index)
-        ids = torch.full_like(index, atom)
+            return self.draw(step, blocks, (atoms << self.code.bits) + index)
         place = torch.arange(self.block, device=self.device)
         turned = (place[None] - index[:, None]) % self.block
-        return self.draw(step, blocks, ids).gather(1, turned) * self.signs(step, blocks, ids)
+        return self.draw(step, blocks, atoms).gather(1, turned) * self.signs(step, blocks, atoms)
+
+    def batches(self, *columns: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
+        """Arrays of one length as int64 tensors on the device, as many rows at once as vectors should be in memory."""
+        some = max(1, (GPU_VALUES if self.device.type == "cuda" else CPU_VALUES) // self.block)
+        for first in range(0, len(columns[0]), some):
+            yield tuple(torch.from_numpy(c[first:first + some].astype(np.int64)).to(self.device) for c in columns)
 
     def assemble(self, step: int, atoms: np.ndarray, symbols: np.ndarray) -> Tensor:
         """z [n] of a step from its atoms per block [blocks] and their symbols, block after block."""
         signed = self.code.signed
         z = torch.zeros(self.blocks, self.block, device=self.device)
-        starts = np.cumsum(atoms) - atoms
-        free = torch.from_numpy(np.flatnonzero(atoms == 0)).to(self.device)
-        if len(free):
-            z[free] = self.chosen(step, free, 0, torch.zeros_like(free))
-        for atom in range(int(atoms.max(initial=0))):
-            rows = np.flatnonzero(atoms > atom)
-            symbol = symbols[starts[rows] + atom].astype(np.int64)
-            where = torch.from_numpy(rows).to(self.device)
-            part = self.chosen(step, where, atom, torch.from_numpy(symbol >> signed).to(self.device))
+        free = np.flatnonzero(atoms == 0)
+        rows, numbers = (np.concatenate(pair) for pair in zip(entries(atoms), (free, 0 * free), strict=True))
+        symbols = np.concatenate((symbols, 0 * free))
+        for where, which, symbol in self.batches(rows, numbers, symbols):
+            part = self.chosen(step, where, which, symbol >> signed)
             if signed:
-                part *= torch.from_numpy(1 - 2 * (symbol & 1)).to(self.device, torch.float32)[:, None]
-            z[where] += part
-        # Sums are exact and √ and ÷ are IEEE operations, so z is the same to the bit on every device.
+                part *= (1 - 2 * (symbol & 1)).float()[:, None]
+            z.index_add_(0, where, part)
+        # Sums are exact, whatever their order, and √ and ÷ are IEEE operations: z is the same to the bit everywhere.
         scale = (1 / np.sqrt(np.maximum(atoms, 1).astype(np.float32))).astype(np.float32)
         return (z * torch.from_numpy(scale).to(self.device)[:, None]).reshape(-1)[: self.size]
+
+
+def entries(atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(block, atom) of every symbol of a step with `atoms` [blocks], in the file's order."""
+    blocks = np.repeat(np.arange(len(atoms)), atoms)
+    return blocks, np.arange(len(blocks)) - np.repeat(np.cumsum(atoms) - atoms, atoms)
 
 
 class Replay:

@@ -35,10 +35,12 @@ from vov.flow import denoised, euler
 from vov.loss import pixel_weights
 from vov.media import restore_geometry
 from vov.metrics import psnr
-from vov.noise import Stream, uniform
+from vov.noise import Stream, uniform_batch
 from vov.rate import dequantise
 from vov.scaling import (
+    CPU_VALUES,
     ETA_UNIT,
+    GPU_VALUES,
     INDEPENDENT,
     KINDS,
     MAX_ATOMS,
@@ -48,13 +50,13 @@ from vov.scaling import (
     Replay,
     Step,
     block_count,
+    entries,
     levels,
     stochastic_step,
 )
 
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
 AUTO_END = 0.3  # END_LEVEL of atoms: best, or 0.2 dB below the best, from 1 to 4 kB (video/README.md)
-CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -134,46 +136,47 @@ class Chooser(Replay):
         wanted = wanted.view(made.blocks, made.block)
         self.energy[row] = wanted.square().sum(1).cpu().numpy()
         self.worth[row] = self.energy[row] * value**2
-        plan = self.code.plan[row]
-        found = np.zeros((made.blocks, int(plan.max())), np.int32)
-        for atom in range(found.shape[1]):
-            rows = np.flatnonzero(plan > atom)
-            where = torch.from_numpy(rows).to(x.device)
-            share = torch.from_numpy(1 / np.sqrt(plan[rows])).to(x.device, torch.float32)[:, None]
-            symbol = self._pick(i, atom, scores(made, i, atom, where, wanted[where]), share)
-            found[rows, atom] = symbol.cpu().numpy()
-        self.found[row] = found[np.arange(found.shape[1]) < plan[:, None]]
+        rows, numbers = entries(self.code.plan[row])
+        share = torch.from_numpy(1 / np.sqrt(self.code.plan[row].clip(1))).to(x.device, torch.float32)[:, None]
+        found = [self._pick(i, where, which, scores(made, i, which, where, wanted[where]), share[where])
+                 for where, which in made.batches(rows, numbers)]
+        self.found[row] = torch.cat(found).to("cpu", torch.int32).numpy()
         return self.found[row]
 
-    def _pick(self, i: int, atom: int, score: Tensor, share: Tensor) -> Tensor:
+    def _pick(self, i: int, blocks: Tensor, atoms: Tensor, score: Tensor, share: Tensor) -> Tensor:
         """Symbols [rows] from scores [rows, K]; of equal ones the first."""
         if self.code.signed:
             score = torch.stack((score, -score), dim=-1).flatten(1)  # in the order of the symbols
         if self.gumbel:
-            u = uniform(self.seed, (Stream.OTHER, 3, self.base + i, atom), score.shape, score.device)
+            ids = blocks * MAX_ATOMS + atoms
+            u = uniform_batch(self.seed, (Stream.OTHER, 3, self.base + i), ids, score.shape[1])
             score = score * share - torch.log(-torch.log(u.clamp(2.0**-25, 1 - 2.0**-25)))
         best = score == score.amax(1, keepdim=True)
         places = torch.arange(score.shape[1], device=score.device)
         return torch.where(best, places, score.shape[1] - 1).amin(1)
 
 
-def scores(candidates: Candidates, step: int, atom: int, blocks: Tensor, wanted: Tensor) -> Tensor:
-    """<wanted[r], candidate j of `atom` in block blocks[r]> for all j: [rows, 2^bits]; wanted is [rows, block]."""
+def scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wanted: Tensor) -> Tensor:
+    """Inner products of wanted[r] [block] with every candidate of atom atoms[r] in block blocks[r]: [rows, 2^bits]."""
     code, count = candidates.code, 1 << candidates.code.bits
     if code.kind == SHIFTS:
-        ids = torch.full_like(blocks, atom)
-        turned = torch.fft.rfft(wanted * candidates.signs(step, blocks, ids))
-        vector = torch.fft.rfft(candidates.draw(step, blocks, ids))
+        turned = torch.fft.rfft(wanted * candidates.signs(step, blocks, atoms))
+        vector = torch.fft.rfft(candidates.draw(step, blocks, atoms))
         return torch.fft.irfft(turned * vector.conj(), n=candidates.block)[:, :count]
     if wanted.is_cuda:
         from vov import scaling_kernel
 
         if scaling_kernel.available():
-            return scaling_kernel.scores(candidates.seed, candidates.base + step, atom * count, count, blocks, wanted)
-    return plain_scores(candidates, step, atom, blocks, wanted)
+            out = torch.empty(len(blocks), count, device=wanted.device)
+            for atom in atoms.unique().tolist():
+                rows = torch.nonzero(atoms == atom)[:, 0]
+                out[rows] = scaling_kernel.scores(candidates.seed, candidates.base + step, atom * count, count,
+                                                  blocks[rows], wanted[rows])
+            return out
+    return plain_scores(candidates, step, atoms, blocks, wanted)
 
 
-def plain_scores(candidates: Candidates, step: int, atom: int, blocks: Tensor, wanted: Tensor) -> Tensor:
+def plain_scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wanted: Tensor) -> Tensor:
     """`scores` of independent candidates: all of them drawn, a few at a time, and one matrix product each time."""
     count, width = 1 << candidates.code.bits, wanted.shape[1]
     limit = GPU_VALUES if wanted.is_cuda else CPU_VALUES
@@ -181,11 +184,11 @@ def plain_scores(candidates: Candidates, step: int, atom: int, blocks: Tensor, w
     rows = max(1, limit // (width * some))
     out = torch.empty(len(blocks), count, device=wanted.device)
     for top in range(0, len(blocks), rows):
-        part = blocks[top:top + rows]
+        part, first_ids = blocks[top:top + rows], atoms[top:top + rows, None] * count
         for first in range(0, count, some):
-            ids = torch.arange(first, min(first + some, count), device=wanted.device) + atom * count
-            drawn = candidates.draw(step, part.repeat_interleave(len(ids)), ids.repeat(len(part)))
-            drawn = drawn.view(len(part), len(ids), width)
+            ids = first_ids + torch.arange(first, min(first + some, count), device=wanted.device)
+            drawn = candidates.draw(step, part.repeat_interleave(ids.shape[1]), ids.flatten())
+            drawn = drawn.view(len(part), -1, width)
             out[top:top + rows, first:first + some] = torch.einsum("bkn,bn->bk", drawn, wanted[top:top + rows])
     return out
 

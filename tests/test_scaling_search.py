@@ -1,0 +1,123 @@
+"""Coded noise: the encoder's choice, and the commands, on an untrained 2-layer Wan."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scripts import scaling_curves
+from tests.test_fit import ball
+from tests.tiny import build_wan
+from video.backbone import WanBackbone
+from video.scaling import sample as command
+from vov import VovError, bitstream, codec, media, metrics
+from vov.config import FitConfig
+from vov.fit import Fitted
+from vov.scaling import Candidates, NoiseCode, entries
+from vov.scaling_search import ScalingConfig, scores
+
+FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
+SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
+           {"scheme": "atoms", "scaling_bytes": 60, "score": "pixel"}, {"scheme": "atoms", "choice": "sample"},
+           {"scheme": "atoms", "score": "lookahead", "atoms": 2, "end_level": 0.4})
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+def code(plan, bits, kind, block=0, signed=1):
+    return NoiseCode(kind, bits, signed, block, 64, 0, 1, 0, 0, 0, np.array([plan]))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build_wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="module")
+def fit(model, tmp_path_factory):
+    """A .vov file, and beside it the clip it was made from."""
+    folder = tmp_path_factory.mktemp("fits")
+    media.write_frames(folder / "ball", ball(5, 32, 32))
+    encoder = codec.Encoder(WanBackbone.load(str(model), "", "cpu"), [
+        codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")], FIT)
+    encoder.write(folder / "ball.vov", FIT, Fitted(torch.linspace(-0.3, 0.3, 300), 0.01, folder))
+    encoder.close()
+    return folder / "ball.vov"
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize(("kind", "block"), [(0, 0), (0, 40), (1, 0), (1, 40)])
+def test_scores_are_inner_products_with_the_vectors_that_the_decoder_draws(kind, block, device):
+    made = Candidates(code([3] * (3 if block else 1), 5, kind, block), 9, 100, 0, device)
+    blocks, atoms = (torch.from_numpy(v).to(device) for v in entries(made.code.plan[0]))
+    wanted = torch.randn(len(blocks), made.block, generator=torch.Generator().manual_seed(0)).to(device)
+    found = scores(made, 2, atoms, blocks, wanted)
+    assert found.shape == (len(blocks), 32)
+    for index in (0, 1, 7, 31):
+        drawn = made.chosen(2, blocks, atoms, torch.full_like(blocks, index))
+        assert torch.allclose(found[:, index], (drawn * wanted).sum(1), atol=0.01 if device == "cuda" else 1e-4)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_chosen_atoms_add_up_to_the_expected_alignment(kind):
+    """M atoms of K signed candidates lie about √(2·ln 2K·M) standard deviations along the direction."""
+    count, size = 16, 4096
+    made = Candidates(code([count], 10, kind), 3, size, 0, "cpu")
+    wanted = torch.randn(1, size, generator=torch.Generator().manual_seed(1))
+    blocks, atoms = map(torch.from_numpy, entries(made.code.plan[0]))
+    score = scores(made, 0, atoms, blocks, wanted.expand(count, -1))
+    best = score.abs().argmax(1)
+    symbols = 2 * best + (score.gather(1, best[:, None])[:, 0] < 0)
+    z = made.assemble(0, made.code.plan[0], symbols.numpy())
+    assert float(z @ wanted[0] / wanted.norm()) == pytest.approx(math.sqrt(2 * math.log(2 << 10) * count), rel=0.15)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, tmp_path, device):
+    target, decoders = ball(5, 32, 32), [WanBackbone.load(str(model), "", d) for d in {"cpu", device}]
+    for scheme in SCHEMES:
+        output = tmp_path / f"{'_'.join(map(str, scheme.values()))}.vov"
+        command.main(command.Sample(bitstream=str(fit), original_frames_dir=str(fit.parent / "ball"), steps=6,
+                                    output=str(output), model_id=str(model), device=device, **scheme))
+        stream = bitstream.read(output)
+        assert stream.header.decode_steps == 6 and stream.noise
+        assert np.array_equal(stream.symbols, bitstream.read(fit).symbols)
+        result = json.loads(output.with_suffix(".json").read_text())
+        for backbone in decoders:
+            decoded = codec.decode_file(output, backbone)[0].frames
+            assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
+        if "scaling_bytes" in scheme:
+            assert len(stream.noise) <= 60
+
+
+@pytest.mark.parametrize(("given", "problem"), [
+    ({"end_level": 1.0}, "END_LEVEL=1"), ({"start_level": 0.2, "end_level": 0.3}, "END_LEVEL=0.3"),
+    ({"start_level": 0.5, "end_level": 0.3, "steps": 2}, "STEPS"), ({"first_step": 9}, "FIRST_STEP=9"),
+    ({"atoms": 513}, "ATOMS=513"),
+])
+def test_settings_that_contradict_each_other_are_refused(given, problem):
+    with pytest.raises(VovError, match=problem):
+        ScalingConfig(**given).code(given.get("steps", 6), 1000, 1)
+
+
+def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():
+    assert ScalingConfig().code(6, 1000, 1).end == round(0.3 * 1024)
+    assert ScalingConfig(start_level=0.5).code(6, 1000, 1).end == round(0.15 * 1024)
+    assert not ScalingConfig(scheme="paper").code(6, 1000, 1).end and not ScalingConfig().code(2, 1000, 1).end
+
+
+def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path, capsys):
+    shared = {"fits": str(fit), "originals": str(fit.parent / "ball"), "out": str(tmp_path), "device": "cpu",
+              "cache_dir": str(model.parent)}
+    scaling_curves.main(scaling_curves.Curves(schemes="paper:4 atoms:4:40:end_level=0.4", explicit="200,400", **shared))
+    rows = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+    assert [row["scheme"] for row in rows] == ["none", "paper:4", "atoms:4:40:end_level=0.4", "200", "400"]
+    assert all(row["bytes"] == (tmp_path / row["file"]).stat().st_size for row in rows)
+    assert (tmp_path / "curves.png").is_file()
+    capsys.readouterr()
+    scaling_curves.main(scaling_curves.Curves(check=True, **shared))
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
+    with pytest.raises(VovError, match="bites"):
+        scaling_curves.parse("atoms:4:bites=3")
