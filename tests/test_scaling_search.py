@@ -102,8 +102,9 @@ def test_settings_that_contradict_each_other_are_refused(given, problem):
 
 
 def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():
-    assert ScalingConfig().code(6, 1000, 1).end == round(0.3 * 1024)
-    assert ScalingConfig(start_level=0.5).code(6, 1000, 1).end == round(0.15 * 1024)
+    for size, level in ((4000, 0.4), (2000, 0.3), (100, 0.1), (100_000, 0.5)):
+        assert ScalingConfig(scaling_bytes=125).code(6, size, 1).end == round(level * 1024)
+    assert ScalingConfig(scaling_bytes=125, start_level=0.5).code(6, 4000, 1).end == round(0.2 * 1024)
     assert not ScalingConfig(scheme="paper").code(6, 1000, 1).end and not ScalingConfig().code(2, 1000, 1).end
 
 

@@ -56,7 +56,6 @@ from vov.scaling import (
 )
 
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
-AUTO_END = 0.3  # END_LEVEL of atoms: best, or 0.2 dB below the best, from 1 to 4 kB (video/README.md)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class ScalingConfig:
     start_level: float = option(0.0, "σ below 1 to which the first step jumps, the rest is spread below it; for "
                                 "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
-                              "grid; -1: 0.3 (of START_LEVEL) for scheme atoms, else 0", minimum=-1)
+                              "grid; -1: `jump_level` for scheme atoms, else 0", minimum=-1)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
                         choices=("likelihood", "pixel", "lookahead"))
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
@@ -98,18 +97,30 @@ class ScalingConfig:
         if self.first_step >= steps:
             raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
         coded = min(self.coded_steps or steps, steps - self.first_step)
-        atoms = self.atoms if self.scheme == "atoms" else 1
-        end = self.end_level if self.end_level >= 0 else (
-            AUTO_END * (self.start_level or 1) if self.scheme == "atoms" and steps > 2 else 0.0)
+        atoms, signed = (self.atoms, 1) if self.scheme == "atoms" else (1, 0)
+        blocks = block_count(size, block)
+        rate = (8 * self.scaling_bytes / items if self.scaling_bytes else
+                coded * blocks * atoms * (bits + signed)) / size
+        end = self.end_level
+        if end < 0:
+            end = (self.start_level or 1.0) * jump_level(rate) if self.scheme == "atoms" and steps > 2 else 0.0
         for name, level, top in (("START_LEVEL", self.start_level, 1.0), ("END_LEVEL", end, self.start_level or 1.0)):
             if level and (level >= top or steps <= bool(self.start_level) + bool(end)):
                 raise VovError(f"{name}={level:g}: must be below {top:g}, and needs more STEPS than {steps}")
         if atoms > MAX_ATOMS:
             raise VovError(f"ATOMS={atoms}: at most {MAX_ATOMS}; use smaller blocks (BLOCK)")
         return NoiseCode(
-            kind, bits, int(self.scheme == "atoms"), block, round(self.eta * ETA_UNIT), self.first_step, coded,
+            kind, bits, signed, block, round(self.eta * ETA_UNIT), self.first_step, coded,
             min(self.theta_steps, steps), round(self.start_level * 1024), round(end * 1024),
-            np.full((coded, block_count(size, block)), atoms), np.zeros((items, 0), np.int32))
+            np.full((coded, blocks), atoms), np.zeros((items, 0), np.int32))
+
+
+def jump_level(rate: float) -> float:
+    """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
+
+    Measured on four clips (video/README.md): 0.5 was best at 1/8 bit, 0.4 at 1/4, 0.3 at 1/2.
+    """
+    return min(0.5, max(0.1, 0.2 - 0.1 * math.log2(rate)))
 
 
 class Chooser(Replay):
