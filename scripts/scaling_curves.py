@@ -104,7 +104,7 @@ class Bench:
         from vov import explicit, media
 
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
-                                             self.header.fit), self.source.fps)
+                                             self.header.fit), self.source.fps or 1.0)
         sizes = [int(size) for size in targets.split(",")]
         files = explicit.encode(clip, self.backbone, sizes, folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": str(size), "file": f"{self.fit.stem}/{file.name}",
