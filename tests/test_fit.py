@@ -10,7 +10,7 @@ from video.backbone import WanBackbone
 from video.options import VideoFit
 from vov import VovError, checkpoint, codec, speed
 from vov.distributed import World
-from vov.fit import Fit
+from vov.fit import Fit, SpikeGuard
 from vov.loss import distortion, pixel_weights
 
 CAPTION = "a red ball rolls"
@@ -59,6 +59,21 @@ def fit(backbone, settings, folder, world=None, start=None, stop_after=None):
         return job.run()
     finally:
         encoder.close()
+
+
+def test_spikes_are_shortened_and_ordinary_gradients_left_alone():
+    guard = SpikeGuard(2.0, torch.device("cpu"))
+    for _ in range(50):
+        gradient = torch.tensor([3.0, 4.0])
+        guard(gradient)
+        assert torch.equal(gradient, torch.tensor([3.0, 4.0]))
+    spike = torch.tensor([300.0, 400.0])
+    guard(spike)
+    assert torch.allclose(spike, torch.tensor([6.0, 8.0])) and float(guard.mean) == pytest.approx(5.25)
+    for gradient, limit in ((torch.zeros(2), 2.0), (torch.tensor([300.0, 400.0]), 0.0)):
+        before = gradient.clone()
+        SpikeGuard(limit, torch.device("cpu"))(gradient)
+        assert torch.equal(gradient, before)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01])

@@ -32,9 +32,12 @@ class Checkpoint:
 
 
 def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | None,
-         optimizer: torch.optim.Optimizer, metadata: dict) -> None:
-    """Writes a checkpoint, whole or not at all. `metadata` must be JSON: model, configuration, config hash."""
-    tensors = {"unilora_theta_d": theta}
+         optimizer: torch.optim.Optimizer, metadata: dict, extra: dict[str, Tensor] | None = None) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    metadata: JSON: model, configuration, config hash. extra: further state of the fit, kept as `fit.<name>`.
+    """
+    tensors = {"unilora_theta_d": theta} | {f"fit.{k}": v for k, v in (extra or {}).items()}
     if rate is not None:
         tensors |= {f"unilora_{k}": v for k, v in rate.state_dict().items() if v.is_floating_point() and v.numel()}
     for i, p in enumerate(_parameters(optimizer)):
@@ -60,10 +63,12 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
-            optimizer: torch.optim.Optimizer) -> None:
+            optimizer: torch.optim.Optimizer, extra: dict[str, Tensor] | None = None) -> None:
     """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses)."""
     with torch.no_grad():
         theta.copy_(checkpoint.tensors["unilora_theta_d"])
+        for key, value in (extra or {}).items():
+            value.copy_(checkpoint.tensors[f"fit.{key}"])
         if rate is not None:
             own = rate.state_dict()
             for key, value in own.items():

@@ -64,6 +64,8 @@ class FitConfig:
     lr_schedule: str = option("cosine", "after the warm-up", choices=("cosine", "constant"))
     lr_warmup: int = option(20, "steps of linear learning-rate warm-up", minimum=0)
     weight_decay: float = option(1e-4, "AdamW's decoupled weight decay", minimum=0)
+    grad_clip: float = option(2.0, "a gradient longer than this times the running mean length is shortened to it; 0: "
+                              "never", minimum=0)
     noise: str = option("anchored", "ε of the fit: random (fresh), anchored (the decoder's own), mix (half and half)",
                         choices=("random", "anchored", "mix"))
     timesteps: str = option("grid", "t of the fit: uniform, shifted (by SHIFT), grid (the decoder's σ values)",

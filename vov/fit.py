@@ -29,6 +29,33 @@ DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than 
 STEP_LR = 2e-3  # of the raw quantiser step
 
 
+class SpikeGuard:
+    """Shortens a gradient that is longer than `limit` times the running mean length.
+
+    At the learning rates that a short fit needs, a single spike can throw θ out of its valley for good: Adam's second
+    moment forgets slowly, so a spike's step is many times a usual one. A limit relative to the recent past needs no
+    tuning to model or loss (compare AutoClip, Seetharaman et al. 2020, and ZClip, Kumar et al. 2025).
+
+    Args:
+        limit: 0 switches it off.
+    Attributes: mean, the running mean [] (time constant 20 steps); 0 before the first gradient. In place, for graphs.
+    """
+
+    def __init__(self, limit: float, device: torch.device):
+        self.limit, self.mean = limit, torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def __call__(self, gradient: Tensor) -> None:
+        """Shortens `gradient`, in place."""
+        if not self.limit:
+            return
+        length = gradient.norm().clamp_min(1e-30)
+        self.mean.copy_(torch.where(self.mean > 0, self.mean, length))
+        factor = (self.limit * self.mean / length).clamp(max=1.0)
+        gradient.mul_(factor)
+        self.mean.lerp_(length * factor, 0.05)
+
+
 @dataclass(frozen=True)
 class Item:
     """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file."""
@@ -126,7 +153,8 @@ class Fit:
             if not torch.isfinite(self.theta).all():
                 raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
                                "start again in another OUT_DIR")
-            checkpoint.save(path, done, self.theta, self.rate, self.optimizer, self._metadata())
+            checkpoint.save(path, done, self.theta, self.rate, self.optimizer, self._metadata(),
+                            {"gradient_mean": self.guard.mean})
         every = self.settings.preview_every
         if self.preview and ((every and done % every == 0) or done == total):
             log.write(done, self.preview(self.quantised().detach(), done))
@@ -159,6 +187,7 @@ class Fit:
         captured = self.compiled == "graph"
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=self.device) if captured else group["lr"]
+        self.guard = SpikeGuard(self.settings.grad_clip, self.device)
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), capturable=captured)
 
     def _make_step(self) -> None:
@@ -194,6 +223,7 @@ class Fit:
         torch.autograd.backward([flat, objective] if self.rate else [flat],
                                 [leaf.grad, None] if self.rate else [leaf.grad])
         self.world.mean(self.theta.grad, loss)
+        self.guard(self.theta.grad)
         self.optimizer.step()
         return {"loss": loss, "bits": bits.detach() / self.projection.length}
 
@@ -279,5 +309,5 @@ class Fit:
             changed = [k for k, v in ours["config"].items() if theirs.get("config", {}).get(k) != v]
             raise VovError(f"{path} belongs to a run with other settings ({', '.join(changed) or 'another model'}); "
                            "use another OUT_DIR, the old settings, or RESUME=never to start over")
-        checkpoint.restore(found, self.theta, self.rate, self.optimizer)
+        checkpoint.restore(found, self.theta, self.rate, self.optimizer, {"gradient_mean": self.guard.mean})
         return found.step
