@@ -23,6 +23,7 @@ class Kodak:
     end: int = option(0, "last picture; 0: all", minimum=0)
     divide: int = option(2, "width and height are divided by this (before measuring anything)", minimum=1)
     group: int = option(1, "pictures that share one θ", minimum=1)
+    scaling: str = option("", "coded noise after each fit, as in scaling_curves.sh: atoms:100:2000:score=lookahead")
     anchors: str = option("jpeg,webp,avif", "what else to code the pictures with; none: nothing")
     out_dir: str = option("runs/kodak", "gets results.jsonl, mosaic.png and the files; pictures already in it are kept")
 
@@ -50,7 +51,7 @@ def main(settings: Kodak) -> None:
             n // settings.divide for n in s.frames.shape[2:0:-1]))) for s in sources[first:first + settings.group]]
         if {s.name for s in group} <= {row["name"] for row in rows}:
             continue
-        for row in code(group, stages, backbone, settings.anchors, folder):
+        for row in code(group, stages, backbone, settings, folder):
             rows.append(row)
             with (folder / "results.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -67,10 +68,11 @@ def cell(name: str, row: dict) -> str:
     return f"{name} {row['bytes']:5.0f} B {row['bpp']:.3f} bpp {row['psnr']:5.2f} dB {row['ms_ssim']:.4f}"
 
 
-def code(group, stages, backbone, anchors: str, folder: Path) -> list[dict]:
-    """Two stages, the file, its decode; then every anchor at the bytes of each picture."""
+def code(group, stages, backbone, settings: Kodak, folder: Path) -> list[dict]:
+    """Two stages, noise if wanted, the file, its decode; then every anchor at the bytes of each picture."""
     from image.options import at_size
-    from vov import codec, codecs, media, metrics
+    from scripts.scaling_curves import parse
+    from vov import bitstream, codec, codecs, media, metrics, scaling_search
 
     stages = [at_size(stage, group, backbone.unit) for stage in stages]
     encoder, start, stem = codec.Encoder(backbone, group, stages[0]), None, Path(group[0].name).stem
@@ -81,10 +83,13 @@ def code(group, stages, backbone, anchors: str, folder: Path) -> list[dict]:
     path = folder / f"{stem}.vov"
     encoder.write(path, stages[1], fitted)
     encoder.close()
+    if settings.scaling:
+        config = scaling_search.ScalingConfig(**parse(settings.scaling))
+        bitstream.write(path, scaling_search.scale(bitstream.read(path), backbone, group, config)[0])
     rows, share = [], path.stat().st_size / len(group)
     for source, clip in zip(group, codec.decode_file(path, backbone), strict=True):
         decoded = {"vov": (share, clip.frames)}
-        for name, preset in codecs.parse_anchors(anchors):
+        for name, preset in codecs.parse_anchors(settings.anchors):
             place = folder / "anchors" / name / Path(source.name).stem
             (best,) = codecs.anchor_points(name, preset, source.frames, 1, 1.0, [round(share)], place)
             decoded[name] = (best.bytes, next(iter(best.open()))[None])

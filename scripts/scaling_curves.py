@@ -25,7 +25,7 @@ class Curves:
     originals: str = option("", "comma-separated: folders of frames, videos or pictures (required)",
                             alias=("FRAMES_DIR",))
     schemes: str = option(SCHEMES, "SCHEME:STEPS[:SCALING_BYTES, or BLOCK for blocks][:name=value,…]; name: any other "
-                                   "option of sample.sh")
+                                   "option of sample.sh; none: the fits alone")
     explicit: str = option("600,1000,1500,2500,4000", "bytes of files of quantised latents to compare with; none: none")
     out: str = option("runs/scaling", "gets curves.jsonl (rows in it are not measured again), curves.png and all files")
     check: bool = option(False, "measure nothing new: decode every file in OUT again, on this device, and compare")
@@ -128,7 +128,8 @@ def main(settings: Curves) -> None:
         if settings.check:
             compare(bench, [row for row in rows if (row["clip"], row["fit"]) == (fit.stem, fit.parent.name)], folder)
             continue
-        todo = [s for s in ("none", *settings.schemes.split()) if (fit.stem, fit.parent.name, s) not in known]
+        schemes = dict.fromkeys(("none", *settings.schemes.split()))
+        todo = [scheme for scheme in schemes if (fit.stem, fit.parent.name, scheme) not in known]
         new = (bench.row(scheme, folder) for scheme in todo)
         for row in new:
             add(row, rows, path)

@@ -12,11 +12,11 @@ from tests.test_fit import ball
 from tests.tiny import build_wan
 from video.backbone import WanBackbone
 from video.scaling import sample as command
-from vov import VovError, bitstream, codec, media, metrics
+from vov import VovError, bitstream, codec, media, metrics, speed
 from vov.config import FitConfig
 from vov.fit import Fitted
 from vov.scaling import Candidates, NoiseCode, entries
-from vov.scaling_search import ScalingConfig, scores
+from vov.scaling_search import ScalingConfig, scale, scores
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
@@ -89,6 +89,19 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
             assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
         if "scaling_bytes" in scheme:
             assert len(stream.noise) <= 60
+
+
+def test_recomputation_changes_no_choice(model, fit, monkeypatch):
+    def found():
+        backbone = WanBackbone.load(str(model), "", "cpu")
+        scaled, _ = scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+                          ScalingConfig(steps=4, scaling_bytes=60, score="lookahead"))
+        return type(backbone.transformer.blocks[0]).__name__, scaled.noise
+
+    plain = found()
+    monkeypatch.setattr(speed, "SMALL_MODEL", 0)
+    large = found()
+    assert plain[0] != large[0] == "Checkpointed" and plain[1] == large[1]
 
 
 @pytest.mark.parametrize(("given", "problem"), [

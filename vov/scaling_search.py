@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vov import VovError, bitstream
+from vov import VovError, bitstream, speed
 from vov.backbone import Backbone, Condition
 from vov.bitstream import Bitstream
 from vov.codec import Clock, Decoder, Source, decode_file, report, save_items
@@ -224,6 +224,10 @@ class Search:
         if decoder.header.sigmas and (self.code.start or self.code.end):
             raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
         self.sigmas = levels(decoder.header, self.code.start, self.code.end)
+        if settings.score == "lookahead":  # a large model's activations must not all wait for the backward pass
+            model, blocks = decoder.backbone.transformer, decoder.backbone.blocks
+            recompute, _ = speed.plan(model, decoder.backbone.device, "auto", "never")
+            speed.checkpoint_blocks(model.get_submodule(blocks), recompute)
         edges = self.sigmas[self.code.first:][: self.code.steps + 1]
         noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)]
         self.code.plan[~np.array(noisy)] = 0  # the last step ends at level 0 and takes no noise
