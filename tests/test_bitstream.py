@@ -25,8 +25,8 @@ from vov.bitstream import (
     unframe,
     write,
 )
-from vov.coder import varint
 from vov.rate import empirical_bits
+from vov.reader import varint
 
 CAPTION = "A basketball player in a white shirt dribbles past two defenders; the camera pans right. " * 6
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from vov import VovError
-from vov.coder import CONSTANT, COUNTS, PACKED, Reader, Table, decode, encode, encode_parts, read_tables, varint, zigzag
+from vov.coder import CONSTANT, COUNTS, PACKED, Table, decode, encode, encode_parts, read_tables
 from vov.rate import empirical_bits
+from vov.reader import Reader, varint, zigzag
 
 
 def clamp(values):

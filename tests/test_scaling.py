@@ -12,10 +12,10 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from vov import VovError
-from vov.coder import varint
 from vov.files import REPO
 from vov.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
+from vov.reader import varint
 from vov.scaling import FIELDS, Candidates, NoiseCode, Replay, diffuse, levels, stochastic_step
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError, coder
-from vov.coder import Reader, varint
 from vov.files import write_bytes
 from vov.header import (
     MAX_ITEMS,
@@ -36,6 +35,7 @@ from vov.header import (
     items_from_bytes,
     items_to_bytes,
 )
+from vov.reader import Reader, varint
 
 MAGIC = b"\x89VOV"
 VERSION = 1

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from vov import VovError, coder
-from vov.coder import Reader, varint
 from vov.files import write_bytes
 from vov.media import Clip
+from vov.reader import Reader, varint
 
 MAGIC, VERSION = b"\x89VLQ", 1
 STEPS = (2.0**-4, 2.0**4)  # the range in which a step is searched, in standard deviations of a latent channel

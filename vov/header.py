@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vov import VovError, coder
-from vov.coder import Reader, varint
+from vov.reader import Reader, varint
 
 MAX_CAPTION, MAX_NAME = 16384, 255  # bytes of UTF-8
 MAX_ITEMS, MAX_ITEM_BYTES = 65536, 1 << 24  # of all items together

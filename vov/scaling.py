@@ -40,10 +40,10 @@ import torch
 from torch import Tensor
 
 from vov import VovError, coder
-from vov.coder import Reader, varint
 from vov.flow import sigma_grid
 from vov.header import Header
 from vov.noise import Stream, normal_batch, uniform_batch
+from vov.reader import Reader, varint
 
 VERSION = 2  # of the section; version 1 had no `end`
 INDEPENDENT, SHIFTS = 0, 1
