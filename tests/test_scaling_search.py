@@ -1,5 +1,6 @@
 """Coded noise: the encoder's choice, and the commands, on an untrained 2-layer Wan."""
 
+import dataclasses
 import json
 import math
 
@@ -16,7 +17,7 @@ from vov import VovError, bitstream, codec, media, metrics, speed
 from vov.config import FitConfig
 from vov.fit import Fitted
 from vov.scaling import Candidates, NoiseCode, entries
-from vov.scaling_search import ScalingConfig, scale, scores
+from vov.scaling_search import ScalingConfig, allocate, scale, scores
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
@@ -112,6 +113,19 @@ def test_recomputation_changes_no_choice(model, fit, monkeypatch):
 def test_settings_that_contradict_each_other_are_refused(given, problem):
     with pytest.raises(VovError, match=problem):
         ScalingConfig(**given).code(given.get("steps", 6), 1000, 1)
+
+
+def test_a_budget_is_spent_where_it_is_worth_most_and_no_cell_gets_more_than_it_can_use():
+    empty = code([1], 10, 1)
+    empty = dataclasses.replace(empty, steps=4, plan=np.ones((4, 1), int))
+    worth = np.array([[1.0], [2.0], [8.0], [0.0]])
+    plan, spent = allocate(empty, np.full((4, 1), 1e6), worth, 100)
+    size = len(plan.to_bytes()) + int(plan.plan.sum()) * 11 / 8
+    assert spent and 85 < size <= 100 and plan.plan[3] == 0 and 6 <= plan.plan[2] / plan.plan[0] <= 10
+    capped, spent = allocate(empty, np.full((4, 1), 16 * math.log(2 << 10)), worth, 1000)
+    assert not spent and capped.plan[:3].tolist() == [[8], [8], [8]]
+    with pytest.raises(VovError, match="SCALING_BYTES=5"):
+        allocate(empty, np.full((4, 1), 1e6), worth, 5)
 
 
 def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():

@@ -56,6 +56,7 @@ from vov.scaling import (
 )
 
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
+END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
 
 
 @dataclass(frozen=True)
@@ -220,18 +221,22 @@ class Search:
             raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets = conditions, targets
-        self.code = settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets))
-        if decoder.header.sigmas and (self.code.start or self.code.end):
-            raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
-        self.sigmas = levels(decoder.header, self.code.start, self.code.end)
+        self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
         if settings.score == "lookahead":  # a large model's activations must not all wait for the backward pass
             model, blocks = decoder.backbone.transformer, decoder.backbone.blocks
             recompute, _ = speed.plan(model, decoder.backbone.device, "auto", "never")
             speed.checkpoint_blocks(model.get_submodule(blocks), recompute)
-        edges = self.sigmas[self.code.first:][: self.code.steps + 1]
-        noisy = [stochastic_step(*pair, self.code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)]
-        self.code.plan[~np.array(noisy)] = 0  # the last step ends at level 0 and takes no noise
-        if not any(noisy):
+
+    def _place(self, code: NoiseCode) -> None:
+        """Makes `code` the one to fill, its levels the sampler's, and its plan zero where a step takes no noise."""
+        header = self.decoder.header
+        if header.sigmas and (code.start or code.end):
+            raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
+        self.code, self.sigmas = code, levels(header, code.start, code.end)
+        edges = self.sigmas[code.first:][: code.steps + 1]
+        noisy = np.array([stochastic_step(*pair, code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)])
+        code.plan[~noisy] = 0  # the last step ends at level 0
+        if not noisy.any():
             raise VovError("no step takes noise; raise STEPS (to 2 or more) or ETA, or lower FIRST_STEP")
 
     def run(self, progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[NoiseCode, list[Tensor]]:
@@ -239,19 +244,24 @@ class Search:
 
         progress: called after every sampler step with its number and the state.
         """
-        code, budget = self.code, self.settings.scaling_bytes
-        if budget:
-            limit = max(1, MAX_ATOMS // 4)
-            spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * len(self.targets)
-            pilot = min(limit, max(1, round(8 * budget / spread)))
-            first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
-            pilots = [self._sample(first, item, progress)[0] for item in range(len(self.targets))]
-            energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
-            code = allocate(code, energy, worth, budget, len(self.targets))
-        choosers, latents = zip(*(self._sample(code, item, progress) for item in range(len(self.targets))),
-                                strict=True)
+        budget, count = self.settings.scaling_bytes, len(self.targets)
+        code, spent = self._planned(budget, progress) if budget else (self.code, True)
+        while not spent and self.settings.end_level < 0 and code.end > END_STEP:  # lower levels have use for the rest
+            self._place(replace(self.code, end=max(END_STEP, code.end - END_STEP)))
+            code, spent = self._planned(budget, progress)
+        choosers, latents = zip(*(self._sample(code, item, progress) for item in range(count)), strict=True)
         symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
         return replace(code, symbols=symbols), list(latents)
+
+    def _planned(self, budget: int, progress: Callable) -> tuple[NoiseCode, bool]:
+        """`allocate` for a budget, by what a first pass with equal shares finds the steps to be worth."""
+        code, count = self.code, len(self.targets)
+        spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * count
+        pilot = min(max(1, MAX_ATOMS // 4), max(1, round(8 * budget / spread)))
+        first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
+        pilots = [self._sample(first, item, progress)[0] for item in range(count)]
+        energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
+        return allocate(code, energy, worth, budget, count)
 
     @torch.no_grad()
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
@@ -348,8 +358,9 @@ def scale_command(stream: Bitstream, backbone: Backbone, sources: Sequence[Sourc
     return result
 
 
-def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int, items: int = 1) -> NoiseCode:
-    """`code` with the plan that spends at most `budget` bytes in proportion to `worth`.
+def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int,
+             items: int = 1) -> tuple[NoiseCode, bool]:
+    """`code` with the plan that spends at most `budget` bytes in proportion to `worth`, and whether it spends them.
 
     The score of M atoms is about |direction|·√(2·ln K·M), and a unit of it lowers the final squared error by some
     value v, so Σ v·|direction|·√M under ΣM = const is largest at M ∝ v²·|direction|², the `worth` [steps, blocks].
@@ -377,4 +388,4 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
     plan = plan_of(low)
     if not plan.any():
         raise VovError(f"SCALING_BYTES={budget} is too little for a single index; raise it")
-    return replace(code, plan=plan)
+    return replace(code, plan=plan), size_of(plan_of(1e9)) > budget
