@@ -33,21 +33,21 @@ def make_clip(folder: Path) -> None:
     media.write_frames(folder, camera_move(data.coffee()))
 
 
-def compare(original: str, decoded: Path, output: Path) -> None:
-    """Writes original | decoded as output.png (four frames) and output.mp4."""
-    coded = media.read_clip(decoded)
-    height, width = coded.frames.shape[1:3]
-    source = media.fit_geometry(media.read_clip(original, len(coded.frames)).frames, width, height, "crop")
-    both = np.repeat(np.repeat(media.side_by_side(source, coded.frames), 2, axis=1), 2, axis=2)
-    media.write_image(output.with_suffix(".png"), media.contact_sheet(both))
-    media.write_video(output.with_suffix(".mp4"), both, 12)
+def compare(original: str, output: Path, decoded: list[Path]) -> None:
+    """Writes original | decoded | … as output.png (four frames) and output.mp4."""
+    coded = [media.read_clip(folder).frames for folder in decoded]
+    count, height, width = coded[0].shape[:3]
+    source = media.fit_geometry(media.read_clip(original, count).frames, width, height, "crop")
+    row = np.repeat(np.repeat(media.side_by_side(source, *coded), 2, axis=1), 2, axis=2)
+    media.write_image(output.with_suffix(".png"), media.contact_sheet(row))
+    media.write_video(output.with_suffix(".mp4"), row, 12)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["clip", folder]:
             make_clip(Path(folder))
-        case ["compare", original, decoded, output]:
-            compare(original, Path(decoded), Path(output))
+        case ["compare", original, output, *decoded] if decoded:
+            compare(original, Path(output), [Path(folder) for folder in decoded])
         case _:
-            raise SystemExit("usage: python -m scripts.demo clip FOLDER | compare ORIGINAL DECODED OUTPUT")
+            raise SystemExit("usage: python -m scripts.demo clip FOLDER | compare ORIGINAL OUTPUT DECODED…")
