@@ -13,7 +13,7 @@ from tests.test_fit import ball
 from tests.tiny import build_wan
 from video.backbone import WanBackbone
 from video.scaling import sample as command
-from vov import VovError, bitstream, codec, media, metrics, speed
+from vov import VovError, bitstream, codec, editing, media, metrics, speed
 from vov.config import FitConfig
 from vov.fit import Fitted
 from vov.scaling import Candidates, NoiseCode, entries
@@ -90,6 +90,18 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
             assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
         if "scaling_bytes" in scheme:
             assert len(stream.noise) <= 60
+
+
+def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(model, fit, tmp_path):
+    backbone, path = WanBackbone.load(str(model), "", "cpu"), tmp_path / "scaled.vov"
+    for more in ({"end_level": 0.0}, {"end_level": 0.4}, {"start_level": 0.6, "end_level": 0.3}):
+        scaled, _ = scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+                          ScalingConfig(steps=6, atoms=2, **more))
+        bitstream.write(path, scaled)
+        settings = editing.EditConfig(caption="a blue ball", replay_noise=True)
+        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings)], settings)
+        assert np.array_equal(reconstruction, codec.decode_file(path, backbone)[0].frames)
+        assert not np.array_equal(reconstruction, edited)
 
 
 def test_recomputation_changes_no_choice(model, fit, monkeypatch):

@@ -108,8 +108,7 @@ class Decoder:
     @property
     def sigmas(self) -> list[float]:
         """The σ grid, from 1 to 0."""
-        code = self.noise_code
-        return levels(self.header, code.start, code.end) if code else levels(self.header)
+        return self.noise_code.levels(self.header) if self.noise_code else levels(self.header)
 
     def bind(self, theta: Tensor) -> None:
         """Makes θ̂ [d] the adaptation."""

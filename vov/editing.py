@@ -23,7 +23,7 @@ from vov.bitstream import Header
 from vov.config import FitConfig, option
 from vov.flow import decoder_noise, sample, sigma_grid
 from vov.rate import dequantise
-from vov.scaling import NoiseCode, Replay, levels
+from vov.scaling import NoiseCode, Replay
 from vov.unilora import Adapter
 
 
@@ -219,7 +219,7 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         if first.noise is None or not own or seed != fit.seed:
             raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
         code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), 1, f"{first.source}: noise")
-        sigmas = levels(first.header, code.start)
+        sigmas = code.levels(first.header)
 
     def run(condition: Condition, chosen: tuple) -> np.ndarray:
         velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)

@@ -105,6 +105,10 @@ class NoiseCode:
         """Symbols are in [0, alphabet)."""
         return 1 << self.bits + self.signed
 
+    def levels(self, header: Header) -> list[float]:
+        """The sampler's σ values with this code: `levels` with its start and end."""
+        return levels(header, self.start, self.end)
+
     def to_bytes(self) -> bytes:
         """The noise section."""
         flat = self.plan.reshape(-1)

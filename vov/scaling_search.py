@@ -51,7 +51,6 @@ from vov.scaling import (
     Step,
     block_count,
     entries,
-    levels,
     stochastic_step,
 )
 
@@ -232,7 +231,7 @@ class Search:
         header = self.decoder.header
         if header.sigmas and (code.start or code.end):
             raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
-        self.code, self.sigmas = code, levels(header, code.start, code.end)
+        self.code, self.sigmas = code, code.levels(header)
         edges = self.sigmas[code.first:][: code.steps + 1]
         noisy = np.array([stochastic_step(*pair, code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)])
         code.plan[~noisy] = 0  # the last step ends at level 0
