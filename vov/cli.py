@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:
         given = parse(cls, sys.argv[1:], usage, stages[-1], defaults)
         main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
