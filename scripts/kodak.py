@@ -32,10 +32,13 @@ def main(settings: Kodak) -> None:
     """Fits the groups that are not in results.jsonl yet, then prints the table and writes the mosaic."""
     from image.backbone import QwenBackbone
     from image.options import ImageFit, described, read_pictures
+    from scripts import curves
     from vov import media
 
     if not settings.data_root:
         raise VovError("DATA_ROOT is not set; give the folder with the Kodak pictures (https://r0k.us/graphics/kodak)")
+    if settings.scaling:
+        curves.parse(settings.scaling)  # its mistakes before any work
     sources = read_pictures(described(settings.description_file, settings.start, settings.end), settings.data_root)
     environ = {"CONFIG": "nano-image"} | {k: v for k, v in os.environ.items() if v}
     given = {"preview_every": "0", "resize": "pad", "name": "x", "width": "0", "height": "0"}
@@ -71,7 +74,7 @@ def cell(name: str, row: dict) -> str:
 def code(group, stages, backbone, settings: Kodak, folder: Path) -> list[dict]:
     """Two stages, noise if wanted, the file, its decode; then every anchor at the bytes of each picture."""
     from image.options import at_size
-    from scripts.scaling_curves import parse
+    from scripts import curves
     from vov import bitstream, codec, codecs, media, metrics, scaling_search
 
     stages = [at_size(stage, group, backbone.unit) for stage in stages]
@@ -84,8 +87,8 @@ def code(group, stages, backbone, settings: Kodak, folder: Path) -> list[dict]:
     encoder.write(path, stages[1], fitted)
     encoder.close()
     if settings.scaling:
-        config = scaling_search.ScalingConfig(**parse(settings.scaling))
-        bitstream.write(path, scaling_search.scale(bitstream.read(path), backbone, group, config)[0])
+        scaled, _ = scaling_search.scale(bitstream.read(path), backbone, group, curves.parse(settings.scaling))
+        bitstream.write(path, scaled)
     rows, share = [], path.stat().st_size / len(group)
     for source, clip in zip(group, codec.decode_file(path, backbone), strict=True):
         decoded = {"vov": (share, clip.frames)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import scaling_curves
+from scripts import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video.backbone import WanBackbone
@@ -159,5 +159,18 @@ def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path,
     scaling_curves.main(scaling_curves.Curves(check=True, **shared))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
-    with pytest.raises(VovError, match="bites"):
-        scaling_curves.parse("atoms:4:bites=3")
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ("atoms:4:bites=3", "no option called bites"), ("foo:4", "foo"), ("atoms:x", "--steps"), ("atoms", "--steps"),
+    ("atoms:4:eta=-1", "--eta"), ("blocks:4:big", "--block"),
+])
+def test_schemes_with_mistakes_are_named(text, problem):
+    with pytest.raises(VovError, match=problem):
+        curves.parse(text)
+
+
+def test_a_scheme_is_what_its_text_says():
+    found = curves.parse("atoms:100:2000:score=lookahead,end_level=0.4")
+    assert found == ScalingConfig(steps=100, scaling_bytes=2000, score="lookahead", end_level=0.4)
+    assert curves.parse("blocks:50:4096") == ScalingConfig(scheme="blocks", steps=50, block=4096)
