@@ -12,6 +12,7 @@ from vov import VovError, bitstream, codec, explicit, media, metrics, scaling_se
 from vov.backbone import Backbone
 from vov.config import load
 from vov.header import Header
+from vov.pairs import numbers
 from vov.scaling_search import ScalingConfig
 
 
@@ -82,12 +83,12 @@ class Bench:
         """Rows of the explicit code of the same model's latents."""
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
                                              self.header.fit), self.source.fps or 1.0)
-        sizes = [int(size) for size in targets.split(",")]
-        files = explicit.encode(clip, self.backbone, sizes, folder / self.fit.stem)
-        return [{"clip": self.fit.stem, "fit": "explicit", "scheme": str(size), "file": f"{self.fit.stem}/{file.name}",
+        files = explicit.encode(clip, self.backbone, map(int, numbers("EXPLICIT", targets)), folder / self.fit.stem)
+        return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
+                 "file": f"{self.fit.stem}/{file.name}",
                  "bytes": file.stat().st_size, "noise": 0,
                  **self.quality(explicit.decode_file(file, self.backbone).frames)}
-                for size, file in zip(sorted(sizes), files, strict=True)]
+                for number, file in enumerate(files)]
 
 
 def mean_rows(rows: list[dict]) -> list[dict]:

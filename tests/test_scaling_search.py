@@ -152,9 +152,12 @@ def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path,
               "cache_dir": str(model.parent)}
     scaling_curves.main(scaling_curves.Curves(schemes="paper:4 atoms:4:40:end_level=0.4", explicit="200,400", **shared))
     rows = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
-    assert [row["scheme"] for row in rows] == ["none", "paper:4", "atoms:4:40:end_level=0.4", "200", "400"]
+    assert [row["scheme"] for row in rows] == ["none", "paper:4", "atoms:4:40:end_level=0.4", "point 0", "point 1"]
     assert all(row["bytes"] == (tmp_path / row["file"]).stat().st_size for row in rows)
     assert (tmp_path / "curves.png").is_file()
+    with pytest.raises(VovError, match="EXPLICIT"):
+        scaling_curves.main(scaling_curves.Curves(explicit="many", **(shared | {"out": str(tmp_path / "other")}),
+                                                  schemes="none"))
     capsys.readouterr()
     scaling_curves.main(scaling_curves.Curves(check=True, **shared))
     said = capsys.readouterr().out.splitlines()

@@ -118,7 +118,7 @@ class ScalingConfig:
 def jump_level(rate: float) -> float:
     """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
 
-    Measured on four clips (video/README.md): 0.5 was best at 1/8 bit, 0.4 at 1/4, 0.3 at 1/2.
+    Measured with nano-video (video/README.md): 0.5 was best at 1/8 bit, 0.4 at 1/4, 0.3 at 1/2.
     """
     return min(0.5, max(0.1, 0.2 - 0.1 * math.log2(rate)))
 
