@@ -61,7 +61,7 @@ class Bench:
         clip = (media.Clip(media.read_image(found[0])[None], 0.0) if header.tree == "image"
                 else media.read_clip(found[0], header.num_frames))
         self.source = codec.Source(clip.frames, clip.fps, self.stream.items[0].caption)
-        self.target = self.source.reference(header.width, header.height, header.fit)
+        self.target = self.source.reference(header.width, header.height, header.resize)
 
     def quality(self, frames: np.ndarray) -> dict:
         """PSNR and MS-SSIM of decoded frames."""
@@ -73,7 +73,7 @@ class Bench:
         if scheme != "none":
             scaled, seen = search.scale(self.stream, self.backbone, [self.source], parse(scheme))
             item = self.stream.items[0]
-            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.fit)
+            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.resize)
             more = {"encoder_psnr": self.quality(seen)["psnr"]}
         file = folder / f"{self.fit.stem}_{self.fit.parent.name}_{scheme.replace(':', '_')}.vov"
         bitstream.write(file, scaled)
@@ -84,7 +84,7 @@ class Bench:
     def explicit(self, targets: str, folder: Path) -> list[dict]:
         """Rows of the explicit code of the same model's latents."""
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
-                                             self.header.fit), self.source.fps or 1.0)
+                                             self.header.resize), self.source.fps or 1.0)
         files = explicit.encode(clip, self.backbone, map(int, numbers("EXPLICIT", targets)), folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
                  "file": f"{self.fit.stem}/{file.name}",

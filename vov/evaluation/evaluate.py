@@ -100,7 +100,7 @@ def decode_vov(item: Item, settings: EvalConfig, tree: Tree) -> Path:
         raise VovError(f"{path}: holds {len(clips)} pictures; decode it first, then give the folder as FAKE_DIR and "
                        "the file as BITSTREAM")
     item.detail["model_id"] = header.model_id
-    if header.fit == "crop":
+    if header.resize == "crop":
         item.crop = clips[0].size
     folder = Path(settings.work_dir) / "decoded" / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
     shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
