@@ -14,14 +14,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from scripts.processes import Crew, LaunchError, Plan, meeting_point
+from scripts.processes import Crew, LaunchError, Plan, gpus, meeting_point
 
 HELP = (("NUM_GPUS", "2", "processes on this machine, at most one a GPU; without a GPU: 1, or so many CPU processes"),
         ("NNODES", "1", "machines that take part; start the same command on each, with OUT_DIR on a shared disk"),
         ("NODE_RANK", "0", "number of this machine, from 0"),
         ("MASTER_ADDR", "127.0.0.1", "address of machine 0; needed when NNODES is above 1"),
         ("MASTER_PORT", "(free one)", "port of machine 0 where all processes meet; needed when NNODES is above 1"),
-        ("OMP_NUM_THREADS", "(cores / processes)", "CPU threads of each process"))
+        ("OMP_NUM_THREADS", "(cores / processes)", "CPU threads of each process"),
+        ("OMP_WAIT_POLICY", "PASSIVE", "what CPU threads without work do: PASSIVE sleeps, ACTIVE spins"))
 
 
 def whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -30,13 +31,6 @@ def whole(environ: Mapping[str, str], name: str, default: int, low: int, high: i
     if not text.isdecimal() or not low <= int(text) <= high:
         raise LaunchError(f"{name}={text}: must be a whole number from {low} to {high}")
     return int(text)
-
-
-def gpus() -> int:
-    """GPUs that PyTorch sees; asked in a process of its own, so that this one stays small."""
-    done = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
-                          capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
 
 
 def plan(environ: Mapping[str, str], count_gpus: Callable[[], int] = gpus) -> Plan:

@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-GRACE = 5.0  # seconds in which the other processes may end by themselves after one has failed
+GRACE = 3.0  # seconds in which the other processes may end by themselves after one has failed
 PATIENCE = 60.0  # seconds for saving the state after a signal
 POLL = 0.05
 PEER_LOST = 70  # exit code of a process that only lost another one, see vov.fitting.distributed
 
 
+DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")))  # NVIDIA, WSL, AMD
 
 
 class LaunchError(Exception):
@@ -46,6 +48,15 @@ class Plan:
                 "RANK": str(self.node * self.processes + local), "LOCAL_RANK": str(local),
                 "WORLD_SIZE": str(self.world), "LOCAL_WORLD_SIZE": str(self.processes),
                 "MASTER_ADDR": self.address, "MASTER_PORT": str(self.port), "TORCHELASTIC_RUN_ID": "vov"}
+
+
+def gpus() -> int:
+    """GPUs that PyTorch sees; asked in a process of its own, so that this one stays small, and only with a driver."""
+    if not any(map(Path.exists, DRIVERS)):
+        return 0
+    done = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
+                          capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdecimal() else 0
 
 
 def meeting_point(chosen: Plan) -> tuple[Plan, list[socket.socket]]:
@@ -112,16 +123,15 @@ class Crew:
     def wait(self) -> int:
         """Until all have ended. Returns 0, or the exit code of the first that failed (128 + n for signal n)."""
         failed: int | None = None
-        deadline = None
+        deadline, last = None, signal.SIGTERM
         while any(member.poll() is None for member in self.members):
             if failed is None:
                 failed = next((i for i, member in enumerate(self.members) if member.poll()), None)
             if deadline is None and (failed is not None or self.signal):
                 deadline = time.monotonic() + (PATIENCE if self.signal else GRACE)
             if deadline is not None and time.monotonic() > deadline:
-                self.send(signal.SIGTERM)
-                time.sleep(1)
-                self.send(signal.SIGKILL)
+                self.send(last)
+                deadline, last = time.monotonic() + GRACE, signal.SIGKILL
             time.sleep(POLL)
         for reader in self.readers:
             reader.join(timeout=1)

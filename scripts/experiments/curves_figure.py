@@ -8,27 +8,29 @@ from pathlib import Path
 from vov import VovError
 from vov.files import write_bytes
 
-TITLES = {"frozen": "frozen model + coded noise (ours)", "random": "the paper's recipe",
-          "anchored": "anchored θ (ours)", "explicit": "quantised latents, no θ",
-          "x264": "H.264 (x264)", "x265": "HEVC (x265)", "svtav1": "AV1 (SVT-AV1)",
-          "vvc": "VVC (VVenC)", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
-OURS = ("frozen", "random", "anchored")
-COLOURS = {"frozen": "#c1121f", "random": "#e08e0b", "anchored": "#7b2cbf", "explicit": "#588157"}
+# (legend, colour) of a kind of row, in the order of the legend
+KINDS = {"frozen": ("frozen model + coded noise (ours)", "#c1121f"),
+         "anchored": ("anchored θ, one step (ours)", "#7b2cbf"),
+         "random": ("the paper's θ, then with its scaling", "#e08e0b"),
+         "random+": ("the paper's θ + our coded noise", "#e08e0b"),
+         "explicit": ("quantised latents, no θ", "#588157"), "x264": ("H.264 (x264)", "#8d99ae"),
+         "x265": ("HEVC (x265)", "#457b9d"), "svtav1": ("AV1 (SVT-AV1)", "#1d3557"), "vvc": ("VVC (VVenC)", "#000000"),
+         "jpeg": ("JPEG", "#8d99ae"), "webp": ("WebP", "#457b9d"), "avif": ("AVIF", "#1d3557")}
+CODECS = ("x264", "x265", "svtav1", "vvc", "jpeg", "webp", "avif", "explicit")
 METRICS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM"}
 
 
 def lines(rows: list[dict]) -> dict[str, list[dict]]:
-    """{legend: rows by falling size}; a θ alone and the same θ with noise of one scheme are one line."""
-    found: dict[str, list[dict]] = {}
+    """{kind: its rows by size}, in the order of the legend; kinds that KINDS does not know come last."""
+    found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
     for row in sorted(rows, key=lambda row: row["bytes"]):
         kind, scheme = row["fit"], row["scheme"].split(":")[0]
-        title = TITLES.get(kind, kind)
-        if kind in ("random", "anchored") and scheme != "none":
-            title += {"paper": ", its scaling", "atoms": " + our coded noise"}.get(scheme, f" + {scheme}")
         if kind == "frozen" and scheme == "none":
             continue  # no θ and no noise: a picture of the caption
-        found.setdefault(title, []).append(row)
-    return found
+        if kind == "random" and scheme not in ("none", "paper"):
+            kind += "+"
+        found.setdefault(kind, []).append(row)
+    return {kind: group for kind, group in found.items() if group}
 
 
 def draw(document: dict, path: Path) -> None:
@@ -41,14 +43,16 @@ def draw(document: dict, path: Path) -> None:
     pyplot.rcParams["svg.hashsalt"] = "vov"  # equal data, equal file
     figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 4.9))
     for axis, (name, label) in zip(axes, METRICS.items(), strict=True):
-        for number, (title, group) in enumerate(lines(document["rows"]).items()):
-            kind = group[0]["fit"]
-            ours = kind in OURS
-            axis.plot([row["bytes"] for row in group], [row[name] for row in group], "o-" if ours else "s--",
-                      ms=5 if ours else 3.5, lw=2 if ours else 1.1, color=COLOURS.get(kind, f"C{number}"), label=title,
-                      mfc="white" if "noise" in title and kind != "frozen" else None)
+        for kind, group in lines(document["rows"]).items():
+            title, colour = KINDS.get(kind, (kind, None))
+            look = {"marker": "o", "ms": 5, "lw": 2}
+            if kind in CODECS:
+                look = {"marker": "s", "ms": 3.5, "lw": 1.1, "ls": "--"}
+            if kind.endswith("+"):
+                look |= {"ls": "", "mfc": "white"}
+            axis.plot([row["bytes"] for row in group], [row[name] for row in group], color=colour, label=title, **look)
         axis.set(xscale="log", xlabel="bytes of the whole file", ylabel=label)
-        ticks = [250, 500, 1000, 2000, 4000, 6000]
+        ticks = [500, 1000, 2000, 4000]
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
