@@ -15,6 +15,19 @@ from torch import Tensor
 
 from vov import VovError
 
+PEER_LOST = 70  # exit code when another process has ended first; scripts/launch.py then shows what that one said
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Ends this process quietly when an exchange fails because another process is gone: the cause is told there."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "peer" in str(error).lower():
+            raise SystemExit(PEER_LOST) from None
+        raise
+
 
 @dataclass(frozen=True)
 class World:
@@ -33,7 +46,8 @@ class World:
         if self.size == 1:
             return [tensor]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(found, tensor.contiguous())
+        with together():
+            dist.all_gather(found, tensor.contiguous())
         return found
 
     def largest(self, number: int) -> int:
@@ -42,7 +56,8 @@ class World:
             return number
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         value = torch.tensor(number, device=device)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        with together():
+            dist.all_reduce(value, dist.ReduceOp.MAX)
         return int(value)
 
     def agree(self, what: str, *tensors: Tensor) -> None:
@@ -63,19 +78,29 @@ class World:
     def barrier(self) -> None:
         """Waits for all processes."""
         if self.size > 1:
-            dist.barrier()
+            with together():
+                dist.barrier()
 
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Joins the group that torchrun announces in the environment (NCCL on GPU, gloo on CPU); alone otherwise."""
+    """Joins the group that scripts/launch.py or torchrun announces (NCCL on GPU, gloo on CPU); alone otherwise.
+
+    Raises VovError when MASTER_PORT is taken.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield World()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
+    try:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise SystemExit(PEER_LOST) from None
+        raise VovError(f"MASTER_PORT={os.environ.get('MASTER_PORT')} is in use by another run; choose another port, or "
+                       "leave MASTER_PORT unset") from None
     try:
         yield World(dist.get_rank(), size)
     finally:
