@@ -179,6 +179,61 @@ def test_explicit_latents_come_from_the_tree_s_model(clips, tiny_wan, tmp_path):
     assert sorted(f.stat().st_size for f in files) == sorted(item["bytes"] for item in points)
 
 
+@pytest.fixture(scope="module")
+def two_files(clips, tiny_wan, tmp_path_factory):
+    """(tree, folder): one.vov and two.vov of the tiny model at 32×48, θ at random; and how often the tree loads."""
+    from video.backbone import WanBackbone
+    from vov import bitstream, codec
+    from vov.config import FitConfig
+    from vov.model.unilora import Adapter
+
+    folder = tmp_path_factory.mktemp("coded")
+    backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
+    fit = FitConfig(width=48, height=32, theta_length=64, last_k=2, decode_steps=1, resize="stretch")
+    source = codec.Source(clips[1][:5], 24.0, "a face")
+    adapter = Adapter(backbone.transformer, backbone.layers(fit.lora_preset, fit.last_k))
+    header = codec.make_header(backbone, adapter.projection(1, 64, 42), fit, [source], 1.0)
+    adapter.remove()
+    for seed, name in enumerate(("one", "two")):
+        symbols = np.random.default_rng(seed).integers(-2, 3, 64).astype(np.int32)
+        bitstream.write(folder / "coded" / f"{name}.vov", bitstream.Bitstream(
+            header, (bitstream.Item("a face", 96, 64),), symbols))
+        media.write_frames(folder / "real" / name, clips[1][:5])
+    loads = []
+
+    def load(*arguments):
+        loads.append(arguments)
+        return WanBackbone.load(str(tiny_wan), *arguments[1:4], True)
+
+    return Tree(False, "none", load), folder, loads
+
+
+def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, tmp_path):
+    tree, folder, loads = two_files
+    loads.clear()
+    results = evaluate(EvalConfig(
+        real_dir=str(folder / "real"), fake_dir=str(folder / "coded"), anchors="explicit,x264=veryfast",
+        anchor_rates="2", skip_metrics=True, skip_fvd=True, report_video=False, work_dir=str(tmp_path / "work"),
+        out_dir=str(tmp_path / "out")), tree)
+    assert [arguments[0] for arguments in loads] == ["tiny-wan"]
+    assert [(item["clip"], item["codec"]) for item in results["items"]] == [
+        ("one", "coded"), ("two", "coded"), ("one", "explicit"), ("one", "x264"), ("two", "explicit"), ("two", "x264")]
+    assert all(item["bytes_by_part"] for item in results["items"][:2])
+    assert results["items"][0]["metrics"]["psnr"] != results["items"][1]["metrics"]["psnr"]
+
+
+def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_loaded(two_files, clips, tmp_path):
+    tree, folder, loads = two_files
+    loads.clear()
+    with pytest.raises(VovError, match="original has 7 frames, the reproduction 5; set NUM_FRAMES=5"):
+        evaluate(settings(clips, tmp_path, fake_dir=str(folder / "coded" / "one.vov")), tree)
+    media.write_frames(tmp_path / "small", panning(5, 32, 48))
+    with pytest.raises(VovError, match="original is 48×32, the reproduction 96×64"):
+        evaluate(settings(clips, tmp_path, real_dir=str(tmp_path / "small"),
+                          fake_dir=str(folder / "coded" / "one.vov")), tree)
+    assert not loads
+
+
 def bad_inputs(folder, out):
     short, other = out / "short", out / "other"
     media.write_frames(short, panning(5, 64, 96))
@@ -197,6 +252,9 @@ def bad_inputs(folder, out):
                  "rate": f"name,original,decoded,bpp\na,{folder}/original,{folder}/decoded,-1\n"}
     for name, text in manifests.items():
         (out / f"{name}.csv").write_text(text)
+    row = f"name,original,decoded\nMüller,{folder}/original,{folder}/decoded\n"
+    for encoding in ("cp1252", "utf-16", "utf-16-le"):
+        (out / f"{encoding}.csv").write_bytes(row.encode(encoding))
     return [
         ({"real_dir": ""}, "REAL_DIR is not set"),
         ({"fake_dir": ""}, "FAKE_DIR is not set"),
@@ -222,6 +280,8 @@ def bad_inputs(folder, out):
         ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
         ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; MEDIA_DIR"),
         ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),
+        *(({variable: str(out / f"{encoding}.csv")}, f"{variable.upper()}=.*{encoding}.csv: not a CSV file in UTF-8")
+          for variable in ("manifest", "reference_curves") for encoding in ("cp1252", "utf-16", "utf-16-le")),
         ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True}, "BD_ANCHOR=nobody: no"),
     ]
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from vov import VovError, bitstream, codec, media, metrics
 from vov.bitstream.header import Header
-from vov.config import load
+from vov.config import load, number_list
 from vov.evaluation import explicit
-from vov.evaluation.pairs import numbers
 from vov.model.backbone import Backbone
 from vov.scaling import search
 from vov.scaling.settings import ScalingConfig
@@ -85,7 +84,8 @@ class Bench:
         """Rows of the explicit code of the same model's latents."""
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
                                              self.header.fit), self.source.fps or 1.0)
-        files = explicit.encode(clip, self.backbone, map(int, numbers("EXPLICIT", targets)), folder / self.fit.stem)
+        sizes = map(int, number_list("EXPLICIT", targets, positive=True))
+        files = explicit.encode(clip, self.backbone, sizes, folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
                  "file": f"{self.fit.stem}/{file.name}",
                  "bytes": file.stat().st_size, "noise": 0,

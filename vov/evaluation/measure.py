@@ -139,11 +139,20 @@ class _Pass:
             self._pictures(a[chosen], b[chosen])
         if self.suite.warping:
             self._warp(*joined)
-        for sampler_name, frames in (("original", a), ("decoded", b)):
-            if sampler_name in self.samplers:
-                for frame in frames:
-                    for crops in self.samplers[sampler_name].add(frame):
-                        self.features[sampler_name].append(self.suite.detector(crops))
+        for name, frames in (("original", a), ("decoded", b)):
+            self._sample(name, frames)
+        self._keep(a, b)
+        self.last = (a[-1:].copy(), b[-1:].copy())
+        self.index += len(a)
+
+    def _sample(self, name: str, frames: np.ndarray) -> None:
+        """I3D features of the windows that these frames complete."""
+        if name in self.samplers:
+            for frame in frames:
+                self.features[name].extend(self.suite.detector(crops) for crops in self.samplers[name].add(frame))
+
+    def _keep(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Stills and small frames for the report."""
         for i in range(len(a)):
             if self.index + i in self.wanted:
                 self.result.stills[self.index + i] = (a[i].copy(), b[i].copy())
@@ -151,9 +160,7 @@ class _Pass:
             height, width = a.shape[1:3]
             scale = min(1.0, VIDEO_HEIGHT / height)
             for kept, frames in zip(self.small, (a, b), strict=True):
-                kept.extend(media.resize(frames, round(width * scale), round(height * scale)))
-        self.last = (a[-1:].copy(), b[-1:].copy())
-        self.index += len(a)
+                kept.extend(media.resize(frames, max(1, round(width * scale)), max(1, round(height * scale))))
 
     def _start(self, a: np.ndarray) -> None:
         height, width = a.shape[1:3]
