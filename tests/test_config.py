@@ -6,7 +6,7 @@ import pytest
 
 from video.options import VideoFit
 from vov import VovError, cli, config
-from vov.config import load
+from vov.config import load, number_list
 from vov.files import REPO
 from vov.fitting.settings import FitConfig
 
@@ -86,3 +86,13 @@ def test_help_names_every_variable_with_its_value(monkeypatch):
     assert "WAN_MODEL_ID" in text and "V_LENGTH" in text
     row = next(line for line in text.splitlines() if line.startswith("LAST_K"))
     assert row.split()[1] == "3"
+
+
+def test_lists_of_numbers():
+    assert number_list("STRENGTH", "1,0.5", 2) == [1, 0.5] and number_list("STRENGTH", "2", 3) == [2, 2, 2]
+    assert number_list("RATES", "-1, 2e3") == [-1, 2000]
+    for wrong in ("1,2,3", "a", "", "nan,1", "1,inf"):
+        with pytest.raises(VovError, match="STRENGTH"):
+            number_list("STRENGTH", wrong, 2)
+    with pytest.raises(VovError, match="RATES='1,0': must be positive numbers"):
+        number_list("RATES", "1,0", positive=True)

@@ -8,7 +8,7 @@ from tests.tiny import build_wan
 from video import edit as command
 from video.backbone import WanBackbone
 from vov import VovError, codec, media
-from vov.editing import Adaptation, EditConfig, Merged, load, numbers, scheduled
+from vov.editing import Adaptation, EditConfig, Merged, load, scheduled
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
@@ -78,13 +78,6 @@ def test_each_theta_acts_in_its_own_steps():
         velocity(None, 0.0)
     assert seen == [(1, 0), (1, 0), (1, 2), (0, 2), (0, 2)]
     assert len(bound) == 3
-
-
-def test_lists_of_numbers():
-    assert numbers("1,0.5", 2, "STRENGTH") == [1, 0.5] and numbers("2", 3, "STRENGTH") == [2, 2, 2]
-    for wrong in ("1,2,3", "a", ""):
-        with pytest.raises(VovError, match="STRENGTH"):
-            numbers(wrong, 2, "STRENGTH")
 
 
 def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, capsys, monkeypatch):

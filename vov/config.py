@@ -9,6 +9,7 @@ aliases in the field's metadata. `STAGE2_LR=…` sets `LR` for stage 2 alone; a 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -127,6 +128,30 @@ def save(config: Any, path: str | Path) -> None:
     """Writes the resolved configuration as YAML that `load` reads back."""
     tree = {k: v for k, v in dataclasses.asdict(config).items() if k != "config"}
     write_bytes(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
+
+
+def number_list(name: str, text: str, count: int = 0, positive: bool = False) -> list[float]:
+    """The numbers of a variable: "0.5,1,2" → [0.5, 1.0, 2.0].
+
+    Args:
+        name: of the variable, for errors.
+        count: how many there must be; one number then stands for all. 0: any number of them, at least one.
+        positive: all must be above 0.
+    Raises:
+        VovError: the text is something else.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)) or (positive and min(values) <= 0):
+        raise VovError(f"{name}={text!r}: must be {'positive ' if positive else ''}numbers with commas between")
+    if count and len(values) == 1:
+        values *= count
+    if count and len(values) != count:
+        raise VovError(f"{name}={text!r} has {len(values)} values, {count} are needed; give one for each, or one for "
+                       "all")
+    return values
 
 
 def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:

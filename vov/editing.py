@@ -22,7 +22,7 @@ from torch import Tensor
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Header
 from vov.bitstream.noise_code import NoiseCode
-from vov.config import option
+from vov.config import number_list, option
 from vov.fitting.rate import from_symbols
 from vov.fitting.settings import FitConfig
 from vov.formats.reference import load_reference, refuse_stranger, told_hash
@@ -144,19 +144,6 @@ def numbered(*given: str) -> list[str]:
     return found
 
 
-def numbers(text: str, count: int, name: str) -> list[float]:
-    """'1,0.5' → [1.0, 0.5]; one value serves all, otherwise there must be `count`."""
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise VovError(f"{name}={text!r} is not a comma-separated list of numbers") from None
-    if len(values) == 1:
-        values *= count
-    if len(values) != count:
-        raise VovError(f"{name}={text!r} has {len(values)} values for {count} θ; give one for each, or one for all")
-    return values
-
-
 class Merged:
     """Several adaptations in one model; use it in a `with` block, which gives the model its own layers back."""
 
@@ -227,8 +214,8 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     """(reconstruction of the first fit, edit): uint8 [T, H, W, 3], at the first fit's geometry, from equal noise."""
     first, count = adaptations[0], len(adaptations)
     fit = first.settings
-    weights = numbers(settings.strength, count, "STRENGTH")
-    starts, stops = ([int(v) for v in numbers(getattr(settings, name), count, name.upper())]
+    weights = number_list("STRENGTH", settings.strength, count)
+    starts, stops = ([int(v) for v in number_list(name.upper(), getattr(settings, name), count)]
                      for name in ("start_step", "stop_step"))
     backbone.check_geometry(fit.width, fit.height, first.num_frames)
     caption = settings.base_caption or first.caption
@@ -270,9 +257,10 @@ def sheet(original: np.ndarray | None, reconstruction: np.ndarray, edited: np.nd
 
 def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
     """{metric: text} of an edit against the original; LPIPS needs its weights, else says what is missing."""
+    from vov.evaluation.catalogue import only
     from vov.evaluation.measure import Suite
 
-    suite = Suite(video=False)
+    suite = Suite(skipped=only("lpips_vgg", "lpips_alex"))
     found = suite.measure(original, edited, len(original))
     values = {"PSNR": f"{metrics.psnr(original, edited):.2f} dB"}
     for name in ("lpips_vgg", "lpips_alex"):
