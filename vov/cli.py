@@ -27,7 +27,7 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
+    for noisy in ("httpx", "transformers", "diffusers", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vov import VovError, media
 from vov.evaluation import bdrate, explicit, fvd, report
-from vov.evaluation.anchors import anchor_points, parse_anchors
+from vov.evaluation.anchors import anchor_points, ffmpeg, parse_anchors
 from vov.evaluation.measure import METRICS, Suite, weights_in_use
 from vov.evaluation.pairs import EvalConfig, Item, check, numbers, pair, read_curves, read_manifest
 from vov.evaluation.perceptual import Unavailable
@@ -278,7 +278,7 @@ def ffmpeg_version() -> str:
     """First line of ffmpeg -version."""
     import subprocess
 
-    text = subprocess.run([media.ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run([ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     return text.splitlines()[0] if text else ""
 
 
