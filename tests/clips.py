@@ -43,8 +43,8 @@ def film(path: Path, frames: np.ndarray, fps: Fraction | int = 24, codec: str = 
         for name, value in frame_fields.items():
             setattr(stream.codec_context, name, value)
         for index, frame in enumerate(frames):
-            given = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba" if frame.shape[2] == 4
-                                               else "rgb24").reformat(format=pixels, dst_colorspace=frame_fields.get("colorspace"))
+            given = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgba" if frame.shape[2] == 4 else "rgb24")
+            given = given.reformat(format=pixels, dst_colorspace=frame_fields.get("colorspace"))
             for name, value in frame_fields.items():
                 setattr(given, name, value)
             given.pts, given.time_base = ticks[index] if ticks else index, 1 / Fraction(fps)

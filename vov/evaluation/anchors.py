@@ -22,7 +22,7 @@ from PIL import Image
 
 from vov import VovError
 from vov.files import atomic, write_bytes
-from vov.media.video import filtered
+from vov.media.info import with_av
 
 TO_YUV = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_RGB = ("scale", "in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp")
@@ -120,8 +120,8 @@ class Decoded:
             with Image.open(e.path) as image:
                 yield np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
             return
-        yield from filtered(e.path, self.count, TO_RGB, ("format", "gbrp"),
-                            ("crop", f"{e.width}:{e.height}:0:0:exact=1"))
+        yield from with_av("video").filtered(e.path, self.count, TO_RGB, ("format", "gbrp"),
+                                             ("crop", f"{e.width}:{e.height}:0:0:exact=1"))
 
 
 def parse_anchors(text: str) -> list[tuple[str, str]]:

@@ -23,61 +23,14 @@ import av.logging
 import numpy as np
 
 from vov import VovError
+from vov.media.info import IDENTITY, Info
 from vov.media.timing import DEFAULT_FPS, constant_rate
 
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # colour primaries, likewise
 BT2020_MATRICES = (9, 10)
-IDENTITY = ((1, 0), (0, 1))
 CURE = "re-encode it: ffmpeg -i IN -c:v libx264 -crf 10 OUT.mp4"
 logging.getLogger("libav").setLevel(logging.CRITICAL)  # what ffmpeg says goes into our own line
-
-
-@dataclass(frozen=True, eq=False)
-class Info:
-    """What a medium says about itself, and what reading makes of it.
-
-    Attributes:
-        width, height: as displayed: upright, with square pixels.
-        times: float64 [T], seconds from the first frame at which each is shown.
-        duration: seconds, the last frame's share included.
-        rate: frames per second at which the frames are shown; of a varying rate the usual one.
-        variable: the rate varies.
-        timed: False for pictures in a folder, whose rate is only a default.
-        coded: (width, height) in the file.
-        turn: the 2×2 display matrix, entries −1, 0, 1: column vectors (x, y) of the coded picture to the displayed.
-        aspect: width of a coded pixel over its height.
-        transfer: "pq" or "hlg", else "".
-        wide: name of primaries wider than BT.709's, else "".
-        audio: codec of the sound, "" when there is none.
-        begin: when the first frame is shown, in the file's own seconds.
-        notes: what reading does that a user would want to know, a few words each.
-    """
-
-    path: Path
-    width: int
-    height: int
-    times: np.ndarray
-    duration: float
-    rate: float
-    variable: bool = False
-    timed: bool = True
-    coded: tuple[int, int] = (0, 0)
-    turn: tuple[tuple[int, int], tuple[int, int]] = IDENTITY
-    aspect: Fraction = Fraction(1)
-    interlaced: bool = False
-    transfer: str = ""
-    wide: str = ""
-    pixel_format: str = "rgb24"
-    alpha: bool = False
-    audio: str = ""
-    begin: Fraction = Fraction(0)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many frames there are."""
-        return len(self.times)
 
 
 @dataclass

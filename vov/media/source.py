@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError
-from vov.media import audio, stills, timing
+from vov.media import stills, timing
 from vov.media.geometry import Geometry
-from vov.media.probe import Info
+from vov.media.info import Info, with_av
 from vov.media.stills import IMAGE_SUFFIXES, image_files, read_image
 from vov.media.timing import DEFAULT_FPS
-from vov.media.video import Video
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class FrameSource:
         if not self.info.audio:
             return b""
         begin = float(self.info.begin)
-        return audio.extract(self.path, begin + self._begin, begin + self._end)
+        return with_av("audio").extract(self.path, begin + self._begin, begin + self._end)
 
 
 class Pictures:
@@ -163,7 +162,8 @@ class Animation:
         return (frame for index, (frame, _) in enumerate(stills.animation(self._path)) if index >= first)
 
 
-def _medium(path: Path) -> Pictures | Animation | Video:
+def _medium(path: Path):
+    """What reads the path: it has `info`, and `frames` from a number on."""
     if path.is_dir():
         files = image_files(path)
         if not files:
@@ -172,7 +172,7 @@ def _medium(path: Path) -> Pictures | Animation | Video:
         return Pictures(path, files)
     if path.suffix.lower() in IMAGE_SUFFIXES | {".gif"}:
         return Animation(path) if stills.is_animated(path) else Pictures(path, [path])
-    return Video(path)
+    return with_av("video").Video(path)
 
 
 def read_clip(path: str | Path, count: int = 0, **options) -> Clip:

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from vov import VovError
-from vov.media.probe import Info, decoder_of, from_key, opened, probe_video, video_stream
+from vov.media.info import Info
+from vov.media.probe import decoder_of, from_key, opened, probe_video, video_stream
 from vov.media.stills import on_white, say
 
 WARM_UP = 1  # frames before the first one that deinterlacing looks at
