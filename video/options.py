@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vov import VovError
 from vov.config import FitConfig, option
-from vov.files import REPO
+from vov.files import REPO, read_text
 
 MODEL_ALIAS = ("WAN_MODEL_ID",)
 
@@ -45,7 +45,7 @@ class VideoFit(FitConfig):
             REPO / "video" / "descriptions" / f"descriptions_{self.name}.txt")
         if not path.is_file():
             raise VovError(f"{path}: no such caption file; set CAPTION or CAPTION_FILE")
-        text = " ".join(path.read_text(encoding="utf-8").split())
+        text = " ".join(read_text(path).split())
         if not text:
             raise VovError(f"{path}: the caption is empty; write what the clip shows, or set CAPTION")
         return text

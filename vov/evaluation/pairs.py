@@ -15,6 +15,7 @@ import numpy as np
 from vov import VovError, media
 from vov.config import option
 from vov.evaluation.measure import Measured
+from vov.files import read_text
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,10 @@ def read_manifest(settings: EvalConfig) -> list[Item]:
         raise VovError(f"MANIFEST={path}: no such file; give a CSV file that exists")
     base = Path(settings.media_dir) if settings.media_dir else path.parent
     try:
-        rows = list(csv.DictReader(line for line in path.read_text(encoding="utf-8-sig").splitlines()
+        rows = list(csv.DictReader(line for line in read_text(path).splitlines()
                                    if line.strip() and not line.startswith("#")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise VovError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
+    except csv.Error as error:
+        raise VovError(f"{path}: not a CSV file ({error}); save it as one") from error
     known = {"name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp"}
     for number, row in enumerate(rows, 1):
         if None in row:  # where DictReader puts what is beyond the last column
@@ -242,7 +243,7 @@ def read_curves(path: str) -> list[dict]:
     if not path:
         return []
     try:
-        rows = [row for row in csv.DictReader(Path(path).read_text(encoding="utf-8-sig").splitlines())]
+        rows = [row for row in csv.DictReader(read_text(path).splitlines())]
         return [{"label": row["label"], "clip": row["clip"], "metric": row["metric"], "bpp": float(row["bpp"]),
                  "value": float(row["value"])} for row in rows]
     except FileNotFoundError:

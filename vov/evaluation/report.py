@@ -20,6 +20,7 @@ from vov.evaluation.bdrate import LOWER_IS_BETTER
 if TYPE_CHECKING:
     from vov.evaluation.pairs import Item
 
+WEBP_SIDE = 16383  # pixels, the largest that the format has
 TEMPLATE = Path(__file__).with_name("report_template.html")
 LABELS = {"psnr": "PSNR", "psnr_frames": "PSNR/frame", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips_vgg": "LPIPS-VGG",
           "lpips_alex": "LPIPS-Alex", "dists": "DISTS", "fvd": "FVD", "fvd_full": "FVD full", "flicker": "flicker",
@@ -175,9 +176,11 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def _picture(frame: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so."""
+    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so, the largest scaled down."""
     buffer = io.BytesIO()
     small = frame.shape[0] * frame.shape[1] <= 256 * 256
+    if (side := max(frame.shape[:2])) > WEBP_SIDE:
+        frame = media.resize(frame[None], *(max(1, length * WEBP_SIDE // side) for length in frame.shape[1::-1]))[0]
     Image.fromarray(frame).save(buffer, "WEBP", lossless=small, quality=100 if small else 92, method=4)
     return _uri(buffer.getvalue(), "image/webp")
 
