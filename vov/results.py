@@ -94,8 +94,8 @@ def table(result: dict) -> str:
     if "items" in result:
         wide = max(len(row["name"]) for row in result["items"])
         lines += [f"{'item':<{wide}}     bytes   PSNR dB  MS-SSIM"]
-        lines += [f"{row['name']:<{wide}}  {result['bytes_per_item']:8,.0f}  {row['psnr']:8.2f}  {_four_digits(row['ms_ssim']):>7}"
-                  for row in result["items"]]
+        lines += [f"{row['name']:<{wide}}  {result['bytes_per_item']:8,.0f}  {row['psnr']:8.2f}  "
+                  f"{_four_digits(row['ms_ssim']):>7}" for row in result["items"]]
     return "\n".join(lines)
 
 

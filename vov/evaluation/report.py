@@ -176,7 +176,7 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def _picture(frame: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so, the largest scaled down."""
+    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so, huge ones scaled down."""
     buffer = io.BytesIO()
     small = frame.shape[0] * frame.shape[1] <= 256 * 256
     if (side := max(frame.shape[:2])) > WEBP_SIDE:
