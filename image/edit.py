@@ -57,18 +57,14 @@ def merge(settings: EditMerge) -> None:
 
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Qwen-Image."""
-    from vov import media
-
     def backbone(model_id: str, precision: str):
         from image.backbone import QwenBackbone
 
         return QwenBackbone.load(settings.model_id or model_id or "Qwen/Qwen-Image", settings.cache_dir,
                                  settings.device, precision, bool(settings.model_id))
 
-    def original(frames: int):
-        return media.Clip(media.read_image(settings.original)[None], 0.0) if settings.original else None
-
-    run_command(sources, settings, backbone, original, Path(settings.output or f"edits/{settings.name}.png"))
+    run_command(sources, settings, backbone, ("ORIGINAL", settings.original),
+                Path(settings.output or f"edits/{settings.name}.png"))
 
 
 if __name__ == "__main__":

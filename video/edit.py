@@ -53,8 +53,6 @@ def merge(settings: EditMerge) -> None:
 
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Wan."""
-    from vov import media
-
     fit = VideoFit(name=settings.name)
     if not settings.base_caption and (Path("video/descriptions") / f"descriptions_{settings.name}.txt").is_file() \
             and not sources[0].endswith(".vov"):
@@ -66,10 +64,8 @@ def run(sources: list[str], settings: Edit) -> None:
         name = settings.model_id or model_id or fit.model_id
         return WanBackbone.load(name, settings.cache_dir, settings.device, precision, trusted=bool(settings.model_id))
 
-    def original(frames: int):
-        return media.read_clip(settings.original_frames_dir, frames) if settings.original_frames_dir else None
-
-    run_command(sources, settings, backbone, original, Path(settings.output_video or f"edits/{settings.name}.mp4"))
+    run_command(sources, settings, backbone, ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir),
+                Path(settings.output_video or f"edits/{settings.name}.mp4"))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Adaptation:
 
     settings: geometry, sampler and the rest as a `Header` or a checkpoint says them (see `load`).
     header, noise: of a .vov file, else None. caption: "" when the fit does not know it.
+    original_size: (width, height) of what a .vov file was made from; of a checkpoint None.
     """
 
     source: str
@@ -76,6 +77,19 @@ class Adaptation:
     header: Header | None = None
     noise: bytes | None = None
     sigmas: tuple[float, ...] = ()
+    original_size: tuple[int, int] | None = None
+
+    def original(self, field: str, path: str) -> media.Clip | None:
+        """The original in `field`, as it was read for the fit; None when none is given.
+
+        Raises VovError when it is not of the size that the fit was made from.
+        """
+        if not path:
+            return None
+        clip = media.read_clip(path, self.num_frames, fps=self.header.fps if self.header else 0.0)
+        if self.original_size:
+            media.refuse_other_size(path, clip.frames, *self.original_size, field)
+        return clip
 
 
 def load(path: str | Path, settings: EditConfig) -> Adaptation:
@@ -90,7 +104,8 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
                         proj_seed=header.proj_seed, decode_steps=header.decode_steps, sampler=header.sampler,
                         shift=header.shift, guidance=header.guidance, seed=header.seed)
         return Adaptation(str(path), dequantise(stream.symbols, header.step), fit, header.num_frames, header.fps,
-                          header.model_id, header.dtype, stream.items[0].caption, header, stream.noise, header.sigmas)
+                          header.model_id, header.dtype, stream.items[0].caption, header, stream.noise, header.sigmas,
+                          (stream.items[0].original_width, stream.items[0].original_height))
     found = reference.load_reference(path)
     known = found.metadata.get("config", {})
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
@@ -253,10 +268,10 @@ def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
 
 
 def run_command(sources: Sequence[str], settings: EditConfig, load_backbone: Callable[[str, str], Backbone],
-                read_original: Callable[[int], media.Clip | None], output: Path) -> None:
+                original: tuple[str, str], output: Path) -> None:
     """What the commands of both trees do: edit, write `output` (a video or a picture) and OUTPUT_sheet.png.
 
-    load_backbone: (model id, precision) → model. read_original: frames → the original, or None.
+    load_backbone: (model id, precision) → model. original: the name of its variable and its path, "" for none.
     """
     from vov.results import check_outputs
 
@@ -266,7 +281,7 @@ def run_command(sources: Sequence[str], settings: EditConfig, load_backbone: Cal
     check_outputs([output, beside], settings.overwrite)
     adaptations = [load(source, settings) for source in sources]
     first = adaptations[0]
-    clip = read_original(first.num_frames)
+    clip = first.original(*original)
     backbone = load_backbone(first.model_id, first.precision)
     reconstruction, edited = edit(backbone, adaptations, settings)
     if len(edited) > 1:
