@@ -57,12 +57,9 @@ def merge(settings: EditMerge) -> None:
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Qwen-Image."""
     from image.backbone import QwenBackbone
-    from vov import media
 
-    def original(frames: int):
-        return media.Clip(media.read_image(settings.original)[None], 0.0) if settings.original else None
-
-    print(run_command(sources, settings, QwenBackbone, original, Path(settings.output or f"edits/{settings.name}.png")))
+    output = Path(settings.output or f"edits/{settings.name}.png")
+    print(run_command(sources, settings, QwenBackbone, ("ORIGINAL", settings.original), output))
 
 
 if __name__ == "__main__":

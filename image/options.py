@@ -11,7 +11,7 @@ from typing import TypeVar
 from vov import VovError
 from vov.bitstream import Item
 from vov.config import option, override
-from vov.files import REPO
+from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
 from vov.media import read_image
 from vov.model.options import ModelOptions
@@ -83,10 +83,7 @@ def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     file = next((p for p in (Path(path), REPO / "image" / path) if p.is_file()), None)
     if file is None:
         raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or IMAGE and CAPTION")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise VovError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines = read_text(file).splitlines()
     entries, problems, seen = [], [], {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

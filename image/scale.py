@@ -39,6 +39,9 @@ def main(settings: Scale) -> None:
         Path(settings.data_root) / item.name for item in stream.items]
     sources = [codec.Source(media.read_image(file)[None], 0.0, item.caption, item.name)
                for file, item in zip(files, stream.items, strict=True)]
+    for file, source, item in zip(files, sources, stream.items, strict=True):
+        media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
+                                "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
 
     from image.backbone import QwenBackbone
 

@@ -146,7 +146,7 @@ def test_other_bad_descriptions(tmp_path, album):
     with pytest.raises(VovError, match="no such description file"):
         described(str(tmp_path / "none.txt"))
     (tmp_path / "d.txt").write_bytes(b"a.png|caf\xe9")
-    with pytest.raises(VovError, match=r"not UTF-8 text \(byte 9\)"):
+    with pytest.raises(VovError, match=r"byte 9 \(0x.*is not UTF-8; save it as UTF-8"):
         described(str(tmp_path / "d.txt"))
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)

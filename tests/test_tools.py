@@ -115,8 +115,8 @@ def test_vmaf_and_xpsnr_are_those_of_ffmpeg_s_own_filters(tmp_path):
     reference, decoded = y4m(tmp_path / "r.y4m", PAIR[0]), y4m(tmp_path / "d.y4m", PAIR[1])
 
     def ask(first, second, graph):
-        return subprocess.run([media.ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second), "-lavfi",
-                               graph, "-f", "null", "-"], capture_output=True, text=True, check=True).stderr
+        return subprocess.run([media.ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second),
+                               "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True).stderr
 
     vmaf = float(re.search(r"VMAF score: (\S+)", ask(decoded, reference, "libvmaf=model=version=vmaf_v0.6.1"))[1])
     xpsnr = float(re.search(r"XPSNR +y: (\S+)", ask(reference, decoded, "xpsnr"))[1])

@@ -52,16 +52,11 @@ def merge(settings: EditMerge) -> None:
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Wan."""
     from video.backbone import WanBackbone
-    from vov import media
 
     if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
         settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
-
-    def original(frames: int):
-        return media.read_clip(settings.original_frames_dir, frames) if settings.original_frames_dir else None
-
     output = Path(settings.output_video or f"edits/{settings.name}.mp4")
-    print(run_command(sources, settings, WanBackbone, original, output))
+    print(run_command(sources, settings, WanBackbone, ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vov import VovError
 from vov.config import option, override
-from vov.files import REPO
+from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
 from vov.model.options import ModelOptions
 
@@ -56,7 +56,7 @@ class VideoFit(FitConfig):
             if missing is not None:
                 return missing
             raise VovError(f"{path}: no such caption file; set CAPTION or CAPTION_FILE")
-        text = " ".join(path.read_text(encoding="utf-8").split())
+        text = " ".join(read_text(path).split())
         if not text:
             raise VovError(f"{path}: the caption is empty; write what the clip shows, or set CAPTION")
         return text

@@ -46,7 +46,9 @@ def main(settings: Scale) -> None:
             raise VovError(f"{name.upper()}={getattr(settings, name)}, but {path} has {getattr(header, name)}; "
                            "leave it unset")
     results.check_outputs([output, output.with_suffix(""), output.with_suffix(".mp4")], settings.overwrite)
-    clip = media.read_clip(settings.original_frames_dir, header.num_frames)
+    clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
+    media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
+                            stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
 
     from video.backbone import WanBackbone

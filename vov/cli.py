@@ -28,7 +28,7 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     """
     # What a command reports as its result goes to standard output by `print`; the rest, through logging, to the side.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
+    for noisy in ("httpx", "transformers", "diffusers", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:

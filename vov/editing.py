@@ -70,6 +70,7 @@ class Adaptation:
     header, noise: of a .vov file, else None. caption: "" when the fit does not know it.
     index, items: the number of the picture that is edited, and how many the file holds.
     metadata: of one of our checkpoints, else empty.
+    original_size: (width, height) of what a .vov file was made from; of a checkpoint None.
     """
 
     source: str
@@ -83,11 +84,24 @@ class Adaptation:
     index: int = 0
     items: int = 1
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    original_size: tuple[int, int] | None = None
 
     @property
     def index_hash(self) -> bytes | None:
         """Of the UniLoRA indices that θ was fitted with, where that is known."""
         return self.header.index_hash if self.header else told_hash(self.metadata, self.source)
+
+    def original(self, field: str, path: str) -> media.Clip | None:
+        """The original in `field`, as it was read for the fit; None when none is given.
+
+        Raises VovError when it is not of the size that the fit was made from.
+        """
+        if not path:
+            return None
+        clip = media.read_clip(path, self.num_frames, fps=self.header.fps if self.header else 0.0)
+        if self.original_size:
+            media.refuse_other_size(path, clip.frames, *self.original_size, field)
+        return clip
 
 
 def load(path: str | Path, settings: EditConfig) -> Adaptation:
@@ -102,8 +116,10 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
                         proj_seed=header.proj_seed, decode_steps=header.decode_steps, sampler=header.sampler,
                         shift=header.shift, guidance=header.guidance, seed=header.seed)
         index = item_number(settings.item, [item.name for item in stream.items], str(path))
+        item = stream.items[index]
         return Adaptation(str(path), from_symbols(stream.symbols, header.step), fit, header.num_frames, header.fps,
-                          stream.items[index].caption, header, stream.noise, index, len(stream.items))
+                          item.caption, header, stream.noise, index, len(stream.items),
+                          original_size=(item.original_width, item.original_height))
     found = load_reference(path)
     known = found.metadata.get("config", {})
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
@@ -268,11 +284,11 @@ def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
     return values
 
 
-def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbone],
-                read_original: Callable[[int], media.Clip | None], output: Path) -> str:
+def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbone], original: tuple[str, str],
+                output: Path) -> str:
     """What the commands of both trees do: edit, write `output` (a video or a picture) and OUTPUT_sheet.png.
 
-    kind: the tree's backbone. read_original: frames → the original, or None. Returns what to print.
+    kind: the tree's backbone. original: the name of its variable and its path, "" for none. Returns what to print.
     """
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")
@@ -280,7 +296,7 @@ def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbon
     check_outputs([output, beside], settings.overwrite)
     adaptations = [load(source, settings) for source in sources]
     first = adaptations[0]
-    clip = read_original(first.num_frames)
+    clip = first.original(*original)
     backbone = settings.load(kind, first.header or first.metadata, first.source)
     reconstruction, edited = edit(backbone, adaptations, settings)
     if len(edited) > 1:

@@ -238,7 +238,7 @@ def read_header(pair: Pair) -> None:
         raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
                        "FAKE_DIR and the file as BITSTREAM")
     header, item = stream.header, stream.items[0]
-    cropped = header.fit == "crop"
+    cropped = header.resize == "crop"
     pair.header = header
     pair.header_size = ((header.width, header.height) if cropped else (item.original_width, item.original_height))
     pair.crop = pair.header_size if cropped else None
