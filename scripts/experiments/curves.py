@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vov import VovError, bitstream, codec, media, metrics
+from scripts.experiments.rows import Rows, four_digits, key, mean, quality
+from vov import VovError, bitstream, codec, media
 from vov.bitstream.header import Header
-from vov.config import load
+from vov.config import load, number_list
 from vov.evaluation import explicit
-from vov.evaluation.pairs import numbers
 from vov.model.backbone import Backbone
 from vov.scaling import search
 from vov.scaling.settings import ScalingConfig
@@ -43,6 +43,13 @@ def backbone_for(header: Header, cache_dir: str, device: str) -> Backbone:
     return Kind.load(header.model_id, cache_dir, device, header.dtype, trusted=False)
 
 
+def explicit_sizes(text: str) -> list[int]:
+    """EXPLICIT as bytes, fewest first and each once; none for "none"."""
+    if text == "none":
+        return []
+    return sorted({round(size) for size in number_list("EXPLICIT", text, positive=True)})
+
+
 class Bench:
     """One fit, its original, and how rows are made of them.
 
@@ -50,10 +57,11 @@ class Bench:
         fit: a .vov file of one item; the folder that it is in says what kind of fit it is.
         originals: folders of frames, videos or pictures; one is called as the fit is.
         backbone: the fit's model.
+        folder: gets the files.
     """
 
-    def __init__(self, fit: Path, originals: Sequence[Path], backbone: Backbone):
-        self.fit, self.stream, self.backbone = fit, bitstream.read(fit), backbone
+    def __init__(self, fit: Path, originals: Sequence[Path], backbone: Backbone, folder: Path):
+        self.fit, self.stream, self.backbone, self.folder = fit, bitstream.read(fit), backbone, folder
         self.header = header = self.stream.header
         found = [path for path in originals if path.stem == fit.stem]
         if len(found) != 1 or len(self.stream.items) != 1:
@@ -61,36 +69,55 @@ class Bench:
         clip = (media.Clip(media.read_image(found[0])[None], 0.0) if header.tree == "image"
                 else media.read_clip(found[0], header.num_frames))
         self.source = codec.Source(clip.frames, clip.fps, self.stream.items[0].caption)
-        self.target = self.source.reference(header.width, header.height, header.fit)
+        self.target = self.source.reference(header.width, header.height, header.resize)
+        self.key = key(backbone, [self.source], fit.stem, fit.parent.name, fit.read_bytes())
 
-    def quality(self, frames: np.ndarray) -> dict:
-        """PSNR and MS-SSIM of decoded frames."""
-        return {"psnr": metrics.psnr(self.target, frames), "ms_ssim": metrics.ms_ssim(self.target, frames)}
+    def measure(self, schemes: Mapping[str, ScalingConfig], sizes: Sequence[int], kept: Rows) -> Iterator[dict]:
+        """The rows of the fit alone, of every scheme on it, and of explicit files of these sizes, kept or new."""
+        for text, settings in {"none": None, **schemes}.items():
+            found = key(self.backbone, [], self.key, text, settings)
+            yield from kept.find(found) or kept.add(found, [self.row(text, settings)])
+        if sizes:
+            found = key(self.backbone, [self.source], "explicit", self.header.width, self.header.height,
+                        self.header.resize, sizes)
+            yield from kept.find(found) or kept.add(found, self.explicit(sizes))
 
-    def row(self, scheme: str, folder: Path) -> dict:
+    def row(self, text: str, settings: ScalingConfig | None) -> dict:
         """Chooses noise, writes the file, decodes it; `encoder_psnr` is of the frames that the encoder saw."""
         scaled, more = self.stream, {}
-        if scheme != "none":
-            scaled, seen = search.scale(self.stream, self.backbone, [self.source], parse(scheme))
+        if settings:
+            scaled, seen = search.scale(self.stream, self.backbone, [self.source], settings)
             item = self.stream.items[0]
-            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.fit)
-            more = {"encoder_psnr": self.quality(seen)["psnr"]}
-        file = folder / f"{self.fit.stem}_{self.fit.parent.name}_{scheme.replace(':', '_')}.vov"
+            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.resize)
+            more = {"encoder_psnr": quality(self.target, seen)["psnr"]}
+        file = self.folder / f"{self.fit.stem}_{self.fit.parent.name}_{text.replace(':', '_')}.vov"
         bitstream.write(file, scaled)
-        return {"clip": self.fit.stem, "fit": self.fit.parent.name, "scheme": scheme, "file": file.name,
-                "bytes": file.stat().st_size, "noise": len(scaled.noise or b""),
-                **self.quality(codec.decode_file(file, self.backbone)[0].frames), **more}
+        return {"clip": self.fit.stem, "fit": self.fit.parent.name, "scheme": text, "made_from": self.key,
+                "file": file.name, "bytes": file.stat().st_size, "noise": len(scaled.noise or b""),
+                **quality(self.target, codec.decode_file(file, self.backbone)[0].frames), **more}
 
-    def explicit(self, targets: str, folder: Path) -> list[dict]:
+    def explicit(self, sizes: Sequence[int]) -> list[dict]:
         """Rows of the explicit code of the same model's latents."""
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
-                                             self.header.fit), self.source.fps or 1.0)
-        files = explicit.encode(clip, self.backbone, map(int, numbers("EXPLICIT", targets)), folder / self.fit.stem)
+                                             self.header.resize), self.source.fps or 1.0)
+        files = explicit.encode(clip, self.backbone, sizes, self.folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
-                 "file": f"{self.fit.stem}/{file.name}",
-                 "bytes": file.stat().st_size, "noise": 0,
-                 **self.quality(explicit.decode_file(file, self.backbone).frames)}
+                 "file": f"{self.fit.stem}/{file.name}", "bytes": file.stat().st_size, "noise": 0,
+                 **quality(self.target, explicit.decode_file(file, self.backbone).frames)}
                 for number, file in enumerate(files)]
+
+    def compare(self, kept: Rows) -> Iterator[str]:
+        """Decodes the files of this fit's rows here and now, next to what the rows say."""
+        for row in kept.where("made_from", self.key):
+            psnr = quality(self.target, codec.decode_file(self.folder / row["file"], self.backbone)[0].frames)["psnr"]
+            yield (f"{row['file']:<70} encoder {row.get('encoder_psnr', row['psnr']):.4f}, row {row['psnr']:.4f}, "
+                   f"here {psnr:.4f} dB, difference {psnr - row['psnr']:+.4f}")
+
+
+def line(row: dict) -> str:
+    """One row as text."""
+    return (f"{row['clip']:<16}{row['fit']:<12}{row['scheme']:<44}{row['bytes']:>7,} {row['psnr']:>6.2f} dB "
+            f"{four_digits(row['ms_ssim'])}")
 
 
 def mean_rows(rows: list[dict]) -> list[dict]:
@@ -100,7 +127,7 @@ def mean_rows(rows: list[dict]) -> list[dict]:
     for row in rows:
         groups.setdefault((row["fit"], row["scheme"]), []).append(row)
     return [{"fit": fit, "scheme": scheme, "clips": len(group),
-             **{k: float(np.mean([row[k] for row in group])) for k in ("bytes", "psnr", "ms_ssim")}}
+             **{k: mean([row[k] for row in group]) for k in ("bytes", "psnr", "ms_ssim")}}
             for (fit, scheme), group in sorted(groups.items()) if len(group) == len(clips)]
 
 
@@ -121,7 +148,8 @@ def draw(rows: list[dict], path: Path) -> None:
             axis.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)
         for label, group in groups.items():
             group = sorted(group, key=lambda row: row["bytes"])
-            axis.plot([r["bytes"] for r in group], [r[name] for r in group], "o-", ms=4, lw=1, label=label)
+            values = [np.nan if r[name] is None else r[name] for r in group]
+            axis.plot([r["bytes"] for r in group], values, "o-", ms=4, lw=1, label=label)
         axis.set(xlabel="bytes of the whole file", ylabel=unit)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="lower center", ncol=4)

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-import platform
-import shlex
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from vov import VovError, media
-from vov.evaluation import bdrate, explicit, fvd, report
+from vov import VovError, codec, media
+from vov.config import number_list
+from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
-from vov.evaluation.measure import METRICS, Suite, weights_in_use
-from vov.evaluation.pairs import EvalConfig, Item, check, numbers, pair, read_curves, read_manifest
-from vov.evaluation.perceptual import Unavailable
+from vov.evaluation.catalogue import left_out
+from vov.evaluation.collect import bd_anchor, collect
+from vov.evaluation.manifest import read_curves, read_manifest
+from vov.evaluation.measure import Suite
+from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
 from vov.files import content_hash, refuse_existing, write_bytes, write_json
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
 
 logger = logging.getLogger(__name__)
 OUTPUTS = ("results.json", "results.csv", "results.md", "rd.svg", "report.html")
+Anchors = Sequence[tuple[str, str]]  # (codec, preset)
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class Tree:
     """What evaluation needs of the image or the video tree.
 
     Attributes:
-        images: every picture of a folder is an item of its own (a folder of frames is one clip otherwise).
+        images: every picture of a folder is a pair of its own (a folder of frames is one clip otherwise).
         model_id: the tree's usual foundation model.
-        load: its backbone's `load`: (model_id, cache_dir, device, dtype, trusted) → backbone.
+        load: its backbone's `load`: (model_id, cache_dir, device, precision, trusted, offload) → backbone.
     """
 
     images: bool
     model_id: str
-    load: Callable[[str, str, str, str, bool], Backbone]
+    load: Callable[[str, str, str, str, bool, str], Backbone]
 
 
 def evaluate(settings: EvalConfig, tree: Tree) -> dict:
@@ -55,239 +53,139 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     out = Path(settings.out_dir)
     for name in OUTPUTS:
         refuse_existing(out / name, settings.overwrite)
-    anchors = parse_anchors(settings.anchors)
-    curves = read_curves(settings.reference_curves)
-    items = read_manifest(settings) if settings.manifest else pair(settings, tree.images)
+    anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
     device = pick_device(settings.device)
-    check(items, settings)
-    for item in items:
-        if str(item.decoded).endswith(".vov"):
-            item.decoded = decode_vov(item, settings, tree)
-    check(items, settings)
+    skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
+    pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
+    open_pairs(pairs, settings.num_frames)
+    bd_anchor(pairs, settings, anchors)  # its mistakes before any work
     notes: list[str] = []
-    for clip in dict.fromkeys(item.clip for item in items):
-        items += make_anchors([item for item in items if item.clip == clip], anchors, settings, tree, notes)
-    suite = Suite(device, settings.metric_weights_dir, settings.frame_step,
-                  pictures=not settings.skip_metrics, video=not (settings.skip_fvd or tree.images),
-                  video_reason="needs at least 2 frames" if tree.images else "skipped by SKIP_FVD")
-    for item in tqdm(items, desc="evaluate", unit="clip", disable=len(items) < 2):
-        stills = np.linspace(0, item.count - 1, min(settings.report_frames, item.count) + 2 * (item.count > 2))
-        stills = sorted({round(i) for i in (stills[1:-1] if item.count > 2 else stills)})
-        item.measured = suite.measure(item.reference(), item.source(), item.count, stills,
-                                      video=settings.report_video and item.count > 1)
-        set_rate(item)
-    results = collect(items, suite, settings, anchors, curves, notes, device, tree)
+    pairs += make_anchors(pairs, anchors, settings, tree, notes)
+    suite = Suite(device, settings.metric_weights_dir, settings.frame_step, skipped, settings.jod_display)
+    for pair in tqdm(pairs, desc="evaluate", unit="clip", disable=len(pairs) < 2):
+        pair.measured = suite.measure(pair.reference(), pair.source(), pair.count,
+                                      report.still_frames(pair.count, settings.report_frames),
+                                      video=settings.report_video and pair.count > 1)
+        pair.fill_rate()
+    results = collect(pairs, suite, settings, anchors, curves, notes, device, tree.images)
     write_json(out / "results.json", results)
     write_bytes(out / "results.csv", report.to_csv(results).encode())
     write_bytes(out / "results.md", report.to_markdown(results).encode())
     figure = report.rd_figure(results)
     if figure:
         write_bytes(out / "rd.svg", figure)
-    write_bytes(out / "report.html", report.to_html(results, items).encode())
+    write_bytes(out / "report.html", report.to_html(results, pairs).encode())
     return results
 
 
-def decode_vov(item: Item, settings: EvalConfig, tree: Tree) -> Path:
-    """Decodes an item's .vov file with the frozen model into WORK_DIR; returns the frames' folder or picture."""
-    from vov import bitstream, codec
+def make_anchors(pairs: Sequence[Pair], anchors: Anchors, settings: EvalConfig, tree: Tree,
+                 notes: list[str]) -> list[Pair]:
+    """Decodes the .vov files among the pairs, then encodes every clip with every anchor; returns the anchors' pairs.
 
-    path = Path(item.decoded)
-    header = bitstream.read(path).header
-    backbone = tree.load(settings.model_id or header.model_id, settings.cache_dir, settings.device,
-                         header.dtype, bool(settings.model_id))
-    clips = codec.decode_file(path, backbone)
-    if len(clips) != 1:
-        raise VovError(f"{path}: holds {len(clips)} pictures; decode it first, then give the folder as FAKE_DIR and "
-                       "the file as BITSTREAM")
-    item.detail["model_id"] = header.model_id
-    if header.fit == "crop":
-        item.crop = clips[0].size
-    folder = Path(settings.work_dir) / "decoded" / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
-    shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
-    media.write_frames(folder, clips[0].frames)
-    return folder
+    What needs a foundation model comes first, so that a missing one is known before an hour of encoding.
+    """
+    clips: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        clips.setdefault(pair.clip, []).append(pair)
+    targets = {clip: anchor_sizes(group, settings) for clip, group in clips.items()} if anchors else {}
+    wanted = targets if "explicit" in dict(anchors) else {}
+    made = run_models(clips, wanted, settings, tree)
+    for clip, group in clips.items():
+        for name, preset in anchors:
+            if name == "explicit":
+                continue
+            logger.info("anchor %s of %s", name, clip)
+            made[clip] += codec_pairs(group[0], name, preset, targets[clip],
+                                      Path(settings.work_dir) / "anchors" / clip / name, notes)
+    return [pair for group in made.values() for pair in group]
 
 
-def make_anchors(items: Sequence[Item], anchors: Sequence[tuple[str, str]], settings: EvalConfig, tree: Tree,
-                 notes: list[str]) -> list[Item]:
-    """Encodes one clip with every anchor at sizes matched to the clip's first item that has a rate."""
-    if not anchors:
-        return []
-    first = items[0]
-    original = first.reference()
-    width, height = next(iter(original)).shape[1::-1]
-    ours = next((i.bytes or i.bpp * width * height * i.count / 8 for i in items if i.bytes or i.bpp), None)
+def anchor_sizes(group: Sequence[Pair], settings: EvalConfig) -> list[float]:
+    """The bytes that a clip's anchors should have: ANCHOR_BYTES, or multiples of the first of its pairs with a rate."""
     if settings.anchor_bytes:
-        targets = numbers("ANCHOR_BYTES", settings.anchor_bytes)
-    elif ours:
-        targets = [ours * rate for rate in numbers("ANCHOR_RATES", settings.anchor_rates)]
-    else:
+        return number_list("ANCHOR_BYTES", settings.anchor_bytes, positive=True)
+    rated = next((pair for pair in group if pair.bytes or pair.bpp), None)
+    if rated is None:
         raise VovError("ANCHORS need a size to match; give BITSTREAM (or bytes or bpp in the manifest) or ANCHOR_BYTES")
-    folder = Path(settings.work_dir) / "anchors" / first.clip
-    made: list[Item] = []
-    # explicit first: a model that is not there should be known before an hour of encoding
-    for name, preset in sorted(anchors, key=lambda anchor: anchor[0] != "explicit"):
-        logger.info("anchor %s of %s", name, first.clip)
-        if name == "explicit":
-            coded_with = next((item.detail["model_id"] for item in items if "model_id" in item.detail), "")
-            made += _explicit_items(first, targets, folder / name, settings, tree, coded_with)
-            continue
-        points = anchor_points(name, preset, original, first.count, original.fps,
-                                      [round(t) for t in targets], folder / name)
-        for point in points:
-            made.append(dataclasses.replace(
-                first, name=f"{name} q{point.quality}", codec=name, decoded=point.open(), bytes=float(point.bytes),
-                bpp=None, rate_source="elementary stream",
-                detail={"preset": preset, "quality": point.quality, "command": point.command}))
-        if points[0].bytes > 1.05 * min(targets):
-            notes.append(f"{name} cannot make {first.clip} as small as {min(targets):,.0f} bytes: "
-                         f"its smallest is {points[0].bytes:,}")
+    height, width = next(iter(rated.reference())).shape[:2]
+    ours = rated.bytes or rated.bpp * width * height * rated.count / 8
+    return [ours * rate for rate in number_list("ANCHOR_RATES", settings.anchor_rates, positive=True)]
+
+
+def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], settings: EvalConfig,
+               tree: Tree) -> dict[str, list[Pair]]:
+    """Everything that needs a foundation model, model by model, so that each is loaded once and one is in memory.
+
+    Decodes the pairs that are .vov files, in place, and makes the explicit points of the clips in `targets`.
+
+    Returns:
+        {clip: pairs of its explicit points}, for every clip.
+    """
+    coded = {pair.header.model_id: _model(pair, settings) for group in clips.values() for pair in group if pair.header}
+    fallback = (settings.model_id or tree.model_id, settings.precision(), True)
+    wanted: dict[tuple[str, str, bool], list[str]] = {}  # clips whose explicit points a model makes
+    for clip in targets:
+        own = next((pair.header.model_id for pair in clips[clip] if pair.header), "")
+        wanted.setdefault(coded.get(own, fallback), []).append(clip)
+    waiting: dict[tuple[str, str, bool], list[Pair]] = {}
+    for pair in (pair for group in clips.values() for pair in group if pair.is_coded):
+        waiting.setdefault(_model(pair, settings), []).append(pair)
+    made: dict[str, list[Pair]] = {clip: [] for clip in clips}
+    for model in dict.fromkeys((*waiting, *wanted)):
+        name, dtype, trusted = model
+        backbone = tree.load(name, settings.cache_dir, settings.device, dtype, trusted, settings.offload)
+        for pair in waiting.get(model, ()):
+            pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded")
+        for clip in wanted.get(model, ()):
+            made[clip] = explicit_pairs(clips[clip][0], targets[clip], backbone,
+                                        Path(settings.work_dir) / "anchors" / clip / "explicit")
+        del backbone
     return made
 
 
-def _explicit_items(first: Item, targets: Iterable[float], folder: Path, settings: EvalConfig,
-                    tree: Tree, coded_with: str) -> list[Item]:
-    """Points of the model that the clip's .vov file names, unless MODEL_ID is set; without either, the tree's."""
-    backbone = tree.load(settings.model_id or coded_with or tree.model_id, settings.cache_dir, settings.device, "auto",
-                         bool(settings.model_id) or not coded_with)
+def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
+    """(id, precision, whether the user gave the id) of the model that decodes a pair's .vov file."""
+    precision = settings.precision(pair.header.dtype, str(pair.decoded))
+    return settings.model_id or pair.header.model_id, precision, bool(settings.model_id)
+
+
+def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:
+    """Decodes a .vov file of one clip or picture; returns the folder of its frames, in `folder`."""
+    (clip,) = codec.decode_file(path, backbone)
+    frames = folder / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
+    shutil.rmtree(frames, ignore_errors=True)  # frames of an interrupted run
+    media.write_frames(frames, clip.frames)
+    return frames
+
+
+def codec_pairs(first: Pair, name: str, preset: str, targets: Sequence[float], folder: Path,
+                notes: list[str]) -> list[Pair]:
+    """The original of `first` encoded by a conventional codec at each target size in bytes."""
+    points = anchor_points(name, preset, first.reference(), first.count, first.fps, [round(t) for t in targets], folder)
+    if points[0].bytes > 1.05 * min(targets):
+        notes.append(f"{name} cannot make {first.clip} as small as {min(targets):,.0f} bytes: its smallest is "
+                     f"{points[0].bytes:,}")
+    return [_anchor(first, f"{name} q{point.quality}", name, point.open(), point.bytes, "elementary stream",
+                    {"preset": preset, "quality": point.quality, "command": point.command}) for point in points]
+
+
+def explicit_pairs(first: Pair, targets: Iterable[float], backbone: Backbone, folder: Path) -> list[Pair]:
+    """The original of `first` as quantised latents of the model at each target size in bytes."""
+    logger.info("anchor explicit of %s", first.clip)
     frames = np.stack([frame for _, frame in zip(range(first.count), first.reference(), strict=False)])
     made = []
     for path in explicit.encode(media.Clip(frames, first.fps), backbone, [round(t) for t in targets], folder):
         decoded = folder / path.stem
         shutil.rmtree(decoded, ignore_errors=True)
         media.write_frames(decoded, explicit.decode_file(path, backbone).frames)
-        made.append(dataclasses.replace(
-            first, name=f"explicit {path.stem}", codec="explicit", decoded=decoded, bytes=float(path.stat().st_size),
-            bpp=None, rate_source="file",
-            detail={"preset": backbone.name, "quality": path.stem,
-                    "command": "VAE latents, uniform step, static table per channel (vov.evaluation.explicit)"}))
+        made.append(_anchor(
+            first, f"explicit {path.stem}", "explicit", decoded, path.stat().st_size, "file",
+            {"preset": backbone.name, "quality": path.stem,
+             "command": "VAE latents, uniform step, static table per channel (vov.evaluation.explicit)"}))
     return made
 
 
-def set_rate(item: Item) -> None:
-    """Fills bytes and bpp of a measured item from whichever is known."""
-    width, height = item.measured.size
-    pixels = width * height * item.count
-    if item.bytes is None and item.bpp is not None:
-        item.bytes = item.bpp * pixels / 8
-    elif item.bytes is not None:
-        item.bpp = 8 * item.bytes / pixels
-
-
-def collect(items: Sequence[Item], suite: Suite, settings: EvalConfig, anchors: Sequence[tuple[str, str]],
-            curves: list[dict], notes: list[str], device: torch.device, tree: Tree) -> dict:
-    """Everything as one JSON-ready dictionary."""
-    rows = [item_row(item) for item in items]
-    reasons = {name: reason for item in items for name, reason in item.measured.unavailable.items()}
-    shown = {name: reason for name, reason in reasons.items() if not any(name in row["metrics"] for row in rows)}
-    return finite({
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(settings, tree),
-        "config": dataclasses.asdict(settings),
-        "environment": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-            f"cpu, {torch.get_num_threads()} threads", "python": platform.python_version(), "torch": torch.__version__,
-            "ffmpeg": ffmpeg_version() if anchors else "", "weights_sha256": weights_in_use(suite)},
-        "images": tree.images,
-        "metrics": [name for name in METRICS if any(name in row["metrics"] for row in rows)],
-        "unavailable": shown,
-        "notes": notes,
-        "items": rows,
-        "summary": summarise(items),
-        "bd": deltas(items, settings, anchors),
-        "reference_curves": curves,
-    })
-
-
-def command_line(settings: EvalConfig, tree: Tree) -> str:
-    """The command that repeats this run: every variable that differs from its default, however it was set."""
-    usual = EvalConfig()
-    changed = {field.name.upper(): getattr(settings, field.name) for field in dataclasses.fields(settings)
-               if getattr(settings, field.name) != getattr(usual, field.name)}
-    variables = [f"{name}={shlex.quote(str(int(value) if isinstance(value, bool) else value))}"
-                 for name, value in changed.items()]
-    return " ".join([*variables, "bash image/eval.sh" if tree.images else "bash video/eval/eval.sh"])
-
-
-def item_row(item: Item) -> dict:
-    """One item of results.json."""
-    m = item.measured
-    width, height = m.size
-    return {
-        "name": item.name, "clip": item.clip, "codec": item.codec, "frames": item.count, "width": width,
-        "height": height, "fps": item.fps, "bytes": None if item.bytes is None else round(item.bytes),
-        "bpp": item.bpp,
-        "kB_per_s": item.bytes / 1000 * item.fps / item.count if item.bytes and item.count > 1 else None,
-        "rate_source": item.rate_source, "metrics": m.values, "unavailable": m.unavailable,
-        "fvd_clips": len(m.features["decoded"]) if m.features else None, "per_frame": m.per_frame, **item.detail,
-    }
-
-
-def summarise(items: Sequence[Item]) -> list[dict]:
-    """Means over the clips of each codec that was measured once per clip; FVD over all its clips together."""
-    rows = []
-    for codec in dict.fromkeys(item.codec for item in items):
-        group = [item for item in items if item.codec == codec]
-        if len({item.clip for item in group}) != len(group) or len(group) < 2:
-            continue
-        names = [name for name in METRICS if all(name in item.measured.values for item in group)]
-        values = {name: float(np.mean([item.measured.values[name] for item in group])) for name in names}
-        row: dict[str, Any] = {"codec": codec, "clips": len(group)}
-        if all(item.measured.features for item in group):
-            stacked = {key: np.concatenate([item.measured.features[key] for item in group])
-                       for key in group[0].measured.features}
-            values["fvd"] = fvd.frechet_distance(stacked["original"], stacked["decoded"])
-            values["fvd_full"] = fvd.frechet_distance(stacked["original_full"], stacked["decoded_full"])
-            row |= {"fvd_clips": len(stacked["decoded"]), "fvd_full_clips": len(group)}
-        rates = [item.bpp for item in group if item.bpp]
-        row["bpp"] = float(np.mean(rates)) if len(rates) == len(group) else None
-        rows.append(row | {"metrics": values})
-    return rows
-
-
-def deltas(items: Sequence[Item], settings: EvalConfig, anchors: Sequence[tuple[str, str]]) -> list[dict]:
-    """BD-rate and BD-metric of every codec with two or more rates against BD_ANCHOR, per clip and on average."""
-    with_rate = [item for item in items if item.bpp]
-    names = list(dict.fromkeys(item.codec for item in with_rate))
-    anchor = settings.bd_anchor or (anchors[0][0] if anchors else "")
-    if not anchor:
-        return []
-    if anchor not in names:
-        raise VovError(f"BD_ANCHOR={anchor}: none of the evaluated codecs with a rate; they are {', '.join(names)}")
-    rows = []
-    for metric in (name for name in METRICS if name != "warp_original"):
-        for codec in (name for name in names if name != anchor):
-            for clip in dict.fromkeys(item.clip for item in with_rate):
-                def curve(which: str, clip: str = clip, metric: str = metric) -> list[tuple[float, float]]:
-                    return [(i.bpp, i.measured.values[metric]) for i in with_rate
-                            if i.clip == clip and i.codec == which and metric in i.measured.values]
-                test, reference = curve(codec), curve(anchor)
-                if len(test) < 2 or len(reference) < 2:
-                    continue
-                row: dict[str, Any] = {"metric": metric, "codec": codec, "anchor": anchor, "clip": clip}
-                for key, function in (("bd_rate_percent", bdrate.bd_rate), ("bd_metric", bdrate.bd_metric)):
-                    try:
-                        row[key] = function(reference, test, metric, settings.bd_method)
-                    except Unavailable as error:
-                        row[key], row[f"{key}_reason"] = None, str(error)
-                rows.append(row)
-    return rows
-
-
-def ffmpeg_version() -> str:
-    """First line of ffmpeg -version."""
-    import subprocess
-
-    text = subprocess.run([media.ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
-    return text.splitlines()[0] if text else ""
-
-
-def finite(value: Any) -> Any:
-    """`value` with infinities as the strings "inf", "-inf" and NaN as None, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None if math.isnan(value) else f"{float(value)}"
-    return value
+def _anchor(first: Pair, name: str, codec_name: str, decoded: object, size: int, source: str, detail: dict) -> Pair:
+    """A pair of `first`'s original and another reproduction of it."""
+    return dataclasses.replace(first, name=name, codec=codec_name, decoded=decoded, bytes=float(size), bpp=None,
+                               rate_source=source, detail=detail, header=None)

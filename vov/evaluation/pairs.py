@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from vov import VovError, media
+from vov.bitstream import Header
 from vov.config import option
 from vov.evaluation.measure import Measured
+from vov.model.options import ModelOptions
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(ModelOptions):
     """Everything that an evaluation depends on."""
 
     real_dir: str = option("", "the original: a folder of frames, a video or an image; or a folder of several of "
@@ -34,10 +34,13 @@ class EvalConfig:
     out_dir: str = option("./results", "gets results.json, results.csv, results.md, rd.svg, report.html")
     work_dir: str = option("./fvd_clips", "scratch: streams of the anchors, frames decoded from .vov files")
     overwrite: bool = option(False, "replace existing results")
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
+    metrics: str = option("all", "which to compute, with commas between: psnr, ssim, ms_ssim, lpips_vgg, lpips_alex, "
+                          "dists, stlpips_vgg, stlpips_alex, ssimulacra2, jod (ColorVideoVDP; seconds a frame on a "
+                          "CPU), vmaf, xpsnr, warp, fvd; all: what is installed")
+    jod_display: str = option("standard_4k", "display and distance of ColorVideoVDP: standard_4k, standard_fhd, …")
     skip_metrics: bool = option(False, "only PSNR, flicker and FVD")
     skip_fvd: bool = option(False, "no FVD")
-    frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS and DISTS of every N-th frame", minimum=1)
+    frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS, DISTS, ST-LPIPS and SSIMULACRA2 of every N-th frame", minimum=1)
     metric_weights_dir: str = option("", "where VGG-16, AlexNet, DISTS and I3D weights are; then PyTorch's cache")
     anchors: str = option("", "codecs to encode for comparison, CODEC[=PRESET],…: x264, x265, svtav1, vvc, jpeg, "
                           "webp, avif, explicit (quantised latents of the same VAE); video or image: all of a kind")
@@ -49,19 +52,27 @@ class EvalConfig:
     reference_curves: str = option("", "CSV: label, clip, metric, bpp, value; published curves, drawn into the plots")
     report_frames: int = option(2, "frames per clip in the report's slider", minimum=1)
     report_video: bool = option(True, "put small videos into the report")
-    model_id: str = option("", "foundation model of `explicit` and of .vov files; default for these: their header's")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
 
 
 @dataclass
-class Item:
-    """One reproduction of one clip, and later what was measured of it."""
+class Pair:
+    """An original and one reproduction of it, and later what was measured.
+
+    Attributes:
+        name, clip, codec: what the tables call the reproduction, the original, and what made the reproduction.
+        decoded: a path, or anything that yields frames; a .vov file until `evaluate` has decoded it.
+        bytes, bpp, rate_source: the size, one of both at first, and where it is from.
+        detail: further entries of results.json: preset, quality, command, model_id, bytes_by_part.
+        fps, count: frames per second and frames to compare; `open_pairs` fills them in.
+        crop: (width, height) that the original is cropped to, as the fit did.
+        header, header_size: of a .vov file, and (width, height) of what it decodes to.
+    """
 
     name: str
     clip: str
     codec: str
     original: Path
-    decoded: Any  # a path, or anything that yields frames
+    decoded: Any
     bytes: float | None = None
     bpp: float | None = None
     rate_source: str = ""
@@ -70,6 +81,13 @@ class Item:
     fps: float = 0.0
     count: int = 0
     crop: tuple[int, int] | None = None
+    header: Header | None = None
+    header_size: tuple[int, int] = (0, 0)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the reproduction is a .vov file that has to be decoded."""
+        return isinstance(self.decoded, str | Path) and Path(self.decoded).suffix == ".vov"
 
     def reference(self) -> Any:
         """Frames of the original; of a clip that was cropped to the model's geometry, the same crop."""
@@ -79,6 +97,23 @@ class Item:
     def source(self) -> Any:
         """Frames of the reproduction."""
         return media.FrameSource(self.decoded) if isinstance(self.decoded, str | Path) else self.decoded
+
+    def fill_rate(self) -> None:
+        """Bytes from bpp or bpp from bytes, whichever is known, once the pair is measured."""
+        width, height = self.measured.size
+        pixels = width * height * self.count
+        if self.bytes is not None:
+            self.bpp = 8 * self.bytes / pixels
+        elif self.bpp is not None:
+            self.bytes = self.bpp * pixels / 8
+
+    def decoded_geometry(self) -> tuple[tuple[int, int], int]:
+        """((width, height), frames) of the reproduction; of a .vov file, what its header promises."""
+        if self.is_coded:
+            return self.header_size, self.header.num_frames
+        source = self.source()
+        height, width = next(iter(source)).shape[:2]
+        return (width, height), len(source)
 
 
 class Cropped:
@@ -97,44 +132,43 @@ class Cropped:
             yield media.fit_geometry(frame[None], *self.size, "crop")[0]
 
 
-def pair(settings: EvalConfig, images: bool) -> list[Item]:
-    """Items from REAL_DIR and FAKE_DIR: one pair, or one for each name when both hold several clips or pictures."""
-    for name in ("real_dir", "fake_dir"):
+def read_folders(settings: EvalConfig, images: bool) -> list[Pair]:
+    """Pairs from REAL_DIR and FAKE_DIR: one, or one for each name when both hold several clips or pictures."""
+    for name, what in (("real_dir", "the original"), ("fake_dir", "the decoded")):
         value = getattr(settings, name)
         if not value:
-            raise VovError(f"{name.upper()} is not set; give {'the original' if name == 'real_dir' else 'the decoded'} "
-                           "folder, video or image (or a MANIFEST)")
+            raise VovError(f"{name.upper()} is not set; give {what} folder, video or image (or a MANIFEST)")
         if not Path(value).exists():
             raise VovError(f"{name.upper()}={value}: no such folder, video or image; give a path that exists")
     real, fake = Path(settings.real_dir), Path(settings.fake_dir)
-    codec = settings.name or fake.stem
+    codec, stream = settings.name or fake.stem, Path(settings.bitstream) if settings.bitstream else None
     reals = members(real, images)
     if not reals:
-        bitstream = Path(settings.bitstream) if settings.bitstream else None
-        return [Item(codec, real.stem, codec, real, fake, **(file_rate(bitstream) if bitstream else own_rate(fake)))]
+        return [Pair(codec, real.stem, codec, real, fake, **(file_rate(stream) if stream else own_rate(fake)))]
     fakes = members(fake, images)
-    missing = [name for name in reals if name not in fakes]
-    if missing:
+    if missing := [name for name in reals if name not in fakes]:
         raise VovError(f"FAKE_DIR={fake}: lacks {missing[0]} and {len(missing) - 1} more of REAL_DIR's "
                        f"{len(reals)}; names must be equal up to the extension")
-    rates: dict[str, dict] = {name: {} for name in reals}
-    bitstream = Path(settings.bitstream) if settings.bitstream else None
-    if bitstream and not bitstream.is_dir():
-        # one file for all: every clip or picture bears its share of pixels
-        pixels = {name: np.prod(next(iter(media.FrameSource(path))).shape[:2]) * len(media.FrameSource(path))
-                  for name, path in reals.items()}
-        total = file_rate(bitstream)
-        for name in reals:
-            rates[name] = total | {"bytes": float(total["bytes"] * pixels[name] / sum(pixels.values()))}
-    elif bitstream:
-        found = {path.stem: path for path in bitstream.iterdir() if path.is_file()}
-        for name in reals:
-            if name not in found:
-                raise VovError(f"BITSTREAM={bitstream}: has no file for {name}; name each as its original, or give one "
-                               "file for all")
-            rates[name] = file_rate(found[name])
-    return [Item(codec, name, codec, path, fakes[name], **rates[name] or own_rate(fakes[name]))
-            for name, path in reals.items()]
+    rates = member_rates(stream, reals) if stream else {name: own_rate(fakes[name]) for name in reals}
+    return [Pair(codec, name, codec, path, fakes[name], **rates[name]) for name, path in reals.items()]
+
+
+def member_rates(stream: Path, originals: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """{name: rate fields} from BITSTREAM: a folder with a file for each name, or one file that all of them share."""
+    if stream.is_dir():
+        found = {path.stem: path for path in stream.iterdir() if path.is_file()}
+        if missing := [name for name in originals if name not in found]:
+            raise VovError(f"BITSTREAM={stream}: has no file for {missing[0]}; name each as its original, or give one "
+                           "file for all")
+        return {name: file_rate(found[name]) for name in originals}
+    # one file for all: every clip or picture bears its share of pixels
+    pixels = {}
+    for name, path in originals.items():
+        source = media.FrameSource(path)
+        height, width = next(iter(source)).shape[:2]
+        pixels[name] = len(source) * height * width
+    total = file_rate(stream)
+    return {name: total | {"bytes": total["bytes"] * pixels[name] / sum(pixels.values())} for name in originals}
 
 
 def members(folder: Path, images: bool) -> dict[str, Path]:
@@ -150,7 +184,7 @@ def members(folder: Path, images: bool) -> dict[str, Path]:
 
 
 def file_rate(path: Path) -> dict[str, Any]:
-    """Rate fields of an Item from its compressed file: all bytes on disk, and of a .vov file where they went."""
+    """Rate fields of a `Pair` from its compressed file: all bytes on disk, and of a .vov file where they went."""
     if not path.is_file():
         raise VovError(f"BITSTREAM={path}: no such file; give the compressed file, or nothing if there is none")
     detail: dict[str, Any] = {}
@@ -167,96 +201,45 @@ def own_rate(path: Path) -> dict[str, Any]:
     return file_rate(path) if path.suffix == ".vov" else {}
 
 
-def read_manifest(settings: EvalConfig) -> list[Item]:
-    """Items of a CSV file; every problem names the line."""
-    path = Path(settings.manifest)
-    if not path.is_file():
-        raise VovError(f"MANIFEST={path}: no such file; give a CSV file that exists")
-    base = Path(settings.media_dir) if settings.media_dir else path.parent
-    try:
-        rows = list(csv.DictReader(line for line in path.read_text(encoding="utf-8-sig").splitlines()
-                                   if line.strip() and not line.startswith("#")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise VovError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
-    known = {"name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp"}
-    for number, row in enumerate(rows, 1):
-        if None in row:  # where DictReader puts what is beyond the last column
-            raise VovError(f"{path}, row {number} ({row.get('name') or 'no name'}): {len(row[None])} cells more than "
-                           f"columns; put text that contains commas in double quotes")
-    unknown = {key for row in rows for key in row} - known
-    if not rows or unknown or not {"name", "original"} <= set(rows[0]):
-        problem = f"unknown column {sorted(map(str, unknown))[0]!r}" if unknown else "no rows with name and original"
-        raise VovError(f"{path}: {problem}; columns, with commas between, are name, original, decoded [, clip, codec, "
-                       "bitstream, bytes, bpp]")
-    items = []
-    for number, row in enumerate(rows, 1):
-        row = {key: (value or "").strip() for key, value in row.items()}
-        where = f"{path}, row {number} ({row['name'] or 'no name'})"
-        decoded = row.get("decoded") or row.get("bitstream")
-        if not row["name"] or not row["original"] or not decoded:
-            raise VovError(f"{where}: needs name, original, and decoded or bitstream")
-        for file in (row["original"], decoded, row.get("bitstream")):
-            if file and not (base / file).exists():
-                raise VovError(f"{where}: {base / file} does not exist; MEDIA_DIR is what paths start from")
-        rate = file_rate(base / row["bitstream"]) if row.get("bitstream") else own_rate(base / decoded)
-        for key in ("bytes", "bpp"):
-            if row.get(key) and not rate:
-                try:
-                    value = float(row[key])
-                except ValueError:
-                    value = math.nan
-                if not 0 < value < math.inf:
-                    raise VovError(f"{where}: {key}={row[key]!r} is not a positive number")
-                rate = {key: value, "rate_source": f"stated {key}"}
-        items.append(Item(row["name"], row.get("clip") or Path(row["original"]).stem, row.get("codec") or row["name"],
-                          base / row["original"], base / decoded, **rate))
-    return items
+def open_pairs(pairs: Sequence[Pair], num_frames: int) -> None:
+    """Opens every pair, so that what does not match is known before any long work; fills in `count` and `fps`.
 
-
-def check(items: Sequence[Item], settings: EvalConfig) -> None:
-    """Opens every pair: sizes and frame counts must agree. Sets each item's count and fps."""
-    for item in items:
-        original = item.reference()
-        if str(item.decoded).endswith(".vov"):
-            from vov import bitstream
-
-            bitstream.read(item.decoded)  # a damaged file fails now, not after an hour
-            continue
-        decoded = item.source()
-        counts = (len(original), len(decoded))
-        if settings.num_frames > min(counts):
-            raise VovError(f"{item.name}: NUM_FRAMES={settings.num_frames}, but the original has {counts[0]} frames "
+    Args:
+        num_frames: compare the first so many; 0: all, which must then be equally many on both sides.
+    Raises:
+        VovError: a side cannot be read, or frame counts or sizes differ.
+    """
+    for pair in pairs:
+        if pair.is_coded:
+            read_header(pair)
+        original = pair.reference()
+        size, count = pair.decoded_geometry()
+        counts = (len(original), count)
+        if num_frames > min(counts):
+            raise VovError(f"{pair.name}: NUM_FRAMES={num_frames}, but the original has {counts[0]} frames "
                            f"and the reproduction {counts[1]}; set NUM_FRAMES={min(counts)} or less")
-        if not settings.num_frames and counts[0] != counts[1]:
-            raise VovError(f"{item.name}: the original has {counts[0]} frames, the reproduction {counts[1]}; "
+        if not num_frames and counts[0] != counts[1]:
+            raise VovError(f"{pair.name}: the original has {counts[0]} frames, the reproduction {counts[1]}; "
                            f"set NUM_FRAMES={min(counts)} to compare the first {min(counts)}")
-        a, b = next(iter(original)).shape, next(iter(decoded)).shape
-        if a != b:
-            raise VovError(f"{item.name}: the original is {a[1]}×{a[0]}, the reproduction {b[1]}×{b[0]}; metrics "
-                           "compare at the original's size: decode to it, or scale the original to what was coded")
-        item.count, item.fps = settings.num_frames or counts[0], original.fps
+        height, width = next(iter(original)).shape[:2]
+        if (width, height) != size:
+            raise VovError(f"{pair.name}: the original is {width}×{height}, the reproduction {size[0]}×{size[1]}; "
+                           "metrics compare at the original's size: decode to it, or scale the original to what was "
+                           "coded")
+        pair.count, pair.fps = num_frames or counts[0], original.fps
 
 
-def read_curves(path: str) -> list[dict]:
-    """Published curves: CSV with label, clip, metric, bpp, value; "*" as clip stands for every one."""
-    if not path:
-        return []
-    try:
-        rows = [row for row in csv.DictReader(Path(path).read_text(encoding="utf-8-sig").splitlines())]
-        return [{"label": row["label"], "clip": row["clip"], "metric": row["metric"], "bpp": float(row["bpp"]),
-                 "value": float(row["value"])} for row in rows]
-    except FileNotFoundError:
-        raise VovError(f"REFERENCE_CURVES={path}: no such file; give a CSV file that exists") from None
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise VovError(f"REFERENCE_CURVES={path}: needs columns label, clip, metric, bpp, value ({error})") from error
+def read_header(pair: Pair) -> None:
+    """Reads what a pair's .vov file says of itself; a damaged file is known now, not after an hour."""
+    from vov import bitstream
 
-
-def numbers(name: str, text: str) -> list[float]:
-    """"0.5,1,2" → [0.5, 1.0, 2.0]; raises VovError naming the variable unless all are positive."""
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or not all(0 < v < math.inf for v in values):
-        raise VovError(f"{name}={text!r}: must be positive numbers with commas between")
-    return values
+    stream = bitstream.read(pair.decoded)
+    if len(stream.items) != 1:
+        raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
+                       "FAKE_DIR and the file as BITSTREAM")
+    header, item = stream.header, stream.items[0]
+    cropped = header.resize == "crop"
+    pair.header = header
+    pair.header_size = ((header.width, header.height) if cropped else (item.original_width, item.original_height))
+    pair.crop = pair.header_size if cropped else None
+    pair.detail["model_id"] = header.model_id

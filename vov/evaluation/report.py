@@ -15,19 +15,15 @@ import numpy as np
 from PIL import Image
 
 from vov import media
-from vov.evaluation.bdrate import LOWER_IS_BETTER
+from vov.evaluation.catalogue import METRICS, WITHOUT_CURVE
 
 if TYPE_CHECKING:
-    from vov.evaluation.pairs import Item
+    from vov.evaluation.pairs import Pair
 
+WEBP_SIDE = 16383  # pixels, the largest that the format has
 TEMPLATE = Path(__file__).with_name("report_template.html")
-LABELS = {"psnr": "PSNR", "psnr_frames": "PSNR/frame", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips_vgg": "LPIPS-VGG",
-          "lpips_alex": "LPIPS-Alex", "dists": "DISTS", "fvd": "FVD", "fvd_full": "FVD full", "flicker": "flicker",
-          "warp": "warp error", "warp_original": "… of the original"}
-UNITS = {"psnr": "dB, from the mean MSE", "psnr_frames": "dB, mean of the frames' PSNR", "flicker": "8-bit levels",
-         "warp": "8-bit levels", "warp_original": "8-bit levels"}
-DIGITS = {"psnr": 2, "psnr_frames": 2, "ssim": 4, "ms_ssim": 4, "lpips_vgg": 4, "lpips_alex": 4, "dists": 4, "fvd": 1,
-          "fvd_full": 1, "flicker": 2, "warp": 2, "warp_original": 2}
+LABELS = {name: metric.label for name, metric in METRICS.items()}
+DIGITS = {name: metric.digits for name, metric in METRICS.items()}
 
 
 def shown(value: Any, digits: int = 2) -> str:
@@ -37,11 +33,16 @@ def shown(value: Any, digits: int = 2) -> str:
     return value.replace("inf", "∞") if isinstance(value, str) else f"{value:.{digits}f}"
 
 
+def still_frames(count: int, wanted: int) -> list[int]:
+    """Which of `count` frames the report shows: `wanted` of them, evenly spread, without the first and the last."""
+    if count <= 2:
+        return list(range(min(wanted, count)))
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count) + 2)[1:-1]})
+
+
 def columns(results: dict) -> list[str]:
-    """The metrics of a table: those measured, then those that are n/a, so that a reader misses nothing."""
-    measured = [name for name in LABELS if name in results["metrics"]]
-    return measured + [name for name in LABELS if name in results["unavailable"] and name not in measured
-                       and not results["unavailable"][name].startswith("needs at least 2")]
+    """The metrics of a table: those that some line has; what is n/a everywhere is named below it, with the reason."""
+    return [name for name in LABELS if name in results["metrics"]]
 
 
 def to_csv(results: dict) -> str:
@@ -60,45 +61,71 @@ def to_csv(results: dict) -> str:
 
 def to_markdown(results: dict) -> str:
     """Tables of items, of codecs over all clips, and of Bjøntegaard deltas; then what is n/a and why."""
+    parts = [_items_table(results), _crops_line(results), _summary_table(results), _bd_table(results),
+             _reasons(results), _commands(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metric_heads(names: Sequence[str]) -> list[str]:
+    arrows = {name: "↓" if METRICS[name].lower else "" if name == "warp_original" else "↑" for name in names}
+    return [f"{LABELS[name]} {arrows[name]}".strip() for name in names]
+
+
+def _metric_cells(metrics: dict, names: Sequence[str]) -> list[str]:
+    return [shown(metrics.get(name), DIGITS[name]) for name in names]
+
+
+def _items_table(results: dict) -> str:
     names = columns(results)
-    arrows = {name: "↓" if name in LOWER_IS_BETTER else "" if name == "warp_original" else "↑" for name in names}
-    head = ["clip", "codec", "bpp", "kB/s", "bytes", *(f"{LABELS[name]} {arrows[name]}".strip() for name in names)]
     rows = [[item["clip"], _titled(item), shown(item["bpp"], 5), shown(item["kB_per_s"], 2),
-             "n/a" if item["bytes"] is None else f"{item['bytes']:,}",
-             *(shown(item["metrics"].get(name), DIGITS[name]) for name in names)] for item in results["items"]]
-    parts = [_table(head, rows, text=2)]
-    clips = {item["fvd_clips"] for item in results["items"]} - {None}
-    if clips:
-        count = ", ".join(map(str, sorted(clips)))
-        parts.append(f"FVD of each line is over {count} crops of 16×224×224 of that one clip.")
-    if results["summary"]:
-        rows = [[row["codec"], str(row["clips"]), shown(row["bpp"], 5), str(row.get("fvd_clips", "n/a")),
-                 *(shown(row["metrics"].get(name), DIGITS[name]) for name in names)] for row in results["summary"]]
-        parts.append("Over all clips (FVD over the crops of all of them):\n\n" +
-                     _table(["codec", "clips", "bpp", "FVD crops", *head[5:]], rows, text=1))
-    if results["bd"]:
-        rows = [[row["clip"], LABELS[row["metric"]], row["codec"], row["anchor"],
-                 _signed(row["bd_rate_percent"], 1, " %"), _signed(row["bd_metric"], DIGITS[row["metric"]], "")]
-                for row in results["bd"]]
-        parts.append(_table(["clip", "metric", "codec", "against", "BD-rate", "BD-metric"], rows, text=4))
-    reasons: dict[str, list[str]] = {reason: [] for reason in results["unavailable"].values()}
+             "n/a" if item["bytes"] is None else f"{item['bytes']:,}", *_metric_cells(item["metrics"], names)]
+            for item in results["items"]]
+    return _table(["clip", "codec", "bpp", "kB/s", "bytes", *_metric_heads(names)], rows, text=2)
+
+
+def _crops_line(results: dict) -> str:
+    counts = sorted({item["fvd_clips"] for item in results["items"]} - {None})
+    counted = ", ".join(map(str, counts))
+    return f"FVD of each line is over {counted} crops of 16×224×224 of that one clip." if counts else ""
+
+
+def _summary_table(results: dict) -> str:
+    names = columns(results)
+    rows = [[row["codec"], str(row["clips"]), shown(row["bpp"], 5), str(row.get("fvd_clips", "n/a")),
+             *_metric_cells(row["metrics"], names)] for row in results["summary"]]
+    table = _table(["codec", "clips", "bpp", "FVD crops", *_metric_heads(names)], rows, text=1)
+    return "Over all clips (FVD over the crops of all of them):\n\n" + table if rows else ""
+
+
+def _bd_table(results: dict) -> str:
+    rows = [[row["clip"], LABELS[row["metric"]], row["codec"], row["anchor"],
+             _signed(row["bd_rate_percent"], 1, " %"), _signed(row["bd_metric"], DIGITS[row["metric"]], "")]
+            for row in results["bd"]]
+    return _table(["clip", "metric", "codec", "against", "BD-rate", "BD-metric"], rows, text=4) if rows else ""
+
+
+def _reasons(results: dict) -> str:
+    """What is n/a and why, and the notes of the run."""
+    groups: dict[str, list[str]] = {}
     for name, reason in results["unavailable"].items():
-        reasons[reason].append(LABELS[name])
-    lines = [f"- {', '.join(names)}: n/a, {reason}" for reason, names in reasons.items()]
-    parts += ["\n".join([*lines, *(f"- {note}" for note in results["notes"])])] if lines or results["notes"] else []
+        groups.setdefault(reason, []).append(LABELS[name])
+    return "\n".join([*(f"- {', '.join(names)}: n/a, {reason}" for reason, names in groups.items()),
+                      *(f"- {note}" for note in results["notes"])])
+
+
+def _commands(results: dict) -> str:
+    """The first command of every anchor."""
     firsts: dict[str, str] = {}
     for item in results["items"]:
         if item.get("command"):
             firsts.setdefault(item["codec"], item["command"])
-    if firsts:
-        parts.append("Anchors:\n\n" + "\n".join(f"- {codec}: `{command}`" for codec, command in firsts.items()))
-    return "\n\n".join(parts) + "\n"
+    return "Anchors:\n\n" + "\n".join(f"- {codec}: `{command}`" for codec, command in firsts.items()) if firsts else ""
 
 
 def rd_figure(results: dict) -> bytes | None:
     """RD curves as SVG, a row per clip and a column per metric; None when nothing has a rate."""
     rated = [item for item in results["items"] if item["bpp"]]
-    names = [name for name in results["metrics"] if name not in ("psnr_frames", "warp_original", "fvd_full")]
+    names = [name for name in results["metrics"] if name not in WITHOUT_CURVE]
     if not rated or not names:
         return None
     import matplotlib
@@ -107,20 +134,10 @@ def rd_figure(results: dict) -> bytes | None:
     from matplotlib import pyplot
 
     clips = list(dict.fromkeys(item["clip"] for item in rated))[:8]
-    codecs = list(dict.fromkeys(item["codec"] for item in rated))
     figure, axes = pyplot.subplots(len(clips), len(names), figsize=(3.4 * len(names), 2.7 * len(clips)), squeeze=False)
     for row, clip in zip(axes, clips, strict=True):
         for axis, name in zip(row, names, strict=True):
-            for index, codec in enumerate(codecs):
-                points = sorted((i["bpp"], i["metrics"][name]) for i in rated if i["clip"] == clip
-                                and i["codec"] == codec and isinstance(i["metrics"].get(name), float))
-                if points:
-                    axis.plot(*zip(*points, strict=True), marker="o", ms=4, lw=1.2, color=f"C{index}", label=codec)
-            for label in dict.fromkeys(c["label"] for c in results["reference_curves"]):
-                points = sorted((c["bpp"], c["value"]) for c in results["reference_curves"] if c["label"] == label
-                                and c["metric"] == name and c["clip"] in (clip, "*"))
-                if points:
-                    axis.plot(*zip(*points, strict=True), ls=":", lw=1, color="0.4", label=label)
+            _draw_curves(axis, results, clip, name)
             axis.set_title(f"{clip}: {LABELS[name]}", fontsize=8)
             axis.set_xlabel("bpp", fontsize=7)
             axis.tick_params(labelsize=7)
@@ -134,20 +151,38 @@ def rd_figure(results: dict) -> bytes | None:
     return buffer.getvalue()
 
 
-def to_html(results: dict, items: Sequence[Item]) -> str:
+def _draw_curves(axis: Any, results: dict, clip: str, name: str) -> None:
+    """The curve of every codec for one metric of one clip, then the published ones."""
+    rated = [item for item in results["items"] if item["bpp"]]
+    for index, codec in enumerate(dict.fromkeys(item["codec"] for item in rated)):
+        points = [(i["bpp"], i["metrics"][name]) for i in rated if (i["clip"], i["codec"]) == (clip, codec)
+                  and isinstance(i["metrics"].get(name), float)]
+        if points:
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", ms=4, lw=1.2, color=f"C{index}", label=codec)
+    published: dict[str, list[tuple[float, float]]] = {}
+    for curve in results["reference_curves"]:
+        if curve["metric"] == name and curve["clip"] in (clip, "*"):
+            published.setdefault(curve["label"], []).append((curve["bpp"], curve["value"]))
+    for label, points in published.items():
+        axis.plot(*zip(*sorted(points), strict=True), ls=":", lw=1, color="0.4", label=label)
+
+
+def to_html(results: dict, pairs: Sequence[Pair]) -> str:
     """The page: data, pictures and videos inside, nothing fetched (its content policy forbids it)."""
     pictures: dict[str, Any] = {"clips": {}, "items": []}
-    for item in items:
-        measured = item.measured
-        if item.clip not in pictures["clips"]:
-            pictures["clips"][item.clip] = {
+    for pair in pairs:
+        measured = pair.measured
+        if pair.clip not in pictures["clips"]:
+            pictures["clips"][pair.clip] = {
                 "frames": list(measured.stills), "stills": [_picture(a) for a, _ in measured.stills.values()],
-                "video": _video(measured.video[0], item.fps) if measured.video else None}
+                "video": _video(measured.video[0], pair.fps) if measured.video else None}
         pictures["items"].append({
             "stills": [_picture(b) for _, b in measured.stills.values()],
-            "video": _video(measured.video[1], item.fps) if measured.video else None})
-    data = {"results": results, "pictures": pictures, "labels": LABELS, "units": UNITS, "digits": DIGITS,
-            "lower": sorted(LOWER_IS_BETTER), "columns": columns(results)}
+            "video": _video(measured.video[1], pair.fps) if measured.video else None})
+    data = {"results": results, "pictures": pictures, "labels": LABELS, "digits": DIGITS,
+            "units": {name: metric.unit for name, metric in METRICS.items() if metric.unit},
+           
+            "lower": [name for name, metric in METRICS.items() if metric.lower], "columns": columns(results)}
     # "<" as an escape: no text of the data can end the script element
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
@@ -175,9 +210,11 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def _picture(frame: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so."""
+    """uint8 [H, W, 3] as a WebP data URI; small ones without loss, large ones nearly so, the largest scaled down."""
     buffer = io.BytesIO()
     small = frame.shape[0] * frame.shape[1] <= 256 * 256
+    if (side := max(frame.shape[:2])) > WEBP_SIDE:
+        frame = media.resize(frame[None], *(max(1, length * WEBP_SIDE // side) for length in frame.shape[1::-1]))[0]
     Image.fromarray(frame).save(buffer, "WEBP", lossless=small, quality=100 if small else 92, method=4)
     return _uri(buffer.getvalue(), "image/webp")
 
