@@ -47,7 +47,7 @@ def test_the_figure_of_the_readme_is_that_of_its_data():
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [("anchors", "x266", "ANCHORS=x266"),
-                                                         ("anchor_bytes", "1k", "ANCHOR_BYTES=1k")])
+                                                         ("anchor_bytes", "1k", "ANCHOR_BYTES='1k'")])
 def test_mistakes_are_found_before_any_work(field, value, message):
     with pytest.raises(VovError, match=message):
         anchors_curve.main(anchors_curve.AnchoredCurves(**{"fits": "a.vov", "originals": "a", field: value}))
