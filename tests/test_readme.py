@@ -53,7 +53,8 @@ RUN = {
 # Beside what a block sets itself: untrained two-layer models, 32×32, a few steps.
 TINY = {"WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "THETA_LENGTH": "300", "RANK": "1",
         "LORA_PRESET": "qkvo", "TRAIN_STEPS": "2", "BATCH_SIZE": "1", "ACCUM_STEP": "1", "PREVIEW_EVERY": "0",
-        "DEVICE": "cpu", "NUM_GPUS": "1", "END": "1", "ANCHOR_RATES": "1", "ANCHOR_BYTES": "400", "EXPLICIT": "400"}
+        "DEVICE": "cpu", "NUM_GPUS": "1", "END": "1", "ANCHOR_RATES": "1", "ANCHOR_BYTES": "400", "EXPLICIT": "400",
+        "FRAME_STEP": "5"}
 # Numbers that a block sets itself and that would take long.
 SMALLER = (("train_steps=500", "train_steps=2"), ("train_steps=300", "train_steps=2"),
            ("decode_steps=50", "decode_steps=2"), ("STEPS=100", "STEPS=6"), ("sample.sh dog 100", "sample.sh dog 6"),
