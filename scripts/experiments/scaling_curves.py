@@ -29,8 +29,8 @@ class Curves:
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
 
 
-def main(settings: Curves) -> None:
-    """Measures what is not measured yet, prints and draws all."""
+def main(settings: Curves) -> list[dict]:
+    """Measures what is not measured yet, prints and draws all; returns the rows."""
     from scripts.experiments import curves
     from scripts.experiments.rows import Rows, four_digits
     from vov import bitstream
@@ -46,7 +46,7 @@ def main(settings: Curves) -> None:
     if settings.check:
         for line in (line for bench in benches for line in bench.compare(kept)):
             print(line, flush=True)
-        return
+        return []
     for bench in benches:
         for row in bench.measure(schemes, sizes, kept):
             print(curves.line(row), flush=True)
@@ -57,6 +57,7 @@ def main(settings: Curves) -> None:
               f"{four_digits(row['ms_ssim'])} "
               f"(mean of {row['clips']})")
     curves.draw(averages, Path(settings.out) / "curves.png")
+    return rows
 
 
 if __name__ == "__main__":
