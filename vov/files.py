@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from vov import VovError
 
 REPO = Path(__file__).resolve().parent.parent
+BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "UTF-8"), (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+                    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))  # UTF-16's begins UTF-32's
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise VovError(f"{path}: the disk is full; free some space and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise VovError(f"{path}: cannot be written ({error.strerror}); choose another OUT_DIR") from error
@@ -43,6 +46,23 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_text(path: str | Path) -> str:
+    """Text that a user wrote: UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is no part of the text.
+
+    Raises VovError that names the first byte that does not fit.
+    """
+    data = Path(path).read_bytes()
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "UTF-8")
+    cure = "save it as UTF-8 (iconv -f cp1252 -t utf-8, or the encoding that it has)"
+    try:
+        text = data.decode("utf-8-sig" if encoding == "UTF-8" else encoding)
+    except UnicodeDecodeError as error:
+        raise VovError(f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not {encoding}; {cure}") from error
+    if "\0" in text:
+        raise VovError(f"{path}: byte {data.find(0)} is zero, as in UTF-16 without a byte order mark; {cure}")
+    return text
 
 
 def write_json(path: str | Path, value: object) -> None:

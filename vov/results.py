@@ -19,19 +19,21 @@ def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], s
            seconds: dict[str, float]) -> dict:
     """What a run achieved, from the bytes on disk and the frames that were decoded from them.
 
-    bpp counts every byte of the file over the pixels of all decoded frames; kB/s is bytes over duration.
+    bpp counts every byte of the file over the pixels of all decoded frames; kB/s is bytes over duration. MS-SSIM is
+    None for pictures smaller than its window, and its mean that of the others.
     """
     total = path.stat().st_size
     rows = []
     for clip, source in zip(clips, sources, strict=True):
         target = source.reference(settings.width, settings.height, settings.resize)
         rows.append({"name": source.name, "psnr": metrics.psnr(target, clip.frames),
-                     "ms_ssim": metrics.ms_ssim(target, clip.frames)})
+                     "ms_ssim": metrics.ms_ssim(target, clip.frames) if min(clip.size) >= metrics.WINDOW else None})
+    known = [row["ms_ssim"] for row in rows if row["ms_ssim"] is not None]
     pixels = sum(clip.frames.shape[0] * clip.frames.shape[1] * clip.frames.shape[2] for clip in clips)
     result = {
         "file": path.name, "bytes": total, "bpp": 8 * total / pixels,
         "psnr": float(np.mean([row["psnr"] for row in rows])),
-        "ms_ssim": float(np.mean([row["ms_ssim"] for row in rows])),
+        "ms_ssim": float(np.mean(known)) if known else None,
         "bytes_by_part": bitstream.parts(path).__dict__, "seconds": seconds, "config_hash": settings.hash(),
         "frames": [len(clip.frames) for clip in clips],
         "size": "×".join(map(str, clips[0].size)),
@@ -84,7 +86,7 @@ def table(result: dict) -> str:
     if "kB_per_s" in result:
         rows["kB/s"] = f"{result['kB_per_s']:.3f}"
     rows |= {
-        "PSNR": f"{result['psnr']:.2f} dB", "MS-SSIM": f"{result['ms_ssim']:.4f}",
+        "PSNR": f"{result['psnr']:.2f} dB", "MS-SSIM": _four_digits(result["ms_ssim"]),
         "bytes for": ", ".join(f"{k} {v:,}" for k, v in result["bytes_by_part"].items() if v),
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()),
     }
@@ -92,9 +94,13 @@ def table(result: dict) -> str:
     if "items" in result:
         wide = max(len(row["name"]) for row in result["items"])
         lines += [f"{'item':<{wide}}     bytes   PSNR dB  MS-SSIM"]
-        lines += [f"{row['name']:<{wide}}  {result['bytes_per_item']:8,.0f}  {row['psnr']:8.2f}  {row['ms_ssim']:7.4f}"
-                  for row in result["items"]]
+        lines += [f"{row['name']:<{wide}}  {result['bytes_per_item']:8,.0f}  {row['psnr']:8.2f}  "
+                  f"{_four_digits(row['ms_ssim']):>7}" for row in result["items"]]
     return "\n".join(lines)
+
+
+def _four_digits(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
 
 
 class Clock:

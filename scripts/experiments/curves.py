@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.experiments.rows import Rows, key
-from vov import VovError, bitstream, codec, media, metrics
+from scripts.experiments.rows import Rows, four_digits, key, mean, quality
+from vov import VovError, bitstream, codec, media
 from vov.bitstream.header import Header
 from vov.config import load, number_list
 from vov.evaluation import explicit
@@ -82,10 +82,6 @@ class Bench:
                         self.header.fit, sizes)
             yield from kept.find(found) or kept.add(found, self.explicit(sizes))
 
-    def quality(self, frames: np.ndarray) -> dict:
-        """PSNR and MS-SSIM of decoded frames."""
-        return {"psnr": metrics.psnr(self.target, frames), "ms_ssim": metrics.ms_ssim(self.target, frames)}
-
     def row(self, text: str, settings: ScalingConfig | None) -> dict:
         """Chooses noise, writes the file, decodes it; `encoder_psnr` is of the frames that the encoder saw."""
         scaled, more = self.stream, {}
@@ -93,12 +89,12 @@ class Bench:
             scaled, seen = search.scale(self.stream, self.backbone, [self.source], settings)
             item = self.stream.items[0]
             seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.fit)
-            more = {"encoder_psnr": self.quality(seen)["psnr"]}
+            more = {"encoder_psnr": quality(self.target, seen)["psnr"]}
         file = self.folder / f"{self.fit.stem}_{self.fit.parent.name}_{text.replace(':', '_')}.vov"
         bitstream.write(file, scaled)
         return {"clip": self.fit.stem, "fit": self.fit.parent.name, "scheme": text, "made_from": self.key,
                 "file": file.name, "bytes": file.stat().st_size, "noise": len(scaled.noise or b""),
-                **self.quality(codec.decode_file(file, self.backbone)[0].frames), **more}
+                **quality(self.target, codec.decode_file(file, self.backbone)[0].frames), **more}
 
     def explicit(self, sizes: Sequence[int]) -> list[dict]:
         """Rows of the explicit code of the same model's latents."""
@@ -107,13 +103,13 @@ class Bench:
         files = explicit.encode(clip, self.backbone, sizes, self.folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
                  "file": f"{self.fit.stem}/{file.name}", "bytes": file.stat().st_size, "noise": 0,
-                 **self.quality(explicit.decode_file(file, self.backbone).frames)}
+                 **quality(self.target, explicit.decode_file(file, self.backbone).frames)}
                 for number, file in enumerate(files)]
 
     def compare(self, kept: Rows) -> Iterator[str]:
         """Decodes the files of this fit's rows here and now, next to what the rows say."""
         for row in kept.where("made_from", self.key):
-            psnr = self.quality(codec.decode_file(self.folder / row["file"], self.backbone)[0].frames)["psnr"]
+            psnr = quality(self.target, codec.decode_file(self.folder / row["file"], self.backbone)[0].frames)["psnr"]
             yield (f"{row['file']:<70} encoder {row.get('encoder_psnr', row['psnr']):.4f}, row {row['psnr']:.4f}, "
                    f"here {psnr:.4f} dB, difference {psnr - row['psnr']:+.4f}")
 
@@ -121,7 +117,7 @@ class Bench:
 def line(row: dict) -> str:
     """One row as text."""
     return (f"{row['clip']:<16}{row['fit']:<12}{row['scheme']:<44}{row['bytes']:>7,} {row['psnr']:>6.2f} dB "
-            f"{row['ms_ssim']:.4f}")
+            f"{four_digits(row['ms_ssim'])}")
 
 
 def mean_rows(rows: list[dict]) -> list[dict]:
@@ -131,7 +127,7 @@ def mean_rows(rows: list[dict]) -> list[dict]:
     for row in rows:
         groups.setdefault((row["fit"], row["scheme"]), []).append(row)
     return [{"fit": fit, "scheme": scheme, "clips": len(group),
-             **{k: float(np.mean([row[k] for row in group])) for k in ("bytes", "psnr", "ms_ssim")}}
+             **{k: mean([row[k] for row in group]) for k in ("bytes", "psnr", "ms_ssim")}}
             for (fit, scheme), group in sorted(groups.items()) if len(group) == len(clips)]
 
 
@@ -152,7 +148,8 @@ def draw(rows: list[dict], path: Path) -> None:
             axis.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)
         for label, group in groups.items():
             group = sorted(group, key=lambda row: row["bytes"])
-            axis.plot([r["bytes"] for r in group], [r[name] for r in group], "o-", ms=4, lw=1, label=label)
+            values = [np.nan if r[name] is None else r[name] for r in group]
+            axis.plot([r["bytes"] for r in group], values, "o-", ms=4, lw=1, label=label)
         axis.set(xlabel="bytes of the whole file", ylabel=unit)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="lower center", ncol=4)

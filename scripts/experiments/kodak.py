@@ -32,7 +32,7 @@ def main(settings: Kodak) -> None:
     from image.backbone import QwenBackbone
     from image.options import ImageFit
     from scripts.experiments import curves, pictures
-    from scripts.experiments.rows import Rows, key
+    from scripts.experiments.rows import Rows, key, mean
 
     scaling = curves.parse(settings.scaling) if settings.scaling else None  # its mistakes before any work
     environ = {"CONFIG": "nano-image"} | {k: v for k, v in os.environ.items() if v}
@@ -50,8 +50,8 @@ def main(settings: Kodak) -> None:
             print("  ".join([f"{row['name']:<12}", *(cell(name, row[name]) for name in row["codecs"])]), flush=True)
         rows += new
     names = rows[0]["codecs"]
-    mean = {n: {k: sum(row[n][k] for row in rows) / len(rows) for k in rows[0][n]} for n in names}
-    print("  ".join([f"{'mean':<12}", *(cell(name, mean[name]) for name in names)]))
+    means = {n: {k: mean([row[n][k] for row in rows]) for k in rows[0][n]} for n in names}
+    print("  ".join([f"{'mean':<12}", *(cell(name, means[name]) for name in names)]))
     print(f"{folder / 'mosaic.png'}: {' | '.join(['original', *names])}")
     pictures.mosaic(rows, folder)
 
@@ -73,7 +73,10 @@ def read_groups(settings: Kodak) -> list[list]:
 
 def cell(name: str, row: dict) -> str:
     """One codec's result as text."""
-    return f"{name} {row['bytes']:5.0f} B {row['bpp']:.3f} bpp {row['psnr']:5.2f} dB {row['ms_ssim']:.4f}"
+    from scripts.experiments.rows import four_digits
+
+    return (f"{name} {row['bytes']:5.0f} B {row['bpp']:.3f} bpp {row['psnr']:5.2f} dB "
+            f"{four_digits(row['ms_ssim'])}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import numpy as np
 
 from image.options import ImageFit, at_size
 from scripts.experiments import fits
-from vov import bitstream, codec, media, metrics
+from scripts.experiments.rows import quality
+from vov import bitstream, codec, media
 from vov.codec import Source
 from vov.evaluation import anchors
 from vov.model.backbone import Backbone
@@ -36,7 +37,7 @@ def code(group: Sequence[Source], stages: Sequence[ImageFit], backbone: Backbone
         for name, (size, frames) in decoded.items():
             media.write_image(folder / "pictures" / name / f"{Path(source.name).stem}.png", frames[0])
             row[name] = {"bytes": size, "bpp": 8 * size / source.frames[0, ..., 0].size,
-                         "psnr": metrics.psnr(source.frames, frames), "ms_ssim": metrics.ms_ssim(source.frames, frames)}
+                         **quality(source.frames, frames)}
         media.write_image(folder / "pictures/original" / f"{Path(source.name).stem}.png", source.frames[0])
         rows.append(row)
     return rows

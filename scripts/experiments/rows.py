@@ -11,6 +11,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from vov import metrics
 from vov.codec import Source
 from vov.files import content_hash
 from vov.model.backbone import Backbone
@@ -75,6 +78,23 @@ class Rows:
             file.write(self._begin + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         self._begin = ""
         return kept
+
+
+def quality(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float | None]:
+    """PSNR and MS-SSIM of frames; None for an MS-SSIM that pictures are too small for."""
+    large = min(reference.shape[1:3]) >= metrics.WINDOW
+    return {"psnr": metrics.psnr(reference, decoded),
+            "ms_ssim": metrics.ms_ssim(reference, decoded) if large else None}
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None when any value is."""
+    return None if None in values else float(np.mean(values))
+
+
+def four_digits(value: float | None) -> str:
+    """A value for a table."""
+    return "n/a" if value is None else f"{value:.4f}"
 
 
 def file_hash(path: Path) -> str:

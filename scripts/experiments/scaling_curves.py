@@ -32,7 +32,7 @@ class Curves:
 def main(settings: Curves) -> None:
     """Measures what is not measured yet, prints and draws all."""
     from scripts.experiments import curves
-    from scripts.experiments.rows import Rows
+    from scripts.experiments.rows import Rows, four_digits
     from vov import bitstream
 
     if not settings.fits or not settings.originals:
@@ -53,7 +53,8 @@ def main(settings: Curves) -> None:
             rows += [] if row in rows else [row]  # fits of one clip share its explicit points
     averages = curves.mean_rows(rows)
     for row in averages:
-        print(f"{row['fit']:<14}{row['scheme']:<50}{row['bytes']:>8,.0f} {row['psnr']:>6.2f} {row['ms_ssim']:.3f} "
+        print(f"{row['fit']:<14}{row['scheme']:<50}{row['bytes']:>8,.0f} {row['psnr']:>6.2f} "
+              f"{four_digits(row['ms_ssim'])} "
               f"(mean of {row['clips']})")
     curves.draw(averages, Path(settings.out) / "curves.png")
 

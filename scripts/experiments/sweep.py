@@ -28,7 +28,7 @@ class Sweep:
 def main(settings: Sweep) -> None:
     """Prints a line per fit."""
     from scripts.experiments import fits
-    from scripts.experiments.rows import Rows, key
+    from scripts.experiments.rows import Rows, four_digits, key
     from video.backbone import WanBackbone
 
     if not settings.clips:
@@ -55,7 +55,7 @@ def main(settings: Sweep) -> None:
                        **fits.measured_fit(backbone, source, stages, Path(settings.keep or scratch, place))}
             rows.add(found, [row | ({"file": str(place)} if settings.keep else {})])
         print(f"{row['clip']:<18} {vary:<60} {row['bytes']:>7} bytes {row['psnr']:6.2f} dB MS-SSIM "
-              f"{row['ms_ssim']:.4f} {row['seconds']['fit']:6.1f} s{' (from OUT)' * again}", flush=True)
+              f"{four_digits(row['ms_ssim'])} {row['seconds']['fit']:6.1f} s{' (from OUT)' * again}", flush=True)
 
 
 if __name__ == "__main__":

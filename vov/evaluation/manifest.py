@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vov import VovError
 from vov.evaluation.pairs import EvalConfig, Pair, file_rate, own_rate
+from vov.files import read_text
 
 COLUMNS = ("name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp")
 
@@ -70,17 +71,17 @@ def read_curves(path: str) -> list[dict]:
 
 
 def read_rows(variable: str, path: Path) -> list[dict]:
-    """The rows of a CSV file in UTF-8; raises VovError that names the variable for anything else."""
+    """The rows of a CSV file, empty lines and lines that start with # left out; errors name the variable."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:  # UTF-16 without its mark
-            raise csv.Error("it contains zero bytes")
-        return list(csv.DictReader(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
+        lines = read_text(path).splitlines()
+        return list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
     except OSError as error:
         raise VovError(f"{variable}={path}: no such file, or not readable ({error.strerror}); give a CSV file that "
                        "exists") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise VovError(f"{variable}={path}: not a CSV file in UTF-8 ({error}); save it as one") from error
+    except VovError as error:  # which names the file
+        raise VovError(f"{variable}={error}") from error
+    except csv.Error as error:
+        raise VovError(f"{variable}={path}: not a CSV file ({error}); save it as one") from error
 
 
 def _place(path: Path, number: int, row: dict) -> str:
