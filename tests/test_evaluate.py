@@ -15,11 +15,13 @@ from PIL import Image
 from tests.clips import noisy, panning, photograph
 from tests.metric_weights import save_i3d, save_trunks
 from vov import VovError, media, metrics
+from vov.evaluation.catalogue import only
 from vov.evaluation.evaluate import Tree, evaluate
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig
 from vov.files import REPO
 
+QUICK = "ssim,ms_ssim,warp"
 VIDEO, IMAGE = Tree(False, "", None), Tree(True, "", None)
 
 
@@ -43,7 +45,8 @@ def clips(tmp_path_factory):
 def settings(clips, out, **more):
     folder, _ = clips
     values = {"real_dir": str(folder / "original"), "fake_dir": str(folder / "decoded"), "skip_fvd": True,
-              "report_video": False, "work_dir": str(out / "work"), "out_dir": str(out / "results")} | more
+              "report_video": False, "metrics": QUICK, "work_dir": str(out / "work"),
+              "out_dir": str(out / "results")} | more
     return EvalConfig(**values)
 
 
@@ -51,7 +54,8 @@ def test_the_command_writes_every_file_and_prints_the_table(clips, tmp_path):
     folder, clip = clips
     done = bash("video/eval/eval.sh", REAL_DIR=str(folder / "original"), FAKE_DIR=str(folder / "decoded"),
                 BITSTREAM=str(folder / "x.vov.bin"), OUT_DIR=str(tmp_path / "out"), NAME="mine", DEVICE="cpu",
-                TORCH_HOME=str(tmp_path / "no-weights"), OMP_NUM_THREADS="2")
+                TORCH_HOME=str(tmp_path / "no-weights"), OMP_NUM_THREADS="2",
+                METRICS=QUICK + ",lpips_vgg,lpips_alex,dists,fvd,xpsnr")
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "results.json", "results.csv", "results.md", "rd.svg", "report.html"}
@@ -91,7 +95,8 @@ def test_every_metric_with_its_weights(clips, tmp_path):
     with (tmp_path / "m.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows(rows)
     results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), metric_weights_dir=str(tmp_path), frame_step=8,
-                                  out_dir=str(tmp_path / "out"), report_video=False), VIDEO)
+                                  out_dir=str(tmp_path / "out"), report_video=False,
+                                  metrics="lpips_vgg,lpips_alex,dists,fvd,fvd_full,warp"), VIDEO)
     for item in results["items"]:
         assert set(item["unavailable"]) == {"fvd_full"}
         assert item["fvd_clips"] == 2  # 64×64, scaled to 224×224, has one place and two times
@@ -133,7 +138,7 @@ def test_grey_and_sixteen_bit_pictures_are_read_as_rgb(tmp_path):
     (tmp_path / "b").mkdir()
     Image.fromarray(grey).save(tmp_path / "a" / "p.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b" / "p.png")
-    results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"),
+    results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"), metrics=QUICK,
                                   out_dir=str(tmp_path / "out")), IMAGE)
     assert results["items"][0]["metrics"]["psnr"] == "inf" and results["items"][0]["frames"] == 1
 
@@ -146,7 +151,7 @@ def test_folders_of_pictures_pair_by_name_and_share_one_file(tmp_path):
     (tmp_path / "all.bin").write_bytes(bytes(900))
     results = evaluate(EvalConfig(real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "fake"), anchors="jpeg,webp",
                                   bitstream=str(tmp_path / "all.bin"), out_dir=str(tmp_path / "out"), name="ours",
-                                  work_dir=str(tmp_path / "work"), anchor_rates="1,3"), IMAGE)
+                                  work_dir=str(tmp_path / "work"), anchor_rates="1,3", metrics=QUICK), IMAGE)
     ours = [item for item in results["items"] if item["codec"] == "ours"]
     assert [item["bytes"] for item in ours] == [300, 600] and ours[0]["bpp"] == ours[1]["bpp"]
     assert {item["codec"] for item in results["items"]} == {"ours", "jpeg", "webp"}
@@ -280,8 +285,8 @@ def bad_inputs(folder, out):
         ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
         ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; MEDIA_DIR"),
         ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),
-        *(({variable: str(out / f"{encoding}.csv")}, f"{variable.upper()}=.*{encoding}.csv: not a CSV file in UTF-8")
-          for variable in ("manifest", "reference_curves") for encoding in ("cp1252", "utf-16", "utf-16-le")),
+        *(({variable: str(out / f"{encoding}.csv")}, f"{variable.upper()}=.*{encoding}.csv: byte .* save it as UTF-8")
+          for variable in ("manifest", "reference_curves") for encoding in ("cp1252", "utf-16-le")),
         ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True}, "BD_ANCHOR=nobody: no"),
     ]
 
@@ -292,6 +297,27 @@ def test_every_bad_input_is_one_line_and_writes_no_results(clips, tmp_path):
             evaluate(settings(clips, tmp_path, **change), VIDEO)
         assert "\n" not in str(caught.value), change
         assert not (tmp_path / "results").exists(), change
+
+
+def test_a_manifest_of_a_spreadsheet_in_utf_16_is_read(clips, tmp_path):
+    (tmp_path / "m.csv").write_bytes(
+        f"name,original,decoded\nMüller,{clips[0]}/original,{clips[0]}/decoded\n".encode("utf-16"))
+    results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), skip_metrics=True, skip_fvd=True,
+                                  report_video=False, out_dir=str(tmp_path / "out")), VIDEO)
+    assert results["items"][0]["name"] == "Müller"
+
+
+def test_pictures_beyond_webp_s_limit_and_below_ssim_s_window_are_evaluated(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("a", "b"):
+        for name, shape in (("wide", (12, 16400, 3)), ("tiny", (8, 9, 3))):
+            media.write_image(tmp_path / folder / f"{name}.png", rng.integers(0, 255, shape, np.uint8))
+    results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"), metrics="ssim,ms_ssim",
+                                  out_dir=str(tmp_path / "out")), IMAGE)
+    tiny, wide = sorted(results["items"], key=lambda item: item["width"])
+    assert "at least 11×11" in tiny["unavailable"]["ssim"] and tiny["metrics"]["psnr"] < 20
+    assert wide["width"] == 16400 and wide["metrics"]["ms_ssim"] > 0
+    assert "data:image/webp" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_command_turns_a_bad_input_into_one_line_and_exit_code_1(clips, tmp_path):
@@ -321,10 +347,10 @@ def test_the_recorded_command_repeats_the_run(clips, tmp_path):
 
 def test_odd_sizes_and_single_frames_have_defined_values(tmp_path):
     clip = panning(1, 33, 47)
-    measured = Suite(video=False).measure(Frames(clip), Frames(noisy(clip, 5)), 1)
+    measured = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip), Frames(noisy(clip, 5)), 1)
     assert {"psnr", "ssim", "ms_ssim"} <= set(measured.values)
     assert measured.unavailable["flicker"] == measured.unavailable["warp"] == "needs at least 2 frames"
-    tiny = Suite(video=False).measure(Frames(clip[:, :9, :9]), Frames(clip[:, :9, :9]), 1)
+    tiny = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip[:, :9, :9]), Frames(clip[:, :9, :9]), 1)
     assert "at least 11×11" in tiny.unavailable["ms_ssim"] and tiny.values["psnr"] == float("inf")
 
 
@@ -340,9 +366,9 @@ class Frames:
 
 def test_batches_and_the_order_of_clips_do_not_change_a_value(monkeypatch):
     clip = panning(7, 48, 64)
-    once = Suite(video=False).measure(Frames(clip), Frames(noisy(clip, 5)), 7)
+    once = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip), Frames(noisy(clip, 5)), 7)
     monkeypatch.setattr(metrics, "BATCH_PIXELS", 2 * 48 * 64)
-    suite = Suite(video=False)
+    suite = Suite(skipped=only("ssim", "ms_ssim", "warp"))
     suite.measure(Frames(clip), Frames(noisy(clip, 9)), 7)  # fills the cache of flows
     again = suite.measure(Frames(clip), Frames(noisy(clip, 5)), 7)
     assert once.values.keys() == again.values.keys()
@@ -375,7 +401,7 @@ def test_frames_stream_by():
         def __iter__(self):
             return frames()
 
-    Suite(pictures=False, video=False).measure(Source(), (np.zeros((600, 1000, 3), np.uint8) for _ in range(60)), 60)
+    Suite(skipped=only()).measure(Source(), (np.zeros((600, 1000, 3), np.uint8) for _ in range(60)), 60)
     assert most <= 2 * metrics.batch_length(600, 1000) + 2
 
 
@@ -392,7 +418,7 @@ def test_the_paper_s_table(tmp_path):
         pytest.skip("needs the test media: set MEDIA")
     results = evaluate(EvalConfig(
         manifest=str(REPO / "video/eval/paper_manifest.csv"), media_dir=str(folder), skip_fvd=True, frame_step=8,
-        out_dir=str(tmp_path), report_video=False), VIDEO)
+        metrics=QUICK, out_dir=str(tmp_path), report_video=False), VIDEO)
     expected = {  # (clip, bpp): PSNR, MS-SSIM
         ("Beauty", 0.010346): (26.44, 0.855), ("Beauty", 0.010655): (29.71, 0.907), ("Beauty", 0.0099): (30.27, 0.923),
         ("Beauty", 0.01052): (36.64, 0.963), ("Beauty", 0.01489): (37.11, 0.969),

@@ -35,6 +35,7 @@ def finished(tmp_path_factory):
     (folder / "curves.csv").write_text("label,clip,metric,bpp,value\npublished,*,psnr,0.5,30\npublished,*,psnr,1,33\n")
     settings = EvalConfig(manifest=str(folder / "manifest.csv"), out_dir=str(folder / "out"),
                           work_dir=str(folder / "work"), anchors="x264=veryfast", anchor_rates="0.3,1", skip_fvd=True,
+                          metrics="psnr,ssim,ms_ssim,lpips_vgg,warp,fvd",
                           bd_anchor=HOSTILE, reference_curves=str(folder / "curves.csv"), report_frames=2)
     return evaluate(settings, Tree(False, "", None)), folder / "out"
 

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vov.evaluation.catalogue import METRICS
 from vov.evaluation.perceptual import Unavailable
 
-LOWER_IS_BETTER = {"lpips_vgg", "lpips_alex", "dists", "fvd", "fvd_full", "flicker", "warp"}
 Curve = Sequence[tuple[float, float]]  # (rate, value)
 
 
 def clean(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """(rates, values as "higher is better"), by rate, without points that cost more and are no better."""
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower else 1.0
     kept: list[tuple[float, float]] = []
     for rate, value in sorted((r, sign * v) for r, v in curve if np.isfinite(v) and r > 0):
         if not kept or value > kept[-1][1]:
@@ -62,7 +62,7 @@ def bd_metric(anchor: Curve, test: Curve, metric: str = "psnr", method: str = "p
     a_rate, a_value, t_rate, t_value = _checked(anchor, test, metric)
     if min(a_rate[-1], t_rate[-1]) <= max(a_rate[0], t_rate[0]):
         raise Unavailable("the curves share no range of rates")
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower else 1.0
     return sign * float(bjontegaard.bd_psnr(a_rate, a_value, t_rate, t_value, method=_method(method, a_rate, t_rate),
                                             require_matching_points=False, min_overlap=0))
 

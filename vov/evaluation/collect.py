@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vov import VovError, media
+from vov import VovError
 from vov.evaluation import bdrate, fvd
-from vov.evaluation.measure import METRICS, Suite, weights_in_use
+from vov.evaluation.anchors import ffmpeg
+from vov.evaluation.catalogue import METRICS
+from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair
 from vov.evaluation.perceptual import Unavailable
 
@@ -34,11 +36,12 @@ def collect(pairs: Sequence[Pair], suite: Suite, settings: EvalConfig, anchors: 
         "environment": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
             f"cpu, {torch.get_num_threads()} threads", "python": platform.python_version(), "torch": torch.__version__,
-            "ffmpeg": ffmpeg_version() if anchors else "", "weights_sha256": weights_in_use(suite)},
+            "ffmpeg": ffmpeg_version() if anchors or {"vmaf", "xpsnr"} & set(suite.names()) else "",
+            "packages": suite.versions, "weights_sha256": suite.weights},
         "images": images,
         "metrics": [name for name in METRICS if any(name in row["metrics"] for row in rows)],
         "unavailable": shown,
-        "notes": notes,
+        "notes": [*notes, *([f"JOD: {suite.conditions()}"] if suite.conditions() else [])],
         "items": rows,
         "summary": summarise(pairs),
         "bd": deltas(pairs, bd_anchor(pairs, settings, anchors), settings.bd_method),
@@ -112,7 +115,7 @@ def deltas(pairs: Sequence[Pair], anchor: str, method: str) -> list[dict]:
         for metric, value in pair.measured.values.items():
             curves.setdefault((metric, pair.codec, pair.clip), []).append((pair.bpp, value))
     rows = []
-    for metric, codec, clip in sorted(curves, key=lambda key: METRICS.index(key[0])):
+    for metric, codec, clip in sorted(curves, key=lambda key: list(METRICS).index(key[0])):
         test, reference = curves[metric, codec, clip], curves.get((metric, anchor, clip), ())
         if codec != anchor and metric != "warp_original" and min(len(test), len(reference)) >= 2:
             rows.append({"metric": metric, "codec": codec, "anchor": anchor, "clip": clip,
@@ -133,7 +136,7 @@ def delta(reference: bdrate.Curve, test: bdrate.Curve, metric: str, method: str)
 
 def ffmpeg_version() -> str:
     """First line of ffmpeg -version."""
-    text = subprocess.run([media.ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run([ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     return text.splitlines()[0] if text else ""
 
 

@@ -16,6 +16,7 @@ from vov import VovError, codec, media
 from vov.config import number_list
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
+from vov.evaluation.catalogue import left_out
 from vov.evaluation.collect import bd_anchor, collect
 from vov.evaluation.manifest import read_curves, read_manifest
 from vov.evaluation.measure import Suite
@@ -54,14 +55,13 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
         refuse_existing(out / name, settings.overwrite)
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
     device = pick_device(settings.device)
+    skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
     pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
     open_pairs(pairs, settings.num_frames)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
     notes: list[str] = []
     pairs += make_anchors(pairs, anchors, settings, tree, notes)
-    suite = Suite(device, settings.metric_weights_dir, settings.frame_step,
-                  pictures=not settings.skip_metrics, video=not (settings.skip_fvd or tree.images),
-                  video_reason="needs at least 2 frames" if tree.images else "skipped by SKIP_FVD")
+    suite = Suite(device, settings.metric_weights_dir, settings.frame_step, skipped, settings.jod_display)
     for pair in tqdm(pairs, desc="evaluate", unit="clip", disable=len(pairs) < 2):
         pair.measured = suite.measure(pair.reference(), pair.source(), pair.count,
                                       report.still_frames(pair.count, settings.report_frames),

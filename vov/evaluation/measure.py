@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vov import VovError, media, metrics
-from vov.evaluation import fvd, warping
+from vov.evaluation import catalogue, fvd, tools, warping
 from vov.evaluation.perceptual import Dists, Lpips, Unavailable, file_digest, find_weights
 
-PICTURE_METRICS = ("ssim", "ms_ssim", "lpips_vgg", "lpips_alex", "dists")
-METRICS = ("psnr", "psnr_frames", *PICTURE_METRICS, "fvd", "fvd_full", "flicker", "warp", "warp_original")
 VIDEO_HEIGHT = 360  # of the report's videos, at most
 VIDEO_FRAMES = 150
 FLOW_CACHE = 300  # optical flows kept of one original, 0.5 MB each
@@ -50,51 +49,74 @@ class Suite:
     Args:
         device: where the networks run.
         weights_dir: METRIC_WEIGHTS_DIR.
-        step: SSIM, MS-SSIM, LPIPS and DISTS look at every `step`-th frame; PSNR and flicker at all.
-        pictures, video: whether to compute the metrics of pictures, and FVD; `video_reason`: why not FVD.
+        step: metrics of single pictures (SSIM, LPIPS, … SSIMULACRA2) look at every `step`-th frame, the others at all.
+        skipped: {metric: why it is not wanted}, see `catalogue.left_out`.
+        display: of ColorVideoVDP.
     """
 
     def __init__(self, device: torch.device | str = "cpu", weights_dir: str = "", step: int = 1,
-                 pictures: bool = True, video: bool = True, video_reason: str = "skipped by SKIP_FVD"):
-        self.device, self.step = torch.device(device), step
+                 skipped: Mapping[str, str] | None = None, display: str = "standard_4k"):
+        self.device, self.step, self.unavailable = torch.device(device), step, dict(skipped or {})
         self.pictures: dict[tuple[str, ...], Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]] = {}
-        self.unavailable: dict[str, str] = {}
-        self.detector: fvd.Detector | None = None
-        self.weights: dict[str, str] = {}
-        self.warping = pictures
-        skipped = "skipped by SKIP_METRICS"
-        if pictures:
-            self.pictures["ssim", "ms_ssim"] = metrics.both_ssim_tensors
-            for name, make in (("lpips_vgg", lambda: Lpips("vgg", weights_dir)),
-                               ("lpips_alex", lambda: Lpips("alex", weights_dir)),
-                               ("dists", lambda: Dists(weights_dir))):
-                try:
-                    self.pictures[name,] = make().to(self.device)
-                except Unavailable as error:
-                    self.unavailable[name] = str(error)
-        else:
-            self.unavailable |= dict.fromkeys((*PICTURE_METRICS, "warp", "warp_original"), skipped)
-        if video:
-            try:
-                self.detector = fvd.Detector(weights_dir, self.device)
-            except Unavailable as error:
-                self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), str(error))
-        else:
-            self.unavailable |= dict.fromkeys(("fvd", "fvd_full"), video_reason)
-        for name, used in (("vgg16", "lpips_vgg"), ("alexnet", "lpips_alex"), ("dists", "dists")):
-            if (used,) in self.pictures:
-                self.weights[name] = file_digest(find_weights(name, weights_dir))
-        if self.detector:
-            self.weights["i3d"] = file_digest(self.detector.path)
+        self.clips: list[tools.ColorVideoVdp | tools.FfmpegMetrics] = []
+        self.warping = "warp" not in self.unavailable
+        ssim = tuple(name for name in ("ssim", "ms_ssim") if name not in self.unavailable)
+        if ssim:
+            self.pictures[ssim] = {2: metrics.both_ssim_tensors, 1: getattr(metrics, f"{ssim[0]}_tensors")}[len(ssim)]
+        for name, make in (("lpips_vgg", lambda: Lpips("vgg", weights_dir)),
+                           ("lpips_alex", lambda: Lpips("alex", weights_dir)),
+                           ("dists", lambda: Dists(weights_dir)),
+                           ("stlpips_vgg", lambda: tools.StLpips("vgg")),
+                           ("stlpips_alex", lambda: tools.StLpips("alex"))):
+            if network := self._try((name,), make):
+                self.pictures[name,] = network.to(self.device)
+        if computed := self._try(("ssimulacra2",), tools.Ssimulacra2):
+            self.pictures["ssimulacra2",] = computed
+        by_ffmpeg = [name for name in ("vmaf", "xpsnr") if name not in self.unavailable]
+        for names, make in ((("jod",), lambda: tools.ColorVideoVdp(display, self.device)),
+                            (by_ffmpeg, lambda: tools.FfmpegMetrics(by_ffmpeg))):
+            if computed := self._try(names, make):
+                self.clips.append(computed)
+        self.detector = self._try(catalogue.FVD, lambda: fvd.Detector(weights_dir, self.device))
+        self.weights = self._weights(weights_dir)
+        self.versions = sorted({tools.version(name) for name in self.names()} - {""})
         self.flows: tuple[tuple | None, list[Tensor]] = (None, [])
         self._originals: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def names(self) -> list[str]:
+        """The metrics that are loaded, those that `vov.metrics` always has left out."""
+        return [name for names in (*self.pictures, *(clip.names for clip in self.clips)) for name in names]
+
+    def conditions(self) -> str:
+        """The viewing conditions of ColorVideoVDP, "" when it is not computed."""
+        return next((clip.conditions for clip in self.clips if isinstance(clip, tools.ColorVideoVdp)), "")
+
+    def _try(self, names: Sequence[str], make: Callable[[], Any]) -> Any:
+        """What `make` makes unless none of `names` is wanted; None, with the reason noted, when it is Unavailable."""
+        wanted = [name for name in names if name not in self.unavailable]
+        if not wanted:
+            return None
+        try:
+            return make()
+        except Unavailable as error:
+            self.unavailable |= dict.fromkeys(wanted, str(error))
+            return None
+
+    def _weights(self, folder: str) -> dict[str, str]:
+        """{name: SHA-256} of the files of weights in use, for the record."""
+        digests = {name: file_digest(find_weights(name, folder)) for name, used in (
+            ("vgg16", "lpips_vgg"), ("alexnet", "lpips_alex"), ("dists", "dists")) if (used,) in self.pictures}
+        if self.detector:
+            digests["i3d"] = file_digest(self.detector.path)
+        return {name: digest[:16] for name, digest in digests.items()}
 
     def measure(self, original: media.FrameSource, decoded: Iterable[np.ndarray], count: int,
                 stills: Iterable[int] = (), video: bool = False) -> Measured:
         """Compares the first `count` frames.
 
         Args:
-            original, decoded: anything that yields uint8 [H, W, 3] frames; only a batch is in memory.
+            original, decoded: anything that yields uint8 [H, W, 3] frames; only a batch is in memory. Metrics of
+                whole clips (ColorVideoVDP, VMAF, XPSNR) go through both once more.
             stills: frames to keep at full size for the report.
             video: keep a small copy of both clips for the report.
         Raises:
@@ -109,7 +131,27 @@ class Suite:
         with torch.inference_mode():
             while batch := list(islice(pairs, length)):
                 state.add(np.stack([a for a, _ in batch]), _same_size(batch))
-        return state.finish()
+        result = state.finish()
+        for clip in self.clips:
+            self._measure_clip(clip, original, decoded, result)
+        return result
+
+    def _measure_clip(self, clip: tools.ColorVideoVdp | tools.FfmpegMetrics, original: Iterable[np.ndarray],
+                      decoded: Iterable[np.ndarray], result: Measured) -> None:
+        """Adds what a metric of whole clips finds to `result`."""
+        try:
+            if iter(original) is original or iter(decoded) is decoded:
+                raise Unavailable("the frames can be read only once; give a file or a folder")
+            values, frames = clip(original, decoded, result.size, result.frames,
+                                  getattr(original, "fps", 0) or media.DEFAULT_FPS)
+        except Unavailable as error:
+            values, frames = {}, {}
+            result.unavailable |= dict.fromkeys(clip.names, str(error))
+        result.values |= values
+        result.per_frame |= frames
+        for name in clip.names:
+            if name not in values:
+                result.unavailable.setdefault(name, "needs at least 2 frames")
 
 
 class _Pass:
@@ -117,7 +159,8 @@ class _Pass:
 
     def __init__(self, suite: Suite, original: media.FrameSource, count: int, stills: set[int], video: bool):
         self.suite, self.count, self.wanted, self.keep_video = suite, count, stills, video
-        self.result = Measured(unavailable=dict(suite.unavailable), frames=count)
+        self.result = Measured(frames=count, unavailable={
+            name: reason for name, reason in suite.unavailable.items() if reason != catalogue.NOT_ASKED})
         self.per_frame: dict[str, list[float]] = {"mse": []}
         self.index = 0
         self.last: tuple[np.ndarray, np.ndarray] | None = None
@@ -177,11 +220,11 @@ class _Pass:
     def _pictures(self, a: np.ndarray, b: np.ndarray) -> None:
         x, y = (metrics.to_tensor(frames, self.suite.device) for frames in (a, b))
         for names, metric in self.suite.pictures.items():
-            if names[0] in self.result.unavailable:
+            if names[0] in self.result.unavailable:  # in the batch before
                 continue
             try:
                 values = metric(x, y)
-            except VovError as error:  # too small for this metric
+            except VovError as error:  # too small for this metric; the clip's other values stand
                 self.result.unavailable |= dict.fromkeys(names, str(error))
                 continue
             for name, value in zip(names, values if isinstance(values, tuple) else (values,), strict=True):
@@ -219,7 +262,7 @@ class _Pass:
             if values and name != "psnr":
                 result.values[name] = float(np.mean(values))
         for name in ("flicker", "warp", "warp_original"):
-            if name not in result.values and name not in result.unavailable:
+            if name not in {**result.values, **self.suite.unavailable}:
                 result.unavailable[name] = "needs at least 2 frames"
         result.per_frame = self.per_frame
         if "decoded" in self.samplers:
@@ -263,10 +306,3 @@ def _same_size(batch: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
             raise VovError(f"the original is {a.shape[1]}×{a.shape[0]}, the reproduction {b.shape[1]}×{b.shape[0]}; "
                            "metrics compare at the original's size: decode to it")
     return np.stack([b for _, b in batch])
-
-
-def weights_in_use(suite: Suite) -> dict[str, str]:
-    """{name: SHA-256} of the networks' weights, for the record."""
-    return {name: digest[:16] for name, digest in suite.weights.items()}
-
-

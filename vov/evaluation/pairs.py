@@ -34,12 +34,16 @@ class EvalConfig:
     work_dir: str = option("./fvd_clips", "scratch: streams of the anchors, frames decoded from .vov files")
     overwrite: bool = option(False, "replace existing results")
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
+    metrics: str = option("all", "which to compute, with commas between: psnr, ssim, ms_ssim, lpips_vgg, lpips_alex, "
+                          "dists, stlpips_vgg, stlpips_alex, ssimulacra2, jod (ColorVideoVDP; seconds a frame on a "
+                          "CPU), vmaf, xpsnr, warp, fvd; all: what is installed")
+    jod_display: str = option("standard_4k", "display and distance of ColorVideoVDP: standard_4k, standard_fhd, …")
     skip_metrics: bool = option(False, "only PSNR, flicker and FVD")
     skip_fvd: bool = option(False, "no FVD")
-    frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS and DISTS of every N-th frame", minimum=1)
+    frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS, DISTS, ST-LPIPS and SSIMULACRA2 of every N-th frame", minimum=1)
     metric_weights_dir: str = option("", "where VGG-16, AlexNet, DISTS and I3D weights are; then PyTorch's cache")
     anchors: str = option("", "codecs to encode for comparison, CODEC[=PRESET],…: x264, x265, svtav1, vvc, jpeg, "
-                          "webp, avif, explicit (quantised latents of the same VAE); video or image: all of a kind")
+                          "webp, avif, jxl, explicit (quantised latents of the same VAE); video, image: all of a kind")
     anchor_rates: str = option("0.5,1,2", "sizes of the anchors, as multiples of our bytes")
     anchor_bytes: str = option("", "sizes of the anchors in bytes, instead")
     bd_anchor: str = option("", "codec that BD-rates compare with; default: the first anchor")

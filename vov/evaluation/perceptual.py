@@ -194,10 +194,10 @@ class Dists(nn.Module):
         return 1 - similarity
 
 
-def check_size(x: Tensor, metric: str) -> None:
-    """Raises Unavailable when a picture is too small for the network."""
-    if min(x.shape[2:]) < SMALLEST:
-        raise Unavailable(f"{metric} needs pictures of at least {SMALLEST}×{SMALLEST}, "
+def check_size(x: Tensor, metric: str, smallest: int = SMALLEST) -> None:
+    """Raises Unavailable when pictures [B, C, H, W] are too small for the metric."""
+    if min(x.shape[2:]) < smallest:
+        raise Unavailable(f"{metric} needs pictures of at least {smallest}×{smallest}, "
                           f"not {x.shape[3]}×{x.shape[2]}")
 
 

@@ -15,19 +15,15 @@ import numpy as np
 from PIL import Image
 
 from vov import media
-from vov.evaluation.bdrate import LOWER_IS_BETTER
+from vov.evaluation.catalogue import METRICS, WITHOUT_CURVE
 
 if TYPE_CHECKING:
     from vov.evaluation.pairs import Pair
 
+WEBP_SIDE = 16383  # pixels, the largest that the format has
 TEMPLATE = Path(__file__).with_name("report_template.html")
-LABELS = {"psnr": "PSNR", "psnr_frames": "PSNR/frame", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips_vgg": "LPIPS-VGG",
-          "lpips_alex": "LPIPS-Alex", "dists": "DISTS", "fvd": "FVD", "fvd_full": "FVD full", "flicker": "flicker",
-          "warp": "warp error", "warp_original": "… of the original"}
-UNITS = {"psnr": "dB, from the mean MSE", "psnr_frames": "dB, mean of the frames' PSNR", "flicker": "8-bit levels",
-         "warp": "8-bit levels", "warp_original": "8-bit levels"}
-DIGITS = {"psnr": 2, "psnr_frames": 2, "ssim": 4, "ms_ssim": 4, "lpips_vgg": 4, "lpips_alex": 4, "dists": 4, "fvd": 1,
-          "fvd_full": 1, "flicker": 2, "warp": 2, "warp_original": 2}
+LABELS = {name: metric.label for name, metric in METRICS.items()}
+DIGITS = {name: metric.digits for name, metric in METRICS.items()}
 
 
 def shown(value: Any, digits: int = 2) -> str:
@@ -45,10 +41,8 @@ def still_frames(count: int, wanted: int) -> list[int]:
 
 
 def columns(results: dict) -> list[str]:
-    """The metrics of a table: those measured, then those that are n/a, so that a reader misses nothing."""
-    measured = [name for name in LABELS if name in results["metrics"]]
-    return measured + [name for name in LABELS if name in results["unavailable"] and name not in measured
-                       and not results["unavailable"][name].startswith("needs at least 2")]
+    """The metrics of a table: those that some line has; what is n/a everywhere is named below it, with the reason."""
+    return [name for name in LABELS if name in results["metrics"]]
 
 
 def to_csv(results: dict) -> str:
@@ -73,7 +67,7 @@ def to_markdown(results: dict) -> str:
 
 
 def _metric_heads(names: Sequence[str]) -> list[str]:
-    arrows = {name: "↓" if name in LOWER_IS_BETTER else "" if name == "warp_original" else "↑" for name in names}
+    arrows = {name: "↓" if METRICS[name].lower else "" if name == "warp_original" else "↑" for name in names}
     return [f"{LABELS[name]} {arrows[name]}".strip() for name in names]
 
 
@@ -131,7 +125,7 @@ def _commands(results: dict) -> str:
 def rd_figure(results: dict) -> bytes | None:
     """RD curves as SVG, a row per clip and a column per metric; None when nothing has a rate."""
     rated = [item for item in results["items"] if item["bpp"]]
-    names = [name for name in results["metrics"] if name not in ("psnr_frames", "warp_original", "fvd_full")]
+    names = [name for name in results["metrics"] if name not in WITHOUT_CURVE]
     if not rated or not names:
         return None
     import matplotlib
@@ -185,8 +179,10 @@ def to_html(results: dict, pairs: Sequence[Pair]) -> str:
         pictures["items"].append({
             "stills": [_picture(b) for _, b in measured.stills.values()],
             "video": _video(measured.video[1], pair.fps) if measured.video else None})
-    data = {"results": results, "pictures": pictures, "labels": LABELS, "units": UNITS, "digits": DIGITS,
-            "lower": sorted(LOWER_IS_BETTER), "columns": columns(results)}
+    data = {"results": results, "pictures": pictures, "labels": LABELS, "digits": DIGITS,
+            "units": {name: metric.unit for name, metric in METRICS.items() if metric.unit},
+           
+            "lower": [name for name, metric in METRICS.items() if metric.lower], "columns": columns(results)}
     # "<" as an escape: no text of the data can end the script element
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
@@ -214,9 +210,11 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def _picture(frame: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a WebP data URI; small pictures without loss, large ones nearly so."""
+    """uint8 [H, W, 3] as a WebP data URI; small ones without loss, large ones nearly so, the largest scaled down."""
     buffer = io.BytesIO()
     small = frame.shape[0] * frame.shape[1] <= 256 * 256
+    if (side := max(frame.shape[:2])) > WEBP_SIDE:
+        frame = media.resize(frame[None], *(max(1, length * WEBP_SIDE // side) for length in frame.shape[1::-1]))[0]
     Image.fromarray(frame).save(buffer, "WEBP", lossless=small, quality=100 if small else 92, method=4)
     return _uri(buffer.getvalue(), "image/webp")
 
