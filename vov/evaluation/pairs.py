@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vov import VovError, media
-from vov.bitstream import Header
 from vov.config import option
-from vov.evaluation.measure import Measured
+
+if TYPE_CHECKING:  # --help needs no torch
+    from vov.bitstream import Header
+    from vov.evaluation.measure import Measured
 
 
 @dataclass(frozen=True)
