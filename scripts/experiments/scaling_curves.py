@@ -44,8 +44,11 @@ def main(settings: Curves) -> None:
     benches = [curves.Bench(fit, originals, backbone, Path(settings.out)) for fit in fits]
     kept, rows = Rows(Path(settings.out) / "curves.jsonl", Path(settings.out)), []
     if settings.check:
-        for line in (line for bench in benches for line in bench.compare(kept)):
-            print(line, flush=True)
+        found = [(bench, row) for bench in benches for row in kept.where("made_from", bench.made_from)]
+        if not found:
+            raise VovError(f"OUT={settings.out}: no files made from these FITS and ORIGINALS; run without CHECK first")
+        for bench, row in found:
+            print(bench.compare(row), flush=True)
         return
     for bench in benches:
         for row in bench.measure(schemes, sizes, kept):
