@@ -27,18 +27,15 @@ class QwenBackbone(Backbone):
     """
 
     tree = "image"
+    usual_model = "Qwen/Qwen-Image"
     blocks = "transformer_blocks"
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
 
     def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
                  quantize: str = "none"):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
-        shape = (1, vae.config.z_dim, 1, 1, 1)
-        self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
-        self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
         self.spatial = 2 ** len(vae.temperal_downsample)
         self.unit = self.spatial * transformer.config.patch_size
-        self.fingerprint()
         # The model casts t to its dtype before embedding it: in bfloat16, 1000·t near 1000 moves in steps of 4.
         self._time: Tensor | None = None
         transformer.time_text_embed.register_forward_pre_hook(self._exact_time)
@@ -74,12 +71,6 @@ class QwenBackbone(Backbone):
         low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         tokens = width * height / self.unit**2
         return math.exp(low + (high - low) * (tokens - few) / (many - few))
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
-
-    def decode_pixels(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
 
     @torch.no_grad()
     def embed_text(self, captions: Sequence[str]) -> list[Condition]:

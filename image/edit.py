@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from image.options import QwenOptions
 from vov import cli
 from vov.config import option
-
-from vov.editing import EditConfig, numbered, run_command  # isort: skip
+from vov.editing import EditConfig, numbered, run_command
 
 
 @dataclass(frozen=True)
-class Edit(EditConfig):
+class Edit(EditConfig, QwenOptions):
     """Where the fits, the original and the result are."""
 
     name: str = option("edit", "names the output")
@@ -21,7 +21,6 @@ class Edit(EditConfig):
                          alias=("OUTPUT_IMAGE",))
     original: str = option("", "the original picture, for PSNR, LPIPS and the contact sheet (optional)",
                            alias=("IMAGE",))
-    model_id: str = option("", "folder or hub id; default: as the first fit says", alias=("QWEN_MODEL_ID",))
     rank: int = option(4, "LoRA rank", minimum=1)
     last_k: int = option(60, "the last K blocks are adapted", minimum=1)
     theta_length: int = option(65536, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1)
@@ -57,18 +56,10 @@ def merge(settings: EditMerge) -> None:
 
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Qwen-Image."""
-    from vov import media
+    from image.backbone import QwenBackbone
 
-    def backbone(model_id: str, precision: str):
-        from image.backbone import QwenBackbone
-
-        return QwenBackbone.load(settings.model_id or model_id or "Qwen/Qwen-Image", settings.cache_dir,
-                                 settings.device, precision, bool(settings.model_id))
-
-    def original(frames: int):
-        return media.Clip(media.read_image(settings.original)[None], 0.0) if settings.original else None
-
-    run_command(sources, settings, backbone, original, Path(settings.output or f"edits/{settings.name}.png"))
+    output = Path(settings.output or f"edits/{settings.name}.png")
+    print(run_command(sources, settings, QwenBackbone, ("ORIGINAL", settings.original), output))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from vov import VovError
 from vov.bitstream import Item
-from vov.config import FitConfig, option
-from vov.files import REPO
+from vov.config import option, override
+from vov.files import REPO, read_text
+from vov.fitting.settings import FitConfig
 from vov.media import read_image
+from vov.model.options import ModelOptions
 
 from vov.codec import Source  # isort: skip
 
@@ -21,28 +23,40 @@ C = TypeVar("C", bound=FitConfig)
 
 
 @dataclass(frozen=True)
+class QwenOptions(ModelOptions):
+    """The model of a command that reads a file."""
+
+    model_id: str = override(ModelOptions, "model_id", "", alias=("QWEN_MODEL_ID",))
+
+
+@dataclass(frozen=True)
 class ImageFit(FitConfig):
     """Fitting θ to one picture, or to a set of captioned pictures."""
 
-    config: str = option("qwen-image", "preset in configs/ or a YAML file")
-    name: str = option("", "names the outputs; default: the picture's name, or the description file's")
-    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE")
-    caption: str = option("", "what IMAGE shows")
-    description_file: str = option(EXAMPLES, "one path|caption a line; found here or in image/")
-    caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1)
-    caption_end: int = option(1, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0)
-    data_root: str = option("./data", "what the paths in DESCRIPTION_FILE are relative to")
-    model_id: str = option("Qwen/Qwen-Image", "hub id or folder of the model", alias=("QWEN_MODEL_ID",))
-    width: int = option(512, "pixels, a multiple of 16; 0: the largest picture's, padded", minimum=0)
-    height: int = option(512, "pixels, a multiple of 16; 0: the largest picture's, padded", minimum=0)
-    rank: int = option(4, "LoRA rank r", minimum=1)
-    theta_length: int = option(65536, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
-    last_k: int = option(60, "adapt the last K transformer blocks", minimum=1)
-    train_steps: int = option(5000, "optimiser steps", minimum=1)
-    batch_size: int = option(16, "samples of one forward pass; fewer when fewer pictures make a whole pass", minimum=1)
-    accum_step: int = option(2, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1)
-    shift: float = option(0.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own, by size", minimum=0)
-    save_every: int = option(50, "steps between checkpoints", minimum=1)
+    config: str = override(FitConfig, "config", "qwen-image")
+    name: str = option("", "names the outputs; default: the picture's name, or the description file's", identity=False)
+    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE", identity=False)
+    caption: str = option("", "what IMAGE shows", identity=False)
+    description_file: str = option(EXAMPLES, "one path|caption a line; found here or in image/", identity=False)
+    caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1, identity=False)
+    caption_end: int = option(1, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0, identity=False)
+    data_root: str = option("./data", "what the paths in DESCRIPTION_FILE are relative to", identity=False)
+    model_id: str = override(FitConfig, "model_id", "Qwen/Qwen-Image", help="hub id or folder of the model",
+                             alias=("QWEN_MODEL_ID",))
+    width: int = override(FitConfig, "width", 512, help="pixels, a multiple of 16; 0: the largest picture's, padded",
+                          minimum=0)
+    height: int = override(FitConfig, "height", 512,
+                           help="pixels, a multiple of 16; 0: the largest picture's, padded", minimum=0)
+    rank: int = override(FitConfig, "rank", 4)
+    theta_length: int = override(FitConfig, "theta_length", 65536)
+    last_k: int = override(FitConfig, "last_k", 60)
+    train_steps: int = override(FitConfig, "train_steps", 5000)
+    batch_size: int = override(FitConfig, "batch_size", 16,
+                               help="samples of one forward pass; fewer when fewer pictures make a whole pass")
+    accum_step: int = override(FitConfig, "accum_step", 2)
+    shift: float = override(FitConfig, "shift", 0.0,
+                            help="σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own, by size")
+    save_every: int = override(FitConfig, "save_every", 50)
 
     def sources(self) -> list[Source]:
         """Reads the chosen pictures. Raises VovError for any that is missing, naming all of them."""
@@ -61,39 +75,6 @@ class ImageFit(FitConfig):
         return self.name or Path(sources[0].name if len(sources) == 1 else self.description_file).stem
 
 
-@dataclass(frozen=True)
-class Reconstruct:
-    """BITSTREAM: all the rest but folders is in the file. INIT_LORA_PATH: the variables below, and captions."""
-
-    bitstream: str = option("", "a .vov file; then only OUTPUT_DIR and CACHE_DIR matter")
-    init_lora_path: str = option("", "a checkpoint, ours (which knows its settings) or the reference's")
-    description_file: str = option(EXAMPLES, "one path|caption a line, for INIT_LORA_PATH")
-    caption_start: int = option(1, "first line to decode", minimum=1)
-    caption_end: int = option(0, "last line to decode; 0: all", minimum=0)
-    data_root: str = option("./data", "where the originals are; where all are there, PSNR is printed")
-    output_dir: str = option("./recon_out", "gets one PNG a picture", alias=("OUT_DIR",))
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
-    model_id: str = option("", "hub id or folder of the model; default: as the file or checkpoint says, else "
-                           "Qwen/Qwen-Image", alias=("QWEN_MODEL_ID",))
-    theta_length: int = option(65536, "length d of θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
-    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
-    last_k: int = option(60, "the last K blocks are adapted", minimum=1)
-    width: int = option(512, "pixels", minimum=1)
-    height: int = option(512, "pixels", minimum=1)
-    rank: int = option(4, "LoRA rank", minimum=1)
-    lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
-    guidance: float = option(1.0, "classifier-free guidance; 1: off", alias=("CFG", "TEST_CFG"), minimum=1)
-    seed: int = option(42, "of the noise", minimum=0)
-    decode_steps: int = option(50, "sampler steps", alias=("TEST_STEPS",), minimum=1)
-    shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0)
-    sampler: str = option("euler", "ODE solver", choices=("euler", "unipc"))
-    dtype: str = option("auto", "arithmetic, for INIT_LORA_PATH", choices=("auto", "float32", "bfloat16", "float16"))
-    quantize: str = option("none", "storage of the frozen weights, for INIT_LORA_PATH", choices=("none", "fp8", "nf4"))
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
-    offload: str = option("none", "none; blocks: for a GPU that cannot hold the model", choices=("none", "blocks"))
-    overwrite: bool = option(False, "replace existing outputs")
-
-
 def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     """The (path, caption) of lines `start` to `end` (from 1, inclusive; 0: the last) of a description file.
 
@@ -102,10 +83,7 @@ def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     file = next((p for p in (Path(path), REPO / "image" / path) if p.is_file()), None)
     if file is None:
         raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or IMAGE and CAPTION")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise VovError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines = read_text(file).splitlines()
     entries, problems, seen = [], [], {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from image.options import QwenOptions
 from vov import VovError, cli
 from vov.config import option
 from vov.scaling.settings import ScalingConfig
 
 
 @dataclass(frozen=True)
-class Scale(ScalingConfig):
+class Scale(ScalingConfig, QwenOptions):
     """A .vov file, its originals, and where the result goes."""
 
     bitstream: str = option("", "the fitted .vov file (required)")
     original: str = option("", "the original, when the file holds one picture", alias=("IMAGE",))
     data_root: str = option("./data", "what the names of several pictures are relative to")
     output: str = option("", "the new file; default scaled/ and the name of BITSTREAM")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
-    model_id: str = option("", "folder of the model; default: as the header says", alias=("QWEN_MODEL_ID",))
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
     overwrite: bool = option(False, "replace existing outputs")
 
 
@@ -41,10 +39,13 @@ def main(settings: Scale) -> None:
         Path(settings.data_root) / item.name for item in stream.items]
     sources = [codec.Source(media.read_image(file)[None], 0.0, item.caption, item.name)
                for file, item in zip(files, stream.items, strict=True)]
+    for file, source, item in zip(files, sources, stream.items, strict=True):
+        media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
+                                "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
 
     from image.backbone import QwenBackbone
-    backbone = QwenBackbone.load(settings.model_id or stream.header.model_id, settings.cache_dir, settings.device,
-                                 stream.header.dtype, bool(settings.model_id))
+
+    backbone = settings.load(QwenBackbone, stream.header, str(path))
     result = command.scale_command(stream, backbone, sources, settings, output)
     print(results.table(result))
     print(f"encoder    {result['encoder_psnr']:.2f} dB (what it saw before writing)")

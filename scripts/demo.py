@@ -33,13 +33,33 @@ def make_clip(folder: Path) -> None:
     media.write_frames(folder, camera_move(data.coffee()))
 
 
+def label_columns(picture: np.ndarray, titles: list[str]) -> np.ndarray:
+    """The picture [H, W, 3] below a white band with a title over each of its equally wide columns."""
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 15)  # has θ
+    lines = max(title.count("\n") for title in titles) + 1
+    band = Image.new("RGB", (picture.shape[1], 8 + 19 * lines), "white")
+    pen = ImageDraw.Draw(band)
+    for column, title in enumerate(titles):
+        middle = (column + 0.5) * band.width / len(titles)
+        pen.multiline_text((middle, band.height / 2), title, "black", font, anchor="mm", align="center")
+    return np.concatenate([np.asarray(band), picture])
+
+
 def compare(original: str, output: Path, decoded: list[Path]) -> None:
-    """Writes original | decoded | … as output.png (four frames) and output.mp4."""
+    """Writes original | decoded | … as output.png (four frames, each column with its name and bytes) and output.mp4."""
     coded = [media.read_clip(folder).frames for folder in decoded]
     count, height, width = coded[0].shape[:3]
     source = media.fit_geometry(media.read_clip(original, count).frames, width, height, "crop")
     row = np.repeat(np.repeat(media.side_by_side(source, *coded), 2, axis=1), 2, axis=2)
-    media.write_image(output.with_suffix(".png"), media.contact_sheet(row))
+    titles = ["original"]
+    for folder in decoded:
+        name = "coded noise" if folder.name == "noise" else "θ"
+        file = folder.with_suffix(".vov")
+        titles.append(f"{name}, {file.stat().st_size:,} bytes" if file.is_file() else name)
+    media.write_image(output.with_suffix(".png"), label_columns(media.contact_sheet(row), titles))
     media.write_video(output.with_suffix(".mp4"), row, 12)
 
 
@@ -49,5 +69,8 @@ if __name__ == "__main__":
             make_clip(Path(folder))
         case ["compare", original, output, *decoded] if decoded:
             compare(original, Path(output), [Path(folder) for folder in decoded])
+        case ["label", picture, output, *titles] if titles:
+            media.write_image(Path(output), label_columns(media.read_image(picture), titles))
         case _:
-            raise SystemExit("usage: python -m scripts.demo clip FOLDER | compare ORIGINAL OUTPUT DECODED…")
+            raise SystemExit("usage: python -m scripts.demo clip FOLDER | compare ORIGINAL OUTPUT DECODED… | "
+                             "label PICTURE OUTPUT TITLE…")

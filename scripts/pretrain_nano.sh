@@ -28,7 +28,10 @@ HELP
   exit 0
 fi
 
-PACK=${PACK:-runs/nano-pack} OUT=${OUT:-models} PYTHON=${PYTHON:-.venv/bin/python}
+VOV_PYTHON=${PYTHON:-${VOV_PYTHON:-}}
+source scripts/common.sh
+vov_ready
+PACK=${PACK:-runs/nano-pack} OUT=${OUT:-models} PYTHON=$VOV_PYTHON
 common=(--pack "$PACK" --models "$OUT" --out "$OUT" --seed "${SEED:-20261123}")
 [[ -n "${DEVICE:-}" ]] && common+=(--device "$DEVICE")
 [[ "${RESUME:-0}" == 1 ]] && common+=(--resume)

@@ -35,7 +35,7 @@ def header(**changes):
         height=480,
         num_frames=81,
         fps=50.0,
-        fit="crop",
+        resize="crop",
         sampler="euler",
         decode_steps=4,
         shift=3.0,
@@ -96,7 +96,7 @@ def test_every_field_has_its_place_and_changes_the_file():
     base = to_bytes(stream())
     changes = dict(
         tree="image", model_id="other", fingerprint=b"12345678", dtype="float16", lora_preset="qkv", last_k=29, rank=2,
-        proj_seed=43, index_hash=b"87654321", step=0.01, width=128, height=128, num_frames=17, fps=24.5, fit="pad",
+        proj_seed=43, index_hash=b"87654321", step=0.01, width=128, height=128, num_frames=17, fps=24.5, resize="pad",
         sampler="unipc", decode_steps=50, shift=0.0, sigmas=(1.0, 0.5), seed=7, guidance=6.0, negative_prompt="no",
     )  # fmt: skip
     assert set(changes) | {"theta_length"} == {field.name for field in dataclasses.fields(Header)}

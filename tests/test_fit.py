@@ -11,7 +11,8 @@ from video.options import VideoFit
 from vov import VovError, codec
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
-from vov.fitting.fit import Fit, SpikeGuard
+from vov.fitting.fit import Fit
+from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
 from vov.model import speed
 
@@ -48,16 +49,16 @@ def fit(backbone, settings, folder, world=None, start=None, stop_after=None):
     """θ after a run; `stop_after` kills it as an impatient user would."""
     encoder = encoder_for(backbone, settings, world)
     try:
-        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, folder, world=world,
+        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, folder, world=world,
                   start=start)
         if stop_after is not None:
-            advance = job._advance
+            advance = job.advance
 
             def impatient(step):
                 if step == stop_after:
                     raise KeyboardInterrupt
                 return advance(step)
-            job._advance = impatient
+            job.advance = impatient
         return job.run()
     finally:
         encoder.close()
@@ -95,7 +96,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone,
     before = (tmp_path / "run" / "log.jsonl").read_text()
     assert torch.equal(fit(backbone, settings, tmp_path / "run").theta, first.theta)
     assert (tmp_path / "run" / "log.jsonl").read_text() == before
-    with pytest.raises(VovError, match=r"other settings \(lr\)"):
+    with pytest.raises(VovError, match=r"other: LR\)"):
         fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
     fit(backbone, dataclasses.replace(settings, lr=0.01, resume="never"), tmp_path / "run")
 
@@ -127,9 +128,9 @@ def test_two_processes_see_the_batch_that_one_sees_with_twice_the_accumulation(b
     drawn = []
     for settings, world in [(alone, World()), (halves[0], World(0, 2)), (halves[1], World(1, 2))]:
         encoder = encoder_for(backbone, settings, World())
-        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, tmp_path, world=world)
+        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, tmp_path, world=world)
         job.step = dict
-        job._advance(5)
+        job.advance(5)
         drawn.append(sorted((float(t), float(n.sum())) for t, n in
                             zip(job.buffers["time"], job.buffers["noise"], strict=True)))
         encoder.close()
@@ -139,9 +140,9 @@ def test_two_processes_see_the_batch_that_one_sees_with_twice_the_accumulation(b
 def test_one_sample_is_the_whole_batch_when_noise_and_time_are_fixed(backbone, tmp_path):
     settings = settings_for(tmp_path, noise="anchored", timesteps="grid", decode_steps=1, batch_size=4, accum_step=3)
     encoder = encoder_for(backbone, settings)
-    job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, settings, tmp_path)
+    job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, tmp_path)
     encoder.close()
-    assert (job.batch, job.accumulate) == (1, 1)
+    assert (job.passes.batch, job.passes.count) == (1, 1)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_cure(backbone, tmp_path):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from image import reconstruct, train
-from image.options import ImageFit, Reconstruct, at_size, described
+from image.options import ImageFit, at_size, described
+from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
 from vov import VovError, bitstream, config, media, metrics
 from vov.formats import reference
@@ -61,7 +62,7 @@ def test_one_theta_regenerates_an_album_at_every_pictures_own_size(run, album):
     pixels = 2 * 44 * 30 + 17 * 20
     assert result["bpp"] == pytest.approx(8 * result["bytes"] / pixels)
     stream = bitstream.read(run / "captions.vov")
-    assert (stream.header.width, stream.header.height, stream.header.fit) == (48, 32, "pad")
+    assert (stream.header.width, stream.header.height, stream.header.resize) == (48, 32, "pad")
     assert [i.caption for i in stream.items] == ["a gradient | with a bar", "grey", "sixteen bits"]
 
 
@@ -145,7 +146,7 @@ def test_other_bad_descriptions(tmp_path, album):
     with pytest.raises(VovError, match="no such description file"):
         described(str(tmp_path / "none.txt"))
     (tmp_path / "d.txt").write_bytes(b"a.png|caf\xe9")
-    with pytest.raises(VovError, match=r"not UTF-8 text \(byte 9\)"):
+    with pytest.raises(VovError, match=r"byte 9 \(0x.*is not UTF-8; save it as UTF-8"):
         described(str(tmp_path / "d.txt"))
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vov import VovError, media
+from vov.evaluation import anchors
 
 
 def picture(height=30, width=40, seed=0):
@@ -64,7 +65,7 @@ def test_the_rate_of_a_video_is_the_one_it_was_written_with(tmp_path, suffix):
 
 def test_frames_that_an_edit_list_cuts_away_do_not_exist(tmp_path):
     media.write_video(tmp_path / "a.mp4", np.stack([picture(32, 48, i) for i in range(12)]), 10)
-    subprocess.run([media.ffmpeg(), "-v", "error", "-ss", "0.45", "-i", str(tmp_path / "a.mp4"), "-c", "copy",
+    subprocess.run([anchors.ffmpeg(), "-v", "error", "-ss", "0.45", "-i", str(tmp_path / "a.mp4"), "-c", "copy",
                     str(tmp_path / "b.mp4")], check=True)
     source = media.FrameSource(tmp_path / "b.mp4")
     assert len(source) == len(list(source)) == 7
@@ -72,7 +73,7 @@ def test_frames_that_an_edit_list_cuts_away_do_not_exist(tmp_path):
 
 def test_a_video_cut_short_is_not_taken_for_a_shorter_clip(tmp_path):
     media.write_video(tmp_path / "a.mp4", np.stack([picture(64, 96, i) for i in range(12)]), 10)
-    subprocess.run([media.ffmpeg(), "-v", "error", "-i", str(tmp_path / "a.mp4"), "-c", "copy", "-movflags",
+    subprocess.run([anchors.ffmpeg(), "-v", "error", "-i", str(tmp_path / "a.mp4"), "-c", "copy", "-movflags",
                     "faststart", str(tmp_path / "b.mp4")], check=True)
     data = (tmp_path / "b.mp4").read_bytes()
     (tmp_path / "b.mp4").write_bytes(data[:len(data) // 2])  # the index in front still promises twelve

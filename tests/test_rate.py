@@ -9,10 +9,10 @@ import torch
 from vov import VovError
 from vov.fitting.rate import (
     RateModel,
-    dequantise,
     empirical_bits,
-    quantise,
+    from_symbols,
     quantiser_noise,
+    theta_hat,
 )
 from vov.noise import normal
 
@@ -32,21 +32,21 @@ def gaussian(n=4096, std=0.02, seed=0):
 
 def test_round_is_the_published_quantiser():
     theta = torch.tensor([0.0, 0.12, -0.12, 0.26, 99.0, -99.0])
-    assert quantise(theta, 0.1, "round").tolist() == pytest.approx([0, 0.1, -0.1, 0.3, 12.8, -12.8])
+    assert theta_hat(theta, 0.1, "round").tolist() == pytest.approx([0, 0.1, -0.1, 0.3, 12.8, -12.8])
 
 
 def test_ste_gives_the_rounded_value_bit_for_bit():
     theta = gaussian(100_000, std=1.0)
     for step in (0.003, 0.02, 0.3, 5.0):
-        assert torch.equal(quantise(theta, step, "ste"), quantise(theta, step, "round"))
+        assert torch.equal(theta_hat(theta, step, "ste"), theta_hat(theta, step, "round"))
 
 
 def test_the_decoder_gets_what_the_encoder_rounded():
     theta = gaussian(100_000)
     model = RateModel.from_theta(theta, 2.0)
-    rounded = model.quantise(theta, "round").detach()
-    assert torch.equal(dequantise(model.symbols(theta).numpy(), model.step_value), rounded)
-    assert torch.equal(model.quantise(theta, "ste"), rounded)
+    rounded = model.theta_hat(theta, "round").detach()
+    assert torch.equal(from_symbols(model.symbols(theta).numpy(), model.step_value), rounded)
+    assert torch.equal(model.theta_hat(theta, "ste"), rounded)
 
 
 def test_symbols_stay_in_range():
@@ -57,14 +57,14 @@ def test_symbols_stay_in_range():
 
 def test_ste_gradient_is_identity_inside_and_zero_outside():
     theta = torch.tensor([0.013, -0.26, 5.0, -5.0], requires_grad=True)
-    quantise(theta, 0.01, "ste").sum().backward()
+    theta_hat(theta, 0.01, "ste").sum().backward()
     assert theta.grad.tolist() == [1, 1, 0, 0]
 
 
 def test_ste_gradient_of_the_step():
     """d θ̂ / d step = round(y) - y inside the range (as LSQ, Esser et al. 2020), ±128 outside."""
     step = torch.tensor(0.01, requires_grad=True)
-    quantise(torch.tensor([0.013, 5.0]), step, "ste").sum().backward()
+    theta_hat(torch.tensor([0.013, 5.0]), step, "ste").sum().backward()
     assert float(step.grad) == pytest.approx(1 - 1.3 + 128, abs=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_noise_mode_gradients_match_finite_differences():
     weights = gaussian(64, std=1.0, seed=3).double()
 
     def loss(theta, step):  # quantise computes in float32, so differences need a coarse eps
-        return (quantise(theta, step, "noise", noise).double() * weights).sum()
+        return (theta_hat(theta, step, "noise", noise).double() * weights).sum()
 
     theta.requires_grad_()
     step.requires_grad_()
@@ -236,6 +236,6 @@ def test_bad_input_is_one_line():
     with pytest.raises(VovError, match="between"):
         RateModel.from_theta(torch.tensor([1.0, 2.0]), 9.0)
     with pytest.raises(ValueError, match="mode"):
-        quantise(torch.zeros(2), 1.0, "floor")
+        theta_hat(torch.zeros(2), 1.0, "floor")
     with pytest.raises(ValueError, match="noise"):
-        quantise(torch.zeros(2), 1.0, "noise")
+        theta_hat(torch.zeros(2), 1.0, "noise")

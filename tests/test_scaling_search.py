@@ -15,8 +15,8 @@ from video import scale as command
 from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, editing, media, metrics
 from vov.bitstream.noise_code import NoiseCode
-from vov.config import FitConfig
 from vov.fitting.fit import Fitted
+from vov.fitting.settings import FitConfig
 from vov.model import speed
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import scores
@@ -84,7 +84,7 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
     target, decoders = ball(5, 32, 32), [WanBackbone.load(str(model), "", d) for d in {"cpu", device}]
     for scheme in SCHEMES:
         output = tmp_path / f"{'_'.join(map(str, scheme.values()))}.vov"
-        command.main(command.Sample(bitstream=str(fit), original_frames_dir=str(fit.parent / "ball"), steps=6,
+        command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(fit.parent / "ball"), steps=6,
                                     output=str(output), model_id=str(model), device=device, **scheme))
         stream = bitstream.read(output)
         assert stream.header.decode_steps == 6 and stream.noise

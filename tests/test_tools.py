@@ -15,7 +15,7 @@ from PIL import Image
 from tests.clips import noisy, panning, photograph
 from vov import VovError, media, metrics
 from vov.evaluation import tools
-from vov.evaluation.anchors import TO_YUV, ffmpeg
+from vov.evaluation.anchors import ffmpeg
 from vov.evaluation.catalogue import METRICS, left_out, only
 from vov.evaluation.measure import Suite
 from vov.evaluation.perceptual import Unavailable
@@ -93,8 +93,8 @@ def test_jod_is_that_of_colorvideovdp_on_clips_and_stills():
     assert clip.values["jod"] == pytest.approx(float(own.predict(
         PAIR[1], PAIR[0], dim_order="FHWC", frames_per_second=24.0)[0]), abs=1e-5)
     still = suite.measure(Frames(PAIR[0]), Frames(PAIR[1]), 1)
-    expected = float(own.predict(PAIR[1][0], PAIR[0][0], dim_order="HWC")[0])
-    assert still.values["jod"] == pytest.approx(expected, abs=1e-5)
+    alone = float(own.predict(PAIR[1][0], PAIR[0][0], dim_order="HWC")[0])
+    assert still.values["jod"] == pytest.approx(alone, abs=1e-5)
     assert clip.values["jod"] < 9.99 and suite.measure(Frames(CLIP), Frames(CLIP), 4).values["jod"] == 10
     assert "standard_4k" in suite.conditions() and "pix/deg" in suite.conditions()
     with pytest.raises(VovError, match="JOD_DISPLAY=cinema: no display model"):
@@ -103,6 +103,8 @@ def test_jod_is_that_of_colorvideovdp_on_clips_and_stills():
 
 def y4m(path, clip):
     """A clip as BT.709 4:2:0, which is what VMAF and XPSNR are asked about."""
+    from vov.evaluation.anchors import TO_YUV
+
     height, width = clip.shape[1:3]
     subprocess.run([ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s",
                     f"{width}x{height}", "-r", "24", "-i", "-", "-vf", TO_YUV, "-pix_fmt", "yuv420p", str(path)],
@@ -114,9 +116,8 @@ def test_vmaf_and_xpsnr_are_those_of_ffmpeg_s_own_filters(tmp_path):
     reference, decoded = y4m(tmp_path / "r.y4m", PAIR[0]), y4m(tmp_path / "d.y4m", PAIR[1])
 
     def ask(first, second, graph):
-        command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second), "-lavfi", graph,
-                   "-f", "null", "-"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        return subprocess.run([ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second),
+                               "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True).stderr
 
     vmaf = float(re.search(r"VMAF score: (\S+)", ask(decoded, reference, "libvmaf=model=version=vmaf_v0.6.1"))[1])
     xpsnr = float(re.search(r"XPSNR +y: (\S+)", ask(reference, decoded, "xpsnr"))[1])

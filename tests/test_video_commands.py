@@ -114,14 +114,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(changes, message, tiny_wan, cl
     assert not (tmp_path / "out").exists()
 
 
-def test_existing_outputs_are_kept_unless_overwrite_is_set(run, tiny_wan, clip):
+def test_the_same_command_goes_on_and_another_one_replaces_nothing_unless_told(run, tiny_wan, clip):
     folder, _ = run
     before = (folder / "ball.vov").read_bytes()
+    (folder / "result.json").unlink()  # as after a kill between the file and its result
     variables = SETTINGS | {"WAN_MODEL_ID": str(tiny_wan), "FRAMES_DIR": str(clip), "OUT_DIR": str(folder)}
     done = bash("video/train/run_two_stage.sh", **variables)
-    assert done.returncode == 1 and "OVERWRITE=1" in done.stderr
-    done = bash("video/train/run_two_stage.sh", **variables, OVERWRITE="1")  # both stages are done: only decodes again
-    assert done.returncode == 0 and (folder / "ball.vov").read_bytes() == before
+    assert done.returncode == 0 and (folder / "ball.vov").read_bytes() == before, done.stderr
+    assert (folder / "result.json").is_file()
+    done = bash("video/train/run_two_stage.sh", **variables | {"CAPTION": "a blue ball"})
+    assert done.returncode == 1 and "other: the caption" in done.stderr and "OVERWRITE=1" in done.stderr
+    assert (folder / "ball.vov").read_bytes() == before
 
 
 def test_a_file_for_another_model_or_a_damaged_one_is_refused(run, tiny_wan, tmp_path):

@@ -24,6 +24,7 @@ class WanBackbone(Backbone):
     """
 
     tree = "video"
+    usual_model = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     blocks = "blocks"
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
     max_tokens = 512  # as WanPipeline calls its text encoder
@@ -31,12 +32,8 @@ class WanBackbone(Backbone):
     def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
                  quantize: str = "none"):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
-        shape = (1, vae.config.z_dim, 1, 1, 1)
-        self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
-        self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
         self.temporal, self.spatial = 2 ** sum(vae.temperal_downsample), 2 ** len(vae.temperal_downsample)
         self.unit = self.spatial * transformer.config.patch_size[1]
-        self.fingerprint()
 
     @staticmethod
     def classes() -> tuple[type, type]:
@@ -59,12 +56,6 @@ class WanBackbone(Backbone):
 
     def native_shift(self, width: int, height: int) -> float:
         return 5.0 if width * height > 832 * 480 * 1.2 else 3.0  # Wan's advice for 720p and for 480p
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
-
-    def decode_pixels(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
 
     @torch.no_grad()
     def embed_text(self, captions: Sequence[str]) -> list[Condition]:

@@ -7,15 +7,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from video.options import MODEL_ALIAS, VideoFit
+from video.options import VideoFit, WanOptions
 from vov import cli
 from vov.config import option
-
-from vov.editing import EditConfig, numbered, run_command  # isort: skip
+from vov.editing import EditConfig, numbered, run_command
 
 
 @dataclass(frozen=True)
-class Edit(EditConfig):
+class Edit(EditConfig, WanOptions):
     """Where the fits, the original and the result are."""
 
     name: str = option("HoneyBee", "names the output, and the caption file of a checkpoint that knows no caption")
@@ -23,7 +22,6 @@ class Edit(EditConfig):
                                alias=("OUTPUT",))
     original_frames_dir: str = option("", "the original clip, for PSNR, LPIPS and the contact sheet (optional)",
                                       alias=("ORIGINAL",))
-    model_id: str = option("", "folder or hub id of the model; default: as the first fit says", alias=MODEL_ALIAS)
 
 
 @dataclass(frozen=True)
@@ -53,23 +51,12 @@ def merge(settings: EditMerge) -> None:
 
 def run(sources: list[str], settings: Edit) -> None:
     """Edits with Wan."""
-    from vov import media
+    from video.backbone import WanBackbone
 
-    fit = VideoFit(name=settings.name)
-    if not settings.base_caption and (Path("video/descriptions") / f"descriptions_{settings.name}.txt").is_file() \
-            and not sources[0].endswith(".vov"):
-        settings = dataclasses.replace(settings, base_caption=fit.read_caption())
-
-    def backbone(model_id: str, precision: str):
-        from video.backbone import WanBackbone
-
-        name = settings.model_id or model_id or fit.model_id
-        return WanBackbone.load(name, settings.cache_dir, settings.device, precision, trusted=bool(settings.model_id))
-
-    def original(frames: int):
-        return media.read_clip(settings.original_frames_dir, frames) if settings.original_frames_dir else None
-
-    run_command(sources, settings, backbone, original, Path(settings.output_video or f"edits/{settings.name}.mp4"))
+    if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
+        settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
+    output = Path(settings.output_video or f"edits/{settings.name}.mp4")
+    print(run_command(sources, settings, WanBackbone, ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
 
 
 if __name__ == "__main__":

@@ -6,26 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError
-from vov.config import FitConfig, option
-from vov.files import REPO
+from vov.config import option, override
+from vov.files import REPO, read_text
+from vov.fitting.settings import FitConfig
+from vov.model.options import ModelOptions
 
-MODEL_ALIAS = ("WAN_MODEL_ID",)
+
+@dataclass(frozen=True)
+class WanOptions(ModelOptions):
+    """The model of a command that reads a file."""
+
+    model_id: str = override(ModelOptions, "model_id", "", alias=("WAN_MODEL_ID",))
 
 
 @dataclass(frozen=True)
 class VideoFit(FitConfig):
     """Fitting θ to one clip."""
 
-    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file")
-    name: str = option("HoneyBee", "name of the clip: names the outputs and the default caption file")
-    frames_dir: str = option("", "the clip: a folder of frames or a video file (required)")
-    caption: str = option("", "what the clip shows; over CAPTION_FILE")
-    caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt")
+    config: str = override(FitConfig, "config", "wan2.1-1.3b")
+    name: str = option("HoneyBee", "name of the clip: names the outputs and the default caption file", identity=False)
+    frames_dir: str = option("", "the clip: a folder of frames or a video file (required)", identity=False)
+    caption: str = option("", "what the clip shows; over CAPTION_FILE", identity=False)
+    caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
+                               identity=False)
     num_frames: int = option(81, "frames to code, 4n+1", minimum=1)
     fps: float = option(0.0, "frames per second of the decoded clip; 0: the source's (24 for a folder)", minimum=0)
-    model_id: str = option("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "hub id or folder of the model", alias=MODEL_ALIAS)
-    width: int = option(832, "pixels, a multiple of 16", minimum=1)
-    height: int = option(480, "pixels, a multiple of 16", minimum=1)
+    model_id: str = override(FitConfig, "model_id", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+                             help="hub id or folder of the model", alias=("WAN_MODEL_ID",))
+    width: int = override(FitConfig, "width", 832, help="pixels, a multiple of 16")
+    height: int = override(FitConfig, "height", 480, help="pixels, a multiple of 16")
 
     def source(self):
         """Reads the clip and its caption: a `vov.codec.Source`."""
@@ -37,15 +46,17 @@ class VideoFit(FitConfig):
         clip = read_clip(self.frames_dir, self.num_frames)
         return Source(clip.frames, self.fps or clip.fps, self.read_caption(), self.name)
 
-    def read_caption(self) -> str:
-        """CAPTION, else the contents of CAPTION_FILE."""
+    def read_caption(self, missing: str | None = None) -> str:
+        """CAPTION, else the contents of CAPTION_FILE; without either `missing`, or a VovError when that is None."""
         if self.caption:
             return " ".join(self.caption.split())
         path = Path(self.caption_file) if self.caption_file else (
             REPO / "video" / "descriptions" / f"descriptions_{self.name}.txt")
         if not path.is_file():
+            if missing is not None:
+                return missing
             raise VovError(f"{path}: no such caption file; set CAPTION or CAPTION_FILE")
-        text = " ".join(path.read_text(encoding="utf-8").split())
+        text = " ".join(read_text(path).split())
         if not text:
             raise VovError(f"{path}: the caption is empty; write what the clip shows, or set CAPTION")
         return text

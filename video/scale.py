@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from video.options import MODEL_ALIAS
+from video.options import WanOptions
 from vov import VovError, cli
 from vov.config import option
 from vov.scaling.settings import ScalingConfig
 
 
 @dataclass(frozen=True)
-class Sample(ScalingConfig):
+class Scale(ScalingConfig, WanOptions):
     """A .vov file, the original, and where the result goes; RANK and LAST_K are the file's own."""
 
     name: str = option("HoneyBee", "name of the clip: first argument of sample.sh")
@@ -21,15 +21,12 @@ class Sample(ScalingConfig):
     original_frames_dir: str = option("", "the original clip: a folder of frames or a video (required)",
                                       alias=("FRAMES_DIR",))
     output: str = option("", "the new file; default scaled/NAME.vov. Frames, a video and a .json are put beside it")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
-    model_id: str = option("", "folder of the model; default: found by the name in the header", alias=MODEL_ALIAS)
     rank: int = option(0, "the file knows it; a value that contradicts the file is an error", minimum=0)
     last_k: int = option(0, "likewise", minimum=0)
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
     overwrite: bool = option(False, "replace existing outputs")
 
 
-def main(settings: Sample) -> None:
+def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
     from vov import bitstream, codec, media, results
     from vov.scaling import command
@@ -49,16 +46,18 @@ def main(settings: Sample) -> None:
             raise VovError(f"{name.upper()}={getattr(settings, name)}, but {path} has {getattr(header, name)}; "
                            "leave it unset")
     results.check_outputs([output, output.with_suffix(""), output.with_suffix(".mp4")], settings.overwrite)
-    clip = media.read_clip(settings.original_frames_dir, header.num_frames)
+    clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
+    media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
+                            stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
 
     from video.backbone import WanBackbone
-    backbone = WanBackbone.load(settings.model_id or header.model_id, settings.cache_dir, settings.device, header.dtype,
-                                trusted=bool(settings.model_id))
+
+    backbone = settings.load(WanBackbone, header, str(path))
     result = command.scale_command(stream, backbone, [source], settings, output)
     print(results.table(result))
     print(f"encoder    {result['encoder_psnr']:.2f} dB (what it saw before writing)")
 
 
 if __name__ == "__main__":
-    cli.run(Sample, main, "[VARIABLE=value …] bash video/scaling/sample.sh NAME [STEPS] [--flag value …]")
+    cli.run(Scale, main, "[VARIABLE=value …] bash video/scaling/sample.sh NAME [STEPS] [--flag value …]")

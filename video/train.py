@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 from video.options import VideoFit
 from vov import cli
 
-log = logging.getLogger(__name__)
+USAGE = {
+    "stage1": "[VARIABLE=value …] bash video/train/stage1_train.sh [--flag value …]",
+    "stage2": "[VARIABLE=value …] bash video/train/stage2_train.sh [--flag value …]",
+    "two_stage": "[VARIABLE=value …] [STAGE1_VARIABLE=…] [STAGE2_VARIABLE=…] bash video/train/run_two_stage.sh",
+}
 
 
 def stage1(settings: VideoFit) -> None:
     """Distortion only; ends with a checkpoint."""
-    train(settings, [(settings, out_folder(settings, "stage1"))])
+    run({"stage1": settings}, out_folder(settings, "stage1"))
 
 
 def stage2(settings: VideoFit) -> None:
     """Distortion and rate; ends with the .vov file."""
-    train(settings, [(settings, out_folder(settings, "stage2"))])
+    run({"stage2": settings}, out_folder(settings, "stage2"))
 
 
 def two_stage(settings: VideoFit, first: VideoFit, second: VideoFit) -> None:
     """Stage 1 into OUT_DIR/stage1 (or STAGE1_OUT_DIR), stage 2 likewise, the .vov file into OUT_DIR."""
     folder = out_folder(settings, "two_stage")
-    folders = [Path(s.out_dir) if s.out_dir != settings.out_dir else folder / name
-               for s, name in ((first, "stage1"), (second, "stage2"))]
-    train(settings, [(first, folders[0]), (second, folders[1])], folder)
+    run({"stage1": first, "stage2": second}, folder,
+        {name: Path(stage.out_dir) if stage.out_dir != settings.out_dir else folder / name
+         for name, stage in (("stage1", first), ("stage2", second))})
 
 
-def train(settings: VideoFit, stages: list[tuple[VideoFit, Path]], folder: Path | None = None) -> None:
-    """Runs the stages one after the other; when the last has a rate term, writes, decodes and measures the file."""
+def run(stages: dict[str, VideoFit], folder: Path, folders: dict[str, Path] | None = None) -> None:
+    """Runs the stages; prints the table when the last has a rate term."""
     from video.backbone import WanBackbone
-    from vov import codec, results
-    from vov.fitting.distributed import world
+    from vov.training import Stage, train
 
-    last, folder = stages[-1][0], folder or stages[-1][1]
-    path = folder / f"{settings.name}.vov"
-    results.check_outputs([path], settings.overwrite)
-    source = settings.source()
-    start = codec.read_start(settings.init_lora_path)
-    clock = results.Clock()
-    with world() as here:
-        backbone = WanBackbone.load(settings.model_id, settings.cache_dir, settings.device,
-                                    settings.precision, offload=settings.offload)
-        encoder = codec.Encoder(backbone, [source], settings, here)
-        for stage, run_folder in stages:
-            fitted = clock.time(run_folder.name, encoder.fit, stage, run_folder, start)
-            start = {"unilora_theta_d": fitted.theta}
-        if here.first and last.lambda_rate > 0:
-            print(results.finish(encoder, path, last, fitted, clock))
-        elif here.first:
-            log.info("stage 1 is done: %s; go on with INIT_LORA_PATH=… bash video/train/stage2_train.sh",
-                     fitted.checkpoint)
+    settings = next(iter(stages.values()))
+    listed = [Stage(name, stage, (folders or {}).get(name, folder)) for name, stage in stages.items()]
+    if done := train(WanBackbone, [settings.source()], listed, folder / f"{settings.name}.vov"):
+        print(done)
 
 
 def out_folder(settings: VideoFit, name: str) -> Path:
@@ -63,14 +51,9 @@ def out_folder(settings: VideoFit, name: str) -> Path:
 
 if __name__ == "__main__":
     command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    usage = {
-        "stage1": "[VARIABLE=value …] bash video/train/stage1_train.sh [--flag value …]",
-        "stage2": "[VARIABLE=value …] bash video/train/stage2_train.sh [--flag value …]",
-        "two_stage": "[VARIABLE=value …] [STAGE1_VARIABLE=…] [STAGE2_VARIABLE=…] bash video/train/run_two_stage.sh",
-    }
-    if command not in usage:
-        raise SystemExit(f"usage: python -m video.train {{{','.join(usage)}}}")
+    if command not in USAGE:
+        raise SystemExit(f"usage: python -m video.train {{{','.join(USAGE)}}}")
     if command == "two_stage":
-        cli.run(VideoFit, two_stage, usage[command], stages=("", "stage1", "stage2"))
+        cli.run(VideoFit, two_stage, USAGE[command], stages=("", "stage1", "stage2"))
     else:
-        cli.run(VideoFit, {"stage1": stage1, "stage2": stage2}[command], usage[command], stages=(command,))
+        cli.run(VideoFit, {"stage1": stage1, "stage2": stage2}[command], USAGE[command], stages=(command,))

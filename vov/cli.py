@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from vov import VovError
+from vov import VovError, stopping
 from vov.config import environment_names, load, variables
 
 T = TypeVar("T")
@@ -24,24 +24,26 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     """Parses the command line into `cls`, runs `main` and turns problems into exit codes.
 
     `main` gets one configuration for each of `stages` ("", "stage1", "stage2").
-    Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 interrupted.
+    Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 and 143 after SIGINT and SIGTERM.
     """
+    # What a command reports as its result goes to standard output by `print`; the rest, through logging, to the side.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "transformers", "diffusers", "imageio_ffmpeg", "tensorboard"):
+    for noisy in ("httpx", "transformers", "diffusers", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:
-        given = parse(cls, sys.argv[1:], usage, stages[-1], defaults)
-        main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
+        given = parse(cls, sys.argv[1:], usage, stages, defaults)
+        with stopping.on_signals():
+            main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except stopping.Stopped as stopped:
+        print(stopped.line, file=sys.stderr)
+        sys.exit(stopped.code)
 
 
-def parse(cls: type, argv: list[str], usage: str, stage: str = "",
+def parse(cls: type, argv: list[str], usage: str, stages: Sequence[str] = ("",),
           defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """{field: text} of the flags given; `--help` prints every variable with its value and exits 0."""
     parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
@@ -50,26 +52,42 @@ def parse(cls: type, argv: list[str], usage: str, stage: str = "",
         parser.add_argument("--" + name.replace("_", "-"), "--" + name, dest=name, default=None)
     given = vars(parser.parse_args(argv))
     if given.pop("help"):
-        print(help_text(cls, given, usage, stage, defaults))
+        print(help_text(cls, given, usage, stages, defaults))
         sys.exit(0)
     return given
 
 
-def help_text(cls: type, given: Mapping[str, Any], usage: str, stage: str, defaults: Mapping[str, Any] | None) -> str:
-    """The table of variables: name, the value it would have now (environment and preset applied), meaning."""
-    now = load(cls, given, os.environ, stage, defaults)
+def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],
+              defaults: Mapping[str, Any] | None = None) -> str:
+    """The table of variables: name, the value it would have now (environment and preset applied), meaning.
+
+    Where stages differ, their values stand with commas between.
+    """
+    shown = [stage for stage in stages if stage] or [""]
+    now = [load(cls, given, os.environ, stage, defaults) for stage in shown]
     rows = []
     for name, field in variables(cls).items():
         names = environment_names(field)
-        value = getattr(now, name)
+        values = list(dict.fromkeys(str(int(value) if isinstance(value, bool) else value)
+                                    for value in (getattr(one, name) for one in now)))
         choices = field.metadata.get("choices", ())
         text = field.metadata.get("help", "")
         if choices and not all(str(choice) in text for choice in choices):
             text += f" ({' | '.join(map(str, choices))})"
         if len(names) > 1:
             text += f" [also {', '.join(names[1:])}]"
-        rows.append((names[0], str(int(value) if isinstance(value, bool) else value), text))
+        rows.append((names[0], ", ".join(values), text))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
     title = "Variables (environment, or --flags in lower case), their value now, meaning:"
-    return "\n".join([f"usage: {usage}", "", title, *lines])
+    return "\n".join([f"usage: {usage}", "", title, *lines, *_stage_notes(cls, shown)])
+
+
+def _stage_notes(cls: type, stages: Sequence[str]) -> list[str]:
+    """What a command of several stages says of variables for one stage alone."""
+    if len(stages) < 2:
+        return []
+    own = [name.upper() for name, field in variables(cls).items() if field.metadata.get("per_stage")]
+    prefixes = " and ".join(f"{stage.upper()}_" for stage in stages)
+    return ["", f"{prefixes} before a variable set it for one stage alone (STAGE1_OUT_DIR, STAGE2_LR, …); possible for",
+            f"{', '.join(own)}."]

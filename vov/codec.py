@@ -19,11 +19,12 @@ from torch import Tensor
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import NoiseCode
-from vov.config import FitConfig
+from vov.files import content_hash
 from vov.fitting.distributed import World
-from vov.fitting.fit import Fit, Fitted
-from vov.fitting.fit import Item as FitItem
-from vov.fitting.rate import RateModel, dequantise, quantise
+from vov.fitting.fit import Fit, Fitted, Target
+from vov.fitting.rate import RateModel, from_symbols, theta_hat
+from vov.fitting.settings import FitConfig
+from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, sample
 from vov.model.unilora import Adapter, Projection
@@ -58,41 +59,39 @@ class Decoder:
     noise_code: NoiseCode | None = None
 
     def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
+        if not header.shift:  # 0 stands for the model's own
+            header = dataclasses.replace(header, shift=backbone.native_shift(header.width, header.height))
         self.backbone, self.header, self.adapter, self.projection = backbone, header, adapter, projection
 
     @classmethod
-    def for_file(cls, backbone: Backbone, header: Header) -> Decoder:
+    def for_file(cls, backbone: Backbone, header: Header, source: str = "the file") -> Decoder:
         """A decoder with an adapter of its own; use it in a `with` block, which gives the model back as it was.
 
         Raises:
             VovError: the header was made for another model, or this NumPy draws other indices.
         """
         if header.tree != backbone.tree:
-            raise VovError(f"this is a file of the {header.tree} tree; decode it with that tree's reconstruct script")
-        if header.fingerprint != backbone.fingerprint():
-            raise VovError(f"the file was made with {header.model_id}, fingerprint {header.fingerprint.hex()}, but the "
-                           f"model at hand has {backbone.fingerprint().hex()}; give the very model it was made with")
+            raise VovError(f"{source}: is a file of the {header.tree} tree; decode it with that tree's reconstruct "
+                           "script")
+        if not backbone.recognises(header.fingerprint):
+            raise VovError(f"{source}: was made with {header.model_id}, fingerprint {header.fingerprint.hex()}; the "
+                           f"model at hand has {backbone.fingerprint().hex()}; give the very model it was made with, "
+                           "text encoder and tokenizer included")
         backbone.check_geometry(header.width, header.height, header.num_frames)
-        if header.lora_preset not in backbone.presets:
-            raise VovError(f"the file adapts layers {header.lora_preset!r}, unknown to this version; update it")
-        adapter = Adapter(backbone.transformer, backbone.layers(header.lora_preset, header.last_k))
-        slots = header.rank * sum(out + inn for out, inn in adapter.shapes)
-        projection = adapter.projection(header.rank, header.theta_length, header.proj_seed) if slots <= 2**31 else None
-        if projection is None or header.index_hash != projection.hash:
-            adapter.remove()
-            raise VovError("UniLoRA indices differ from those the file was made with; install the NumPy version of "
-                           "requirements.txt, or the file's header is damaged")
+        adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
         return cls(backbone, header, adapter, projection.to(backbone.device))
 
     @classmethod
-    def for_theta(cls, backbone: Backbone, theta: Tensor, settings: FitConfig, source: Source) -> Decoder:
+    def for_theta(cls, backbone: Backbone, theta: Tensor, settings: FitConfig, source: Source,
+                  index_hash: bytes | None = None) -> Decoder:
         """A decoder for a checkpoint's θ: what a header would say, the settings say."""
         if theta.numel() != settings.theta_length:
             raise VovError(f"the checkpoint holds θ of length {theta.numel()}; set THETA_D_LENGTH={theta.numel()}")
         backbone.check_geometry(settings.width, settings.height, source.frames.shape[0])
-        adapter = Adapter(backbone.transformer, backbone.layers(settings.lora_preset, settings.last_k))
-        projection = adapter.projection(settings.rank, settings.theta_length, settings.proj_seed).to(backbone.device)
-        return cls(backbone, make_header(backbone, projection, settings, [source]), adapter, projection)
+        spec = dataclasses.replace(AdapterSpec.of(settings), index_hash=index_hash)
+        adapter, projection = adapt(spec, backbone, backbone.transformer)
+        return cls(backbone, make_header(backbone, projection, settings, [source]), adapter,
+                   projection.to(backbone.device))
 
     def close(self) -> None:
         """Gives the backbone its own layers back."""
@@ -123,7 +122,8 @@ class Decoder:
 
     def velocity(self, condition: Condition) -> Velocity:
         """(x, t) → velocity under a condition, with the file's guidance."""
-        negative = self.backbone.embed([""])[0] if self.header.guidance != 1 else None
+        guided = self.header.guidance != 1
+        negative = self.backbone.embed([self.header.negative_prompt])[0] if guided else None
         return self.backbone.guided(condition, negative, self.header.guidance)
 
     def read_noise(self, section: bytes, items: int, source: str) -> None:
@@ -154,7 +154,7 @@ def make_header(backbone: Backbone, projection: Projection, settings: FitConfig,
         dtype=backbone.precision, lora_preset=settings.lora_preset, last_k=settings.last_k,
         rank=settings.rank, theta_length=settings.theta_length, proj_seed=settings.proj_seed,
         index_hash=projection.hash, step=step, width=settings.width, height=settings.height, num_frames=frames,
-        fps=fps, fit=settings.resize, sampler=settings.sampler, decode_steps=settings.decode_steps,
+        fps=fps, resize=settings.resize, sampler=settings.sampler, decode_steps=settings.decode_steps,
         shift=native_shift(backbone, settings), seed=settings.seed, guidance=settings.guidance)
 
 
@@ -180,31 +180,38 @@ class Encoder:
         for source in self.sources:
             if not source.caption.strip():
                 raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
-        self.adapter = Adapter(backbone.transformer, backbone.layers(settings.lora_preset, settings.last_k))
-        self.projection = self.adapter.projection(settings.rank, settings.theta_length, settings.proj_seed)
-        self.projection.to(backbone.device)
         self.conditions = backbone.embed([source.caption for source in self.sources])
-        self.items = [FitItem(backbone.encode(source.fitted(width, height, settings.resize)), condition, index)
-                      for index, (source, condition) in enumerate(zip(self.sources, self.conditions, strict=True))]
+        latents = [backbone.encode(source.fitted(width, height, settings.resize)) for source in self.sources]
+        self.targets = [Target(*pair, index) for index, pair in enumerate(zip(latents, self.conditions, strict=True))]
+        self.content = {"content": content_hash(*(part for source in self.sources for part in (
+                            source.frames.shape, np.ascontiguousarray(source.frames).data))),
+                        "captions": content_hash(*(source.caption for source in self.sources))}
+        self.notes = {"captions": [source.caption for source in self.sources], "fps": self.sources[0].fps,
+                      "num_frames": self.sources[0].frames.shape[0]}
+        self.adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
+        self.projection = projection.to(backbone.device)
 
     def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
             preview: bool = True) -> Fitted:
         """Runs one stage in `folder`; without `preview` nothing is decoded on the way."""
-        fit = Fit(self.backbone, self.adapter, self.projection, self.items, settings, folder, world=self.world,
+        fit = Fit(self.backbone, self.adapter, self.projection, self.targets, settings, folder, world=self.world,
                   preview=self._previewer(settings, folder) if preview else None, start=start,
-                  shift=native_shift(self.backbone, settings))
+                  shift=native_shift(self.backbone, settings), content=self.content, notes=self.notes)
         return fit.run()
 
-    def write(self, path: Path, settings: FitConfig, fitted: Fitted) -> bitstream.PartSizes:
-        """Writes θ's symbols, the captions and everything the decoder needs to `path`."""
+    def bitstream(self, settings: FitConfig, fitted: Fitted) -> Bitstream:
+        """θ's symbols, the captions and everything the decoder needs."""
         if fitted.step is None:
             raise VovError("stage 1 alone has no quantiser, so there is nothing to write; run stage 2 with LAMBDA_RATE")
         header = make_header(self.backbone, self.projection, settings, self.sources, fitted.step)
-        theta_hat = quantise(fitted.theta, fitted.step, "round")
-        symbols = torch.round(theta_hat / fitted.step).to(torch.int32).cpu().numpy()
+        symbols = torch.round(theta_hat(fitted.theta, fitted.step, "round") / fitted.step).to(torch.int32).cpu().numpy()
         items = tuple(Item(caption=s.caption, original_width=s.frames.shape[2], original_height=s.frames.shape[1],
                            name=s.name if len(self.sources) > 1 else "") for s in self.sources)
-        return bitstream.write(path, Bitstream(header, items, symbols))
+        return Bitstream(header, items, symbols)
+
+    def write(self, path: Path, settings: FitConfig, fitted: Fitted) -> bitstream.PartSizes:
+        """Writes the file; returns the bytes of its parts."""
+        return bitstream.write(path, self.bitstream(settings, fitted))
 
     def close(self) -> None:
         """Gives the backbone its own layers back."""
@@ -226,13 +233,23 @@ class Encoder:
         return preview
 
 
-def read_start(path: str) -> dict[str, Tensor] | None:
-    """The tensors of INIT_LORA_PATH (our checkpoint or the reference's) that a fit starts from."""
+def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: Projection) -> dict[str, Tensor] | None:
+    """The tensors of INIT_LORA_PATH (our checkpoint or the reference's) that a fit starts from.
+
+    Raises VovError when the checkpoint says that its θ was spread over other layers, or fitted on another model.
+    """
     if not path:
         return None
-    from vov.formats.reference import load_reference
+    from vov.formats.reference import load_reference, refuse_stranger, told_hash
 
     found = load_reference(path)
+    refuse_stranger(found.metadata, backbone, path)
+    if told_hash(found.metadata, path) not in (None, projection.hash):
+        names = ("rank", "last_k", "lora_preset", "proj_seed")
+        told = ", ".join(f"{name.upper()}={found.metadata[name]}" for name in names
+                         if found.metadata.get(name) not in (None, getattr(settings, name)))
+        raise VovError(f"INIT_LORA_PATH={path}: was fitted with other layers or indices ({told or 'another length'}); "
+                       "set these as they were")
     return {"unilora_theta_d": found.theta, **found.estimator_state}
 
 
@@ -240,16 +257,16 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
     stream = bitstream.read(path)
     header = stream.header
-    with Decoder.for_file(backbone, header) as decoder:
+    with Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
-        theta = dequantise(stream.symbols, header.step)
+        theta = from_symbols(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         clips = []
         for index, (item, condition) in enumerate(zip(stream.items, conditions, strict=True)):
             frames = decoder.frames(theta, condition, index)
             clips.append(media.Clip(media.restore_geometry(
-                frames, item.original_width, item.original_height, header.fit), header.fps))
+                frames, item.original_width, item.original_height, header.resize), header.fps))
     return clips
 
 

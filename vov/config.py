@@ -17,99 +17,31 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from vov import VovError
-from vov.files import REPO, content_hash, write_bytes
+from vov.files import REPO, write_bytes
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
 
 
 def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
-           minimum: float | None = None) -> Any:
-    """A dataclass field that explains itself; `alias` lists further environment variables that set it."""
-    metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum}
+           minimum: float | None = None, identity: bool = True, per_stage: bool = False) -> Any:
+    """A dataclass field that explains itself.
+
+    Args:
+        alias: further environment variables that set it.
+        identity: whether it shapes the result; a run is resumed only by one whose identity is the same. Folders, speed
+            and reporting do not, nor do paths whose content is looked at instead.
+        per_stage: whether stage 1 and stage 2 may differ in it.
+    """
+    metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum, "identity": identity,
+                "per_stage": per_stage}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """Everything that shapes a fit and the file that it ends in; both trees extend it."""
-
-    config: str = option("", "preset in configs/ or a YAML file", alias=("CONFIG",))
-    out_dir: str = option("", "folder of this run")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are (Hugging Face cache or folders)")
-    model_id: str = option("", "hub id or local folder of the foundation model")
-    dtype: str = option("auto", "arithmetic of the frozen model; auto: bfloat16 on GPU, float32 on CPU",
-                        choices=("auto", "float32", "bfloat16", "float16"))
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
-    quantize: str = option("none", "storage of the frozen weights: none; fp8 (half the memory); nf4 (a quarter, needs "
-                           "bitsandbytes)", choices=("none", "fp8", "nf4"))
-    offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
-                          "memory)", choices=("none", "blocks"))
-
-    width: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
-    height: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
-    resize: str = option("crop", "how the source is brought to WIDTH×HEIGHT: crop (cover and cut the centre), "
-                         "stretch (undone on decode), pad (undone on decode)", choices=("crop", "stretch", "pad"))
-
-    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1)
-    theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
-    last_k: int = option(30, "adapt the last K transformer blocks", minimum=1)
-    lora_preset: str = option("qkvo", "which linears of a block are adapted", choices=("qkvo", "qkv", "qkvo_mlp"))
-    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
-    theta_init: float = option(0.02, "θ starts uniform in ± this", minimum=0)
-
-    train_steps: int = option(2000, "optimiser steps", minimum=1)
-    batch_size: int = option(1, "samples of one forward pass", minimum=1)
-    accum_step: int = option(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1)
-    lr: float = option(0.002, "peak learning rate of θ", minimum=0)
-    lr_schedule: str = option("cosine", "after the warm-up", choices=("cosine", "constant"))
-    lr_warmup: int = option(20, "steps of linear learning-rate warm-up", minimum=0)
-    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay", minimum=0)
-    grad_clip: float = option(2.0, "a gradient longer than this times the running mean length is shortened to it; 0: "
-                              "never", minimum=0)
-    noise: str = option("anchored", "ε of the fit: random (fresh), anchored (the decoder's own), mix (half and half)",
-                        choices=("random", "anchored", "mix"))
-    timesteps: str = option("grid", "t of the fit: uniform, shifted (by SHIFT), grid (the decoder's σ values)",
-                            choices=("uniform", "shifted", "grid"))
-    loss: str = option("pixel", "latent: plain MSE; pixel: latent errors weighted as the VAE decoder weighs them",
-                       choices=("latent", "pixel"))
-    seed: int = option(42, "seed of the fit and of the decoder's noise", minimum=0)
-
-    decode_steps: int = option(1, "sampler steps of the decoder", alias=("TEST_STEPS",), minimum=1)
-    sampler: str = option("euler", "ODE solver of the decoder", choices=("euler", "unipc"))
-    shift: float = option(3.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own", minimum=0)
-    guidance: float = option(1.0, "classifier-free guidance; 1: off", alias=("TEST_CFG", "CFG"), minimum=1)
-
-    lambda_rate: float = option(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
-    lambda_rate_warmup: int = option(500, "steps over which λ ramps up", minimum=0)
-    quantizer: str = option("ste", "how the fit sees rounding: ste (straight-through), noise (additive uniform)",
-                            choices=("ste", "noise"))
-    init_bits: float = option(3.0, "bits per θ entry that the first quantiser step aims at", minimum=0.1)
-    init_lora_path: str = option("", "start from this checkpoint (ours or the reference's)")
-
-    save_every: int = option(100, "steps between checkpoints", minimum=1)
-    preview_every: int = option(500, "steps between decoded previews; 0: only at the end", minimum=0)
-    resume: str = option("auto", "auto: go on from OUT_DIR's checkpoint; never", choices=("auto", "never"))
-    overwrite: bool = option(False, "replace existing outputs")
-    checkpointing: str = option("auto", "recompute activations: none, selective (keep attention outputs), full, auto",
-                                choices=("auto", "none", "selective", "full"))
-    compile: str = option("auto", "auto: on GPU, compile blocks of large models, CUDA graph of small ones; never",
-                          choices=("auto", "blocks", "graph", "never"))
-
-    @property
-    def precision(self) -> str:
-        """DTYPE and QUANTIZE as `Backbone.load` and headers write them: "auto", "bfloat16-fp8", …"""
-        return self.dtype if self.quantize == "none" else f"{self.dtype}-{self.quantize}"
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that shape the result: all but folders, reporting and speed."""
-        skip = {"out_dir", "config", "cache_dir", "overwrite", "resume", "save_every", "preview_every", "compile",
-                "checkpointing", "offload"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
-
-    def hash(self) -> str:
-        """12 hexadecimal digits that name `identity`."""
-        return content_hash(*sorted(self.identity().items()))[:12]
+def override(parent: type, name: str, default: Any, **changed: Any) -> Any:
+    """The field `name` of `parent` with another default; `changed` replaces parts of its metadata (help, alias, …)."""
+    metadata = dict(parent.__dataclass_fields__[name].metadata) | changed
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def variables(cls: type) -> dict[str, dataclasses.Field]:

@@ -8,10 +8,12 @@ has a quantiser. Fits may differ in rank, length and adapted layers; they must b
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +22,21 @@ from torch import Tensor
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Header
 from vov.bitstream.noise_code import NoiseCode
-from vov.config import FitConfig, number_list, option
-from vov.fitting.rate import dequantise
-from vov.formats import reference
+from vov.config import number_list, option
+from vov.fitting.rate import from_symbols
+from vov.fitting.settings import FitConfig
+from vov.formats.reference import load_reference, refuse_stranger, told_hash
+from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, sample, sigma_grid
+from vov.model.options import ModelOptions
 from vov.model.unilora import Adapter
+from vov.results import check_outputs
 from vov.scaling.replay import Replay, levels
 
 
 @dataclass(frozen=True)
-class EditConfig:
+class EditConfig(ModelOptions):
     """What all editing commands share. The variables up to LORA_PRESET are for checkpoints that do not say."""
 
     caption: str = option("", "what the edited result shows (required)")
@@ -42,8 +48,7 @@ class EditConfig:
     guidance: float = option(0.0, "classifier-free guidance; 0: the fit's own", alias=("CFG",), minimum=0)
     replay_noise: bool = option(False, "inject the coded noise of a scaled .vov file: keeps more of the original")
     base_caption: str = option("", "caption of the reconstruction beside the edit; default: the first fit's own")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
+    item: str = option("", "which picture of an album: its number, from 1, or its name (required for an album)")
     overwrite: bool = option(False, "replace existing outputs")
     rank: int = option(1, "LoRA rank", minimum=1)
     last_k: int = option(30, "the last K blocks are adapted", minimum=1)
@@ -63,6 +68,9 @@ class Adaptation:
 
     settings: geometry, sampler and the rest as a `Header` or a checkpoint says them (see `load`).
     header, noise: of a .vov file, else None. caption: "" when the fit does not know it.
+    index, items: the number of the picture that is edited, and how many the file holds.
+    metadata: of one of our checkpoints, else empty.
+    original_size: (width, height) of what a .vov file was made from; of a checkpoint None.
     """
 
     source: str
@@ -70,12 +78,30 @@ class Adaptation:
     settings: FitConfig
     num_frames: int
     fps: float
-    model_id: str
-    precision: str
     caption: str = ""
     header: Header | None = None
     noise: bytes | None = None
-    sigmas: tuple[float, ...] = ()
+    index: int = 0
+    items: int = 1
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    original_size: tuple[int, int] | None = None
+
+    @property
+    def index_hash(self) -> bytes | None:
+        """Of the UniLoRA indices that θ was fitted with, where that is known."""
+        return self.header.index_hash if self.header else told_hash(self.metadata, self.source)
+
+    def original(self, field: str, path: str) -> media.Clip | None:
+        """The original in `field`, as it was read for the fit; None when none is given.
+
+        Raises VovError when it is not of the size that the fit was made from.
+        """
+        if not path:
+            return None
+        clip = media.read_clip(path, self.num_frames, fps=self.header.fps if self.header else 0.0)
+        if self.original_size:
+            media.refuse_other_size(path, clip.frames, *self.original_size, field)
+        return clip
 
 
 def load(path: str | Path, settings: EditConfig) -> Adaptation:
@@ -85,22 +111,41 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
     if Path(path).suffix == ".vov":
         stream = bitstream.read(path)
         header = stream.header
-        fit = FitConfig(width=header.width, height=header.height, resize=header.fit, rank=header.rank,
+        fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
                         theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,
                         proj_seed=header.proj_seed, decode_steps=header.decode_steps, sampler=header.sampler,
                         shift=header.shift, guidance=header.guidance, seed=header.seed)
-        return Adaptation(str(path), dequantise(stream.symbols, header.step), fit, header.num_frames, header.fps,
-                          header.model_id, header.dtype, stream.items[0].caption, header, stream.noise, header.sigmas)
-    found = reference.load_reference(path)
+        index = item_number(settings.item, [item.name for item in stream.items], str(path))
+        item = stream.items[index]
+        return Adaptation(str(path), from_symbols(stream.symbols, header.step), fit, header.num_frames, header.fps,
+                          item.caption, header, stream.noise, index, len(stream.items),
+                          original_size=(item.original_width, item.original_height))
+    found = load_reference(path)
     known = found.metadata.get("config", {})
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
     names = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "shift", *own)
     fit = FitConfig(**{name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names})
     if found.theta.numel() != fit.theta_length:
         raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set V_LENGTH={found.theta.numel()}")
-    return Adaptation(str(path), found.theta_hat, fit, known.get("num_frames", settings.num_frames),
-                      known.get("fps") or settings.fps, known.get("model_id", ""), known.get("dtype", "auto"),
-                      known.get("caption", ""))
+    captions = found.metadata.get("captions") or [known.get("caption", "")]
+    index = item_number(settings.item, captions, str(path))
+    facts = known | found.metadata
+    return Adaptation(str(path), found.theta_hat, fit, facts.get("num_frames", settings.num_frames),
+                      facts.get("fps") or settings.fps, captions[index], index=index, items=len(captions),
+                      metadata=found.metadata)
+
+
+def item_number(wanted: str, names: Sequence[str], source: str) -> int:
+    """Position of ITEM, a number from 1 or a name, among the items of a file; VovError when it must be given."""
+    if len(names) == 1 and not wanted:
+        return 0
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    if wanted in names:
+        return names.index(wanted)
+    few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    raise VovError(f"{source}: holds {len(names)} pictures; set ITEM to a number from 1 to {len(names)}, or to a name "
+                   f"({few})")
 
 
 def numbered(*given: str) -> list[str]:
@@ -120,35 +165,30 @@ class Merged:
 
     def __init__(self, backbone: Backbone, adaptations: Sequence[Adaptation]):
         for each in adaptations:
-            if each.header is not None and each.header.fingerprint != backbone.fingerprint():
+            if each.header is not None and not backbone.recognises(each.header.fingerprint):
                 raise VovError(f"{each.source}: was made with another model ({each.header.model_id}); merge and edit "
                                "only fits of the model at hand")
-        layers = [backbone.layers(each.settings.lora_preset, each.settings.last_k) for each in adaptations]
+            refuse_stranger(each.metadata, backbone, each.source)
+        specs = [dataclasses.replace(AdapterSpec.of(each.settings, each.source), index_hash=each.index_hash)
+                 for each in adaptations]
+        layers = [adapted_layers(spec, backbone, backbone.transformer) for spec in specs]
         self.adapter = Adapter(backbone.transformer, {name for names in layers for name in names})
-        self.factors = []
         try:
-            for each, names in zip(adaptations, layers, strict=True):
-                self.factors.append(self._factors(backbone, each, set(names)))
+            self.factors = [self._factors(backbone, each.theta, *pair) for each, *pair in
+                            zip(adaptations, specs, map(set, layers), strict=True)]
         except BaseException:
             self.adapter.remove()
             raise
 
-    def _factors(self, backbone: Backbone, each: Adaptation, own: set[str]) -> list[tuple[Tensor, Tensor]]:
+    def _factors(self, backbone: Backbone, theta: Tensor, spec: AdapterSpec,
+                 own: set[str]) -> list[tuple[Tensor, Tensor]]:
         """(A, B) for every layer of the union; of rank 0 where this θ has none."""
-        from vov.model.unilora import Projection
-
-        pairs = zip(self.adapter.names, self.adapter.shapes, strict=True)
-        fit = each.settings
-        projection = Projection([shape for name, shape in pairs if name in own], fit.rank, fit.theta_length,
-                                fit.proj_seed)
-        if each.header is not None and each.header.index_hash != projection.hash:
-            raise VovError(f"{each.source}: UniLoRA indices differ from those it was made with; install the NumPy "
-                           "version of requirements.txt")
-        projection.to(backbone.device)
-        flat = projection.expand(each.theta.to(backbone.device).float()).to(backbone.dtype)
+        layers = list(zip(self.adapter.names, self.adapter.shapes, strict=True))
+        projection = project(spec, [shape for name, shape in layers if name in own]).to(backbone.device)
+        flat = projection.expand(theta.to(backbone.device).float()).to(backbone.dtype)
         mine = iter(projection.factors(flat))
         return [next(mine) if name in own else (flat.new_zeros(0, inn), flat.new_zeros(out, 0))
-                for name, (out, inn) in zip(self.adapter.names, self.adapter.shapes, strict=True)]
+                for name, (out, inn) in layers]
 
     def bind(self, weights: Sequence[float]) -> None:
         """ΔW = Σ wᵢ Bᵢ Aᵢ; where no weight is left, the frozen model."""
@@ -197,23 +237,27 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     caption = settings.base_caption or first.caption
     conditions = backbone.embed([settings.caption, caption or settings.caption])
     own = settings.steps in (0, fit.decode_steps)
-    sigmas = (list(first.sigmas) if own else []) or sigma_grid(
+    given = list(first.header.sigmas) if own and first.header else []
+    sigmas = given or sigma_grid(
         settings.steps or fit.decode_steps, fit.shift or backbone.native_shift(fit.width, fit.height))
     seed = fit.seed if settings.seed < 0 else settings.seed
     shape = backbone.latent_shape(fit.width, fit.height, first.num_frames)
     guidance = settings.guidance or fit.guidance
-    negative = backbone.embed([""])[0] if guidance != 1 else None
+    unwanted = first.header.negative_prompt if first.header else ""
+    negative = backbone.embed([unwanted])[0] if guidance != 1 else None
     code = None
     if settings.replay_noise:
         if first.noise is None or not own or seed != fit.seed:
             raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
-        code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), 1, f"{first.source}: noise")
+        code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), first.items,
+                                    f"{first.source}: noise")
         sigmas = levels(first.header, code.start, code.end)
 
     def run(condition: Condition, chosen: tuple) -> np.ndarray:
         velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)
-        replay = code and Replay(code, sigmas, seed, 0, merged.adapter.unbind)
-        latents = sample(velocity, decoder_noise(seed, shape, device=backbone.device), sigmas, fit.sampler, replay)
+        replay = code and Replay(code, sigmas, seed, first.index, merged.adapter.unbind)
+        start = decoder_noise(seed, shape, first.index, backbone.device)
+        latents = sample(velocity, start, sigmas, fit.sampler, replay)
         return backbone.decode(latents)
 
     with Merged(backbone, adaptations) as merged:
@@ -240,32 +284,30 @@ def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
     return values
 
 
-def run_command(sources: Sequence[str], settings: EditConfig, load_backbone: Callable[[str, str], Backbone],
-                read_original: Callable[[int], media.Clip | None], output: Path) -> None:
+def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbone], original: tuple[str, str],
+                output: Path) -> str:
     """What the commands of both trees do: edit, write `output` (a video or a picture) and OUTPUT_sheet.png.
 
-    load_backbone: (model id, precision) → model. read_original: frames → the original, or None.
+    kind: the tree's backbone. original: the name of its variable and its path, "" for none. Returns what to print.
     """
-    from vov.results import check_outputs
-
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")
     beside = output.with_name(f"{output.stem}_sheet.png")
     check_outputs([output, beside], settings.overwrite)
     adaptations = [load(source, settings) for source in sources]
     first = adaptations[0]
-    clip = read_original(first.num_frames)
-    backbone = load_backbone(first.model_id, first.precision)
+    clip = first.original(*original)
+    backbone = settings.load(kind, first.header or first.metadata, first.source)
     reconstruction, edited = edit(backbone, adaptations, settings)
     if len(edited) > 1:
         media.write_video(output, edited, first.fps)
     else:
         media.write_image(output, edited[0])
-    target = None
+    target, said = None, []
     if clip is not None:
         target = media.fit_geometry(clip.frames, first.settings.width, first.settings.height, first.settings.resize)
         for name, frames in (("reconstruction", reconstruction), ("edit", edited)):
-            print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in measures(target, frames).items()))
-    print(f"edit against reconstruction: PSNR {metrics.psnr(reconstruction, edited):.2f} dB")
+            said.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in measures(target, frames).items()))
+    said.append(f"edit against reconstruction: PSNR {metrics.psnr(reconstruction, edited):.2f} dB")
     media.write_image(beside, sheet(target, reconstruction, edited))
-    print(f"{output} and {beside}")
+    return "\n".join([*said, f"{output} and {beside}"])

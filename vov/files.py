@@ -1,45 +1,78 @@
-"""Files that appear whole or not at all, and hashes of what is in them."""
+"""Files that appear whole or not at all, outputs that are refused before any work, and hashes of content."""
 
 from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vov import VovError
 
 REPO = Path(__file__).resolve().parent.parent
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "UTF-8"), (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))  # UTF-16's begins UTF-32's
+PART = re.compile(r"\.vov-([0-9a-f]{4})-(\d+)-[0-9a-f]{8}\.part(\.\w+)?")
+
+
+def _host() -> str:
+    """4 hexadecimal digits of this machine's name: process numbers say nothing on another one."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def temporary_name(path: Path) -> Path:
+    """The sibling that `atomic` writes to: names machine and process, and is short whatever the name of `path`."""
+    digest = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return path.with_name(f".vov-{_host()}-{os.getpid()}-{digest}.part{path.suffix[:8]}")
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, variable: str = "OUT_DIR") -> Iterator[Path]:
     """Yields a temporary sibling of `path` to write to; on success it is fsynced and renamed to `path`.
 
     On any error (a full disk among them) the temporary file is removed and `path` is as it was.
+    variable: the setting that a user would change to write elsewhere.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise VovError(f"{path}: the disk is full; free some space and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise VovError(f"{path}: cannot be written ({error.strerror}); choose another OUT_DIR") from error
+    except Exception as error:
+        if problem := write_problem(error, path, variable):
+            raise problem from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder has gone or is no folder; the error that matters is under way
+            temporary.unlink(missing_ok=True)
+
+
+def write_problem(error: Exception, path: Path, variable: str) -> VovError | None:
+    """What a user should read when writing `path` failed; None for errors that are not about the disk.
+
+    safetensors reports the operating system's error as text alone, hence the search for its number.
+    """
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if number in FULL:
+        return VovError(f"{path}: the disk is full; free some space and run the same command again")
+    if number in FORBIDDEN:
+        return VovError(f"{path}: cannot be written ({os.strerror(number)}); choose another {variable}")
+    if number == errno.ENOENT:
+        return VovError(f"{path}: cannot be written (its folder has vanished); run the same command again")
+    return None
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -76,6 +109,71 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise VovError(f"{path} exists; set OVERWRITE=1 to replace it or choose another output")
+
+
+def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") -> None:
+    """Raises VovError when one of `paths` could not be created: a name too long, a file where a folder must be."""
+    for path in map(Path, paths):
+        if any(len(os.fsencode(part)) > 255 for part in path.parts):
+            raise VovError(f"{str(path)[:80]}…: a name in it is longer than the 255 bytes that file systems hold; "
+                           "set a shorter NAME")
+        folder = next(parent for parent in (path.absolute().parents) if parent.exists())
+        if not folder.is_dir():
+            raise VovError(f"{folder}: is a file, but a folder is needed there; choose another {variable}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise VovError(f"{folder}: cannot be written; choose another {variable}")
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Holds `folder` for one run; a second run gets a VovError. The lock dies with its process, however that ends.
+
+    Temporary files that dead processes of this machine left in the folder are removed; a folder that stays empty too.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock(folder)
+    except OSError as error:
+        raise write_problem(error, folder, "OUT_DIR") or error from error
+    with handle:
+        try:
+            remove_parts(folder)
+            yield
+        finally:
+            with suppress(OSError):  # the folder may have vanished, or hold results
+                (folder / ".lock").unlink()
+                folder.rmdir()
+
+
+def _lock(folder: Path):
+    """The open, locked file .lock of a folder."""
+    path = folder / ".lock"
+    while True:
+        handle = path.open("a+")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                break
+            handle.close()  # the last holder removed it between our two calls
+        except BlockingIOError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise VovError(f"{folder}: another run is using it (process {holder}); wait for it, or choose another "
+                           "OUT_DIR") from error
+    handle.truncate(0)
+    handle.write(f"{os.getpid()}\n")
+    handle.flush()
+    return handle
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes temporary files of `atomic` below `folder` whose process, on this machine, is no longer there."""
+    for path in folder.rglob(".vov-*.part*"):
+        found = PART.fullmatch(path.name)
+        if found and found[1] == _host() and not Path(f"/proc/{found[2]}").exists():
+            path.unlink(missing_ok=True)
 
 
 def content_hash(*parts: object) -> str:

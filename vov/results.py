@@ -10,9 +10,9 @@ import numpy as np
 
 from vov import bitstream, media, metrics
 from vov.codec import Encoder, Source, decode_file
-from vov.config import FitConfig
-from vov.files import refuse_existing, write_json
+from vov.files import refuse_existing, refuse_unwritable, write_json
 from vov.fitting.fit import Fitted
+from vov.fitting.settings import FitConfig
 
 
 def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], settings: FitConfig,
@@ -34,7 +34,7 @@ def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], s
         "file": path.name, "bytes": total, "bpp": 8 * total / pixels,
         "psnr": float(np.mean([row["psnr"] for row in rows])),
         "ms_ssim": float(np.mean(known)) if known else None,
-        "bytes_by_part": bitstream.parts(path).__dict__, "seconds": seconds, "config_hash": settings.hash(),
+        "bytes_by_part": bitstream.parts(path).__dict__, "seconds": seconds,
         "frames": [len(clip.frames) for clip in clips],
         "size": "×".join(map(str, clips[0].size)),
     }
@@ -49,8 +49,12 @@ def finish(encoder: Encoder, path: Path, settings: FitConfig, fitted: Fitted, cl
     """Writes the file of a fit to `path`, decodes it, and measures what came out.
 
     Beside the file: the decoded frames and result.json. Closes the encoder. Returns the result as lines to print.
+    A file that is already there is kept when it is the same to the byte (a run that was stopped after writing it).
     """
-    encoder.write(path, settings, fitted)
+    stream = encoder.bitstream(settings, fitted)
+    if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
+        refuse_existing(path, settings.overwrite)
+        bitstream.write(path, stream)
     encoder.close()
     clips = clock.time("decode", decode_file, path, encoder.backbone)
     save_items(path.parent, path.stem, [source.name for source in encoder.sources], clips)
@@ -59,8 +63,9 @@ def finish(encoder: Encoder, path: Path, settings: FitConfig, fitted: Fitted, cl
     return table(result)
 
 
-def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """Refuses to start when an output is already there, before any time is spent."""
+def check_outputs(paths: Sequence[Path], overwrite: bool, variable: str = "OUT_DIR") -> None:
+    """Refuses to start when an output is already there or could not be written, before any time is spent."""
+    refuse_unwritable(paths, variable)
     for path in paths:
         refuse_existing(path, overwrite)
 

@@ -65,11 +65,11 @@ def main(settings: Bench) -> None:
                        timesteps="uniform", decode_steps=1)
         encoder = Encoder(backbone, [clip], fit)
         with tempfile.TemporaryDirectory() as folder:
-            job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items, fit, Path(folder))
+            job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, fit, Path(folder))
             step = iter(range(10**6))
-            measure(f"{mode}: first step (compilation)", lambda job=job, step=step: job._advance(next(step)), 1)
+            measure(f"{mode}: first step (compilation)", lambda job=job, step=step: job.advance(next(step)), 1)
             measure(f"{mode}: stage-2 step, batch {settings.batch_size}",
-                    lambda job=job, step=step: job._advance(next(step)))
+                    lambda job=job, step=step: job.advance(next(step)))
         decoder = Decoder(backbone, make_header(backbone, encoder.projection, fit, [clip]), encoder.adapter,
                           encoder.projection)
         inputs = job.theta.detach(), encoder.conditions[0]

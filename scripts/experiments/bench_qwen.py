@@ -109,11 +109,11 @@ def measure_mode(mode: str, settings: Bench, say) -> None:
     encoder = Encoder(backbone, [picture], fit)
     for batch in map(int, settings.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            job = Fit(backbone, encoder.adapter, encoder.projection, encoder.items,
+            job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets,
                       dataclasses.replace(fit, batch_size=batch), Path(folder))
             steps = iter(range(10**6))
-            measure(f"first training step, batch {batch}", lambda job=job, s=steps: job._advance(next(s)), 1)
-            measure(f"training step, batch {batch}", lambda job=job, s=steps: job._advance(next(s)))
+            measure(f"first training step, batch {batch}", lambda job=job, s=steps: job.advance(next(s)), 1)
+            measure(f"training step, batch {batch}", lambda job=job, s=steps: job.advance(next(s)))
     for steps in map(int, settings.steps.split(",")):
         header = make_header(backbone, encoder.projection, dataclasses.replace(fit, decode_steps=steps), [picture])
         decoder = Decoder(backbone, header, encoder.adapter, encoder.projection)

@@ -70,7 +70,7 @@ class Bench:
         clip = (media.Clip(media.read_image(found[0])[None], 0.0) if header.tree == "image"
                 else media.read_clip(found[0], header.num_frames))
         self.source = codec.Source(clip.frames, clip.fps, self.stream.items[0].caption)
-        self.target = self.source.reference(header.width, header.height, header.fit)
+        self.target = self.source.reference(header.width, header.height, header.resize)
         # whatever device made the rows: another one may check them
         self.made_from = content_hash(fit.stem, fit.parent.name, fit.read_bytes(), self.source.frames.tobytes())
 
@@ -81,7 +81,7 @@ class Bench:
             yield from kept.find(found) or kept.add(found, [self.row(text, settings)])
         if sizes:
             found = key(self.backbone, [self.source], "explicit", self.header.width, self.header.height,
-                        self.header.fit, sizes)
+                        self.header.resize, sizes)
             yield from kept.find(found) or kept.add(found, self.explicit(sizes))
 
     def row(self, text: str, settings: ScalingConfig | None) -> dict:
@@ -90,7 +90,7 @@ class Bench:
         if settings:
             scaled, seen = search.scale(self.stream, self.backbone, [self.source], settings)
             item = self.stream.items[0]
-            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.fit)
+            seen = media.restore_geometry(seen[0], item.original_width, item.original_height, self.header.resize)
             more = {"encoder_psnr": quality(self.target, seen)["psnr"]}
         file = self.folder / f"{self.fit.stem}_{self.fit.parent.name}_{text.replace(':', '_')}.vov"
         bitstream.write(file, scaled)
@@ -101,7 +101,7 @@ class Bench:
     def explicit(self, sizes: Sequence[int]) -> list[dict]:
         """Rows of the explicit code of the same model's latents."""
         clip = media.Clip(media.fit_geometry(self.source.frames, self.header.width, self.header.height,
-                                             self.header.fit), self.source.fps or 1.0)
+                                             self.header.resize), self.source.fps or 1.0)
         files = explicit.encode(clip, self.backbone, sizes, self.folder / self.fit.stem)
         return [{"clip": self.fit.stem, "fit": "explicit", "scheme": f"point {number}",
                  "file": f"{self.fit.stem}/{file.name}", "bytes": file.stat().st_size, "noise": 0,

@@ -13,7 +13,7 @@ import torch
 from video.options import VideoFit
 from vov import VovError, config
 from vov.codec import Encoder, Source, decode_file
-from vov.config import FitConfig
+from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone
 from vov.results import report
 

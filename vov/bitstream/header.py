@@ -55,7 +55,7 @@ class Header:
     height: int = _field("integer", 1, 16384, "pixels, as the model generates them")
     num_frames: int = _field("integer", 1, 65536, "frames; 1 for images")
     fps: float = _field("float", 0, 1000, "frames per second; 0 for images")
-    fit: str = _field("choice", choices=("crop", "stretch", "pad"), help="how the source was brought to this size")
+    resize: str = _field("choice", choices=("crop", "stretch", "pad"), help="how the source was brought to this size")
     sampler: str = _field("choice", choices=("euler", "unipc"), help="ODE solver")
     decode_steps: int = _field("integer", 1, 10000, "solver steps")
     shift: float = _field("float", 0, 1000, "sigma shift; 0: the model's own")

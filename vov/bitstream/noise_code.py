@@ -103,14 +103,7 @@ class NoiseCode:
         cells = values["steps"] * blocks
         if cells > MAX_CELLS:
             raise reader.error("block", f"{values['block']} makes {cells} cells, more than {MAX_CELLS}")
-        plan = np.zeros(cells, np.int32)
-        done = 0
-        for _ in range(reader.varint("number of runs", cells, 1)):
-            length = reader.varint("run", cells - done - 1 if cells > done else -1) + 1
-            plan[done : done + length] = reader.varint("atoms", MAX_ATOMS)
-            done += length
-        if done != cells:
-            raise reader.error("plan", f"has {done} of {cells} cells")
+        plan = _read_plan(reader, cells)
         total = int(plan.sum(dtype=np.int64)) * items
         if total > MAX_SYMBOLS:
             raise reader.error("plan", f"asks for {total} symbols, more than {MAX_SYMBOLS}")
@@ -121,17 +114,21 @@ class NoiseCode:
             raise VovError(f"{source}: {error}") from error
         if total and not 0 <= int(symbols.min()) <= int(symbols.max()) < code.alphabet:
             raise reader.error("indices", f"go beyond {code.alphabet} candidates")
-        if code.kind == SHIFTS and 1 << code.bits > (code.block or size):
-            raise reader.error("bits", f"{code.bits}: the latent has only {size} shifts")
-        if (code.start or code.end) and (header.sigmas or sampled <= bool(code.start) + bool(code.end)):
+        code._refuse_misfit(header, size, items, sampled, reader)
+        return code
+
+    def _refuse_misfit(self, header: Header, size: int, items: int, sampled: int, reader: Reader) -> None:
+        """Raises VovError when this code does not fit a file of `sampled` sampler steps and `size` values an item."""
+        if self.kind == SHIFTS and 1 << self.bits > (self.block or size):
+            raise reader.error("bits", f"{self.bits}: the latent has only {size} shifts")
+        if (self.start or self.end) and (header.sigmas or sampled <= bool(self.start) + bool(self.end)):
             raise reader.error("start", "and end need a step between them and no explicit levels")
-        if code.start and code.end >= code.start:
-            raise reader.error("end", f"is {code.end}, not below start, {code.start}")
+        if self.start and self.end >= self.start:
+            raise reader.error("end", f"is {self.end}, not below start, {self.start}")
         if header.sampler != "euler":
             raise reader.error("noise", f"cannot be used with the {header.sampler} sampler")
         if items * sampled > 1 << 22:
             raise reader.error("items", f"{items} of {sampled} steps need more streams than there are")
-        return code
 
 
 def _invalid(name: str, problem: str) -> VovError:
@@ -141,3 +138,15 @@ def _invalid(name: str, problem: str) -> VovError:
 def block_count(size: int, block: int) -> int:
     """Blocks of `block` values (0: one block) that cover `size` values; the last may be cut short."""
     return -(-size // block) if block else 1
+
+
+def _read_plan(reader: Reader, cells: int) -> np.ndarray:
+    """The plan [cells] from its runs."""
+    plan, done = np.zeros(cells, np.int32), 0
+    for _ in range(reader.varint("number of runs", cells, 1)):
+        length = reader.varint("run", cells - done - 1 if cells > done else -1) + 1
+        plan[done : done + length] = reader.varint("atoms", MAX_ATOMS)
+        done += length
+    if done != cells:
+        raise reader.error("plan", f"has {done} of {cells} cells")
+    return plan

@@ -23,10 +23,10 @@ from PIL import Image
 
 from vov import VovError
 from vov.files import atomic, write_bytes
-from vov.media import ffmpeg, ffmpeg_frames
+from vov.media.info import with_av
 
 TO_YUV = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-TO_RGB = "scale=in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+TO_RGB = ("scale", "in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,16 @@ class Encoded:
         return Decoded(self)
 
 
+def ffmpeg() -> str:
+    """Path of imageio-ffmpeg's ffmpeg, which encodes; raises VovError when it is not there."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise VovError("no ffmpeg found; run scripts/setup.sh, or set IMAGEIO_FFMPEG_EXE to one") from error
+
+
 class Decoded:
     """Frames of an anchor's stream, decoded one by one; quacks like `media.FrameSource`."""
 
@@ -116,8 +126,8 @@ class Decoded:
             with Image.open(e.path) as image:
                 yield np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
             return
-        crop = f"{TO_RGB},format=gbrp,crop={e.width}:{e.height}:0:0:exact=1"
-        yield from ffmpeg_frames(e.path, self.count, "-i", str(e.path), "-vf", crop)
+        yield from with_av("video").filtered(e.path, self.count, TO_RGB, ("format", "gbrp"),
+                                             ("crop", f"{e.width}:{e.height}:0:0:exact=1"))
 
 
 def parse_anchors(text: str) -> list[tuple[str, str]]:

@@ -37,12 +37,12 @@ class Tree:
     Attributes:
         images: every picture of a folder is a pair of its own (a folder of frames is one clip otherwise).
         model_id: the tree's usual foundation model.
-        load: its backbone's `load`: (model_id, cache_dir, device, dtype, trusted) → backbone.
+        load: its backbone's `load`: (model_id, cache_dir, device, precision, trusted, offload) → backbone.
     """
 
     images: bool
     model_id: str
-    load: Callable[[str, str, str, str, bool], Backbone]
+    load: Callable[[str, str, str, str, bool, str], Backbone]
 
 
 def evaluate(settings: EvalConfig, tree: Tree) -> dict:
@@ -122,7 +122,7 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
         {clip: pairs of its explicit points}, for every clip.
     """
     coded = {pair.header.model_id: _model(pair, settings) for group in clips.values() for pair in group if pair.header}
-    fallback = (settings.model_id or tree.model_id, "auto", True)
+    fallback = (settings.model_id or tree.model_id, settings.precision(), True)
     wanted: dict[tuple[str, str, bool], list[str]] = {}  # clips whose explicit points a model makes
     for clip in targets:
         own = next((pair.header.model_id for pair in clips[clip] if pair.header), "")
@@ -133,7 +133,7 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
     made: dict[str, list[Pair]] = {clip: [] for clip in clips}
     for model in dict.fromkeys((*waiting, *wanted)):
         name, dtype, trusted = model
-        backbone = tree.load(name, settings.cache_dir, settings.device, dtype, trusted)
+        backbone = tree.load(name, settings.cache_dir, settings.device, dtype, trusted, settings.offload)
         for pair in waiting.get(model, ()):
             pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded")
         for clip in wanted.get(model, ()):
@@ -145,7 +145,8 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
 
 def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
     """(id, precision, whether the user gave the id) of the model that decodes a pair's .vov file."""
-    return settings.model_id or pair.header.model_id, pair.header.dtype, bool(settings.model_id)
+    precision = settings.precision(pair.header.dtype, str(pair.decoded))
+    return settings.model_id or pair.header.model_id, precision, bool(settings.model_id)
 
 
 def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vov import VovError, media
 from vov.config import option
+from vov.model.options import ModelOptions
 
 if TYPE_CHECKING:  # --help needs no torch
     from vov.bitstream import Header
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(ModelOptions):
     """Everything that an evaluation depends on."""
 
     real_dir: str = option("", "the original: a folder of frames, a video or an image; or a folder of several of "
@@ -35,7 +36,6 @@ class EvalConfig:
     out_dir: str = option("./results", "gets results.json, results.csv, results.md, rd.svg, report.html")
     work_dir: str = option("./fvd_clips", "scratch: streams of the anchors, frames decoded from .vov files")
     overwrite: bool = option(False, "replace existing results")
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
     metrics: str = option("all", "which to compute, with commas between: psnr, ssim, ms_ssim, lpips_vgg, lpips_alex, "
                           "dists, stlpips_vgg, stlpips_alex, ssimulacra2, jod (ColorVideoVDP; seconds a frame on a "
                           "CPU), vmaf, xpsnr, warp, fvd; all: what is installed")
@@ -54,8 +54,6 @@ class EvalConfig:
     reference_curves: str = option("", "CSV: label, clip, metric, bpp, value; published curves, drawn into the plots")
     report_frames: int = option(2, "frames per clip in the report's slider", minimum=1)
     report_video: bool = option(True, "put small videos into the report")
-    model_id: str = option("", "foundation model of `explicit` and of .vov files; default for these: their header's")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
 
 
 @dataclass
@@ -242,7 +240,7 @@ def read_header(pair: Pair) -> None:
         raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
                        "FAKE_DIR and the file as BITSTREAM")
     header, item = stream.header, stream.items[0]
-    cropped = header.fit == "crop"
+    cropped = header.resize == "crop"
     pair.header = header
     pair.header_size = ((header.width, header.height) if cropped else (item.original_width, item.original_height))
     pair.crop = pair.header_size if cropped else None

@@ -1,11 +1,13 @@
 """The fitting loop: one for both trees and both stages.
 
 Stage 1 minimises the distortion of the velocity over θ; stage 2 (λ > 0) adds λ · bits per θ entry, with θ rounded
-at a learned step in the forward pass. What a sample sees is `flow.Training`'s choice.
+at a learned step in the forward pass. What a sample sees is `samples.Training`'s choice.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,53 +16,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vov import VovError, config
-from vov.config import FitConfig
+from vov import VovError, config, stopping
+from vov.files import content_hash
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
+from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
 from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise
 from vov.fitting.runlog import RunLog
-from vov.fitting.samples import Training
+from vov.fitting.samples import Passes, Training, choose
+from vov.fitting.settings import FitConfig
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, interpolate, sigma_grid
 from vov.model.unilora import Adapter, Projection
-from vov.noise import Stream, integers, uniform
+from vov.noise import Stream, uniform
 
+log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
 STEP_LR = 2e-3  # of the raw quantiser step
-
-
-class SpikeGuard:
-    """Shortens a gradient that is longer than `limit` times the running mean length.
-
-    At the learning rates that a short fit needs, a single spike can throw θ out of its valley for good: Adam's second
-    moment forgets slowly, so a spike's step is many times a usual one. A limit relative to the recent past needs no
-    tuning to model or loss (compare AutoClip, Seetharaman et al. 2020, and ZClip, Kumar et al. 2025).
-
-    Args:
-        limit: 0 switches it off.
-    Attributes: mean, the running mean [] (time constant 20 steps); 0 before the first gradient. In place, for graphs.
-    """
-
-    def __init__(self, limit: float, device: torch.device):
-        self.limit, self.mean = limit, torch.zeros((), device=device)
-
-    @torch.no_grad()
-    def __call__(self, gradient: Tensor) -> None:
-        """Shortens `gradient`, in place."""
-        if not self.limit:
-            return
-        length = gradient.norm().clamp_min(1e-30)
-        self.mean.copy_(torch.where(self.mean > 0, self.mean, length))
-        factor = (self.limit * self.mean / length).clamp(max=1.0)
-        gradient.mul_(factor)
-        self.mean.lerp_(length * factor, 0.05)
+MEANING = {"content": "the clip or pictures", "captions": "the caption", "start": "the checkpoint it starts from",
+           "model": "the model", "precision": "DTYPE or QUANTIZE"}
 
 
 @dataclass(frozen=True)
-class Item:
+class Target:
     """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file."""
 
     latents: Tensor
@@ -78,58 +58,54 @@ class Fitted:
 
 
 class Fit:
-    """One stage of fitting θ to items.
+    """One stage of fitting θ to targets.
 
     Args:
         backbone: frozen; its layers are replaced by `adapter`'s.
-        adapter, projection: from `unilora`, made by the caller, who also decodes with them.
-        items: what to regenerate; several share θ, each with its own caption.
+        adapter, projection: from `model.adapt`, made by the caller, who also decodes with them.
+        targets: what to regenerate; several share θ, each with its own caption.
         settings: the resolved configuration of this stage.
         folder: gets config.yaml, log.jsonl, tensorboard/, checkpoint.safetensors, previews.
         world: this process among others.
         preview: (θ̂, step) → {name: value}, decodes and writes pictures; called in the first process.
         start: θ (and, from a stage-2 checkpoint, the rate tensors) to start from.
+        content: {name: hash} of what is fitted; a checkpoint of other content is not resumed.
+        notes: further facts for whoever reads the checkpoint: captions, frames, rate.
     Raises:
-        VovError: settings that differ from those of the checkpoint in `folder`, or a loss that is not finite.
+        VovError: the checkpoint in `folder` belongs to another run, or a loss is not finite.
     """
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, projection: Projection, items: Sequence[Item],
+    def __init__(self, backbone: Backbone, adapter: Adapter, projection: Projection, targets: Sequence[Target],
                  settings: FitConfig, folder: Path, *, world: World | None = None,
                  preview: Callable[[Tensor, int], dict[str, float]] | None = None,
-                 start: dict[str, Tensor] | None = None, shift: float = 3.0):
-        self.backbone, self.adapter, self.projection, self.items = backbone, adapter, projection, items
+                 start: dict[str, Tensor] | None = None, shift: float = 3.0, content: dict[str, str] | None = None,
+                 notes: dict | None = None):
+        self.backbone, self.adapter, self.projection, self.targets = backbone, adapter, projection, targets
         self.settings, self.folder, self.preview, self.world = settings, folder, preview, world or World()
-        self.device = backbone.device
+        self.device, self.notes = backbone.device, notes or {}
         self.sigmas = sigma_grid(settings.decode_steps, shift)
         self.training = Training(settings.noise, settings.timesteps, self.sigmas, shift, settings.seed)
-        self.batch, self.accumulate = settings.batch_size, settings.accum_step
-        if self.training.constant:  # more samples than items would only be repetitions
-            share = -(-len(items) // self.world.size)
-            self.batch, self.accumulate = min(self.batch, share), min(self.accumulate, -(-share // self.batch))
-        shape = items[0].latents.shape
-        if any(item.latents.shape != shape for item in items):
-            raise VovError("all items of one fit must have the same size; give one WIDTH and HEIGHT")
+        self.passes = Passes(self.training.constant, len(targets), settings.batch_size, settings.accum_step,
+                             self.world.rank, self.world.size)
+        shape = targets[0].latents.shape
+        if any(target.latents.shape != shape for target in targets):
+            raise VovError("all pictures of one fit must have the same size; give one WIDTH and HEIGHT")
 
         start = start or {}
+        self.content = {**(content or {}), "start": content_hash(*(
+            part for name in sorted(start) for part in (name, start[name].cpu().float().numpy().tobytes())))}
         self.theta = self._initial_theta(start).requires_grad_()
         self.rate = self._initial_rate(start) if settings.lambda_rate > 0 else None
-        self.weights = pixel_weights(backbone, items[0].latents, settings.seed) if settings.loss == "pixel" else None
-        self.clean = torch.cat([item.latents for item in items])
-        self.anchors = torch.cat([decoder_noise(settings.seed, shape, item.index, self.device) for item in items])
-        self.conditions = backbone.collate([item.condition for item in items])
-        recompute, self.compiled = speed.plan(
-            backbone.transformer, self.device, settings.checkpointing, settings.compile)
-        if self.world.size > 1 and self.compiled == "graph":
-            self.compiled = "never"  # a captured step has no place for the reduction
-        blocks = backbone.transformer.get_submodule(backbone.blocks)
-        speed.checkpoint_blocks(blocks, recompute)
-        if self.compiled == "blocks":
-            speed.compile_blocks(blocks)
+        self.clean = torch.cat([target.latents for target in targets])
+        self.weights = pixel_weights(backbone, self.clean, settings.seed) if settings.loss == "pixel" else None
+        self.anchors = torch.cat([decoder_noise(settings.seed, shape, target.index, self.device) for target in targets])
+        self.conditions = backbone.collate([target.condition for target in targets])
+        self._make_fast()
         self._make_optimizer()
         self._make_step()
 
     def run(self) -> Fitted:
-        """Fits, or goes on fitting; returns when all steps are done."""
+        """Fits, or goes on fitting; returns when all steps are done. A signal ends it after the step at hand, saved."""
         path, done = self.folder / "checkpoint.safetensors", 0
         if path.is_file() and self.settings.resume == "auto":
             done = self._resume(path)
@@ -137,35 +113,44 @@ class Fit:
             config.save(self.settings, self.folder / "config.yaml")
         total, title = self.settings.train_steps, self.folder.name
         if done < total:
-            log = RunLog(self.folder, title, total, done, self.world.first)
+            record = RunLog(self.folder, title, total, done, self.world.first)
             try:
-                for step in range(done, total):
-                    outputs = self._advance(step)
-                    log.step(step + 1, lambda outputs=outputs: self._read(outputs))
-                    self._after(step + 1, total, path, log)
+                with stopping.graceful() as signalled:
+                    for step in range(done, total):
+                        outputs = self.advance(step)
+                        record.step(step + 1, lambda outputs=outputs: self._read(outputs))
+                        self._after(step + 1, total, path, record)
+                        if number := self.world.largest(signalled()):
+                            self._save(path, step + 1)
+                            raise stopping.Stopped(number, f"{title} saved at step {step + 1} of {total}")
             finally:
-                log.close()
+                record.close()
         self.world.barrier()
         return Fitted(self.theta.detach(), self.rate.step_value if self.rate else None, path)
 
-    def _after(self, done: int, total: int, path: Path, log: RunLog) -> None:
-        """Checkpoint and preview, in the first process."""
-        if not self.world.first:
-            return
+    def _after(self, done: int, total: int, path: Path, record: RunLog) -> None:
+        """Preview and checkpoint."""
+        every = self.settings.preview_every
+        if self.world.first and self.preview and ((every and done % every == 0) or done == total):
+            record.write(done, self.preview(self.theta_hat().detach(), done))
         if done % self.settings.save_every == 0 or done == total:
-            if not torch.isfinite(self.theta).all():
-                raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
-                               "start again in another OUT_DIR")
+            self._save(path, done)
+
+    def _save(self, path: Path, done: int) -> None:
+        """The checkpoint, by the first process, once all processes have been found to agree."""
+        if not torch.isfinite(self.theta).all():
+            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
+                           "start again in another OUT_DIR")
+        learned = [self.theta, *(self.rate.parameters() if self.rate else ())]
+        self.world.agree(f"θ and the rate model at step {done}", *learned)
+        if self.world.first:
             checkpoint.save(path, done, self.theta, self.rate, self.optimizer, self._metadata(),
                             {"gradient_mean": self.guard.mean})
-        every = self.settings.preview_every
-        if self.preview and ((every and done % every == 0) or done == total):
-            log.write(done, self.preview(self.quantised().detach(), done))
 
     @torch.no_grad()
-    def quantised(self) -> Tensor:
+    def theta_hat(self) -> Tensor:
         """θ̂ [d] as a decoder would see it; θ itself before stage 2."""
-        return self.rate.quantise(self.theta, "round") if self.rate else self.theta.detach()
+        return self.rate.theta_hat(self.theta, "round") if self.rate else self.theta.detach()
 
     def _initial_theta(self, start: dict[str, Tensor]) -> Tensor:
         length = self.projection.length
@@ -182,6 +167,16 @@ class Fit:
         rate.load_reference({k: v for k, v in start.items() if k != "unilora_theta_d"})
         return rate.to(self.device)
 
+    def _make_fast(self) -> None:
+        recompute, self.compiled = speed.plan(
+            self.backbone.transformer, self.device, self.settings.checkpointing, self.settings.compile)
+        if self.world.size > 1 and self.compiled == "graph":
+            self.compiled = "never"  # a captured step has no place for the exchange between processes
+        blocks = self.backbone.transformer.get_submodule(self.backbone.blocks)
+        speed.checkpoint_blocks(blocks, recompute)
+        if self.compiled == "blocks":
+            speed.compile_blocks(blocks)
+
     def _make_optimizer(self) -> None:
         groups = [{"params": [self.theta], "lr": self.settings.lr, "weight_decay": self.settings.weight_decay}]
         if self.rate:
@@ -195,7 +190,7 @@ class Fit:
 
     def _make_step(self) -> None:
         """Static input buffers, so that the step can be captured."""
-        shape, count = self.clean.shape[1:], self.batch * self.accumulate
+        shape, count = self.clean.shape[1:], len(self.passes.mine) * self.passes.batch
         self.buffers = {
             "which": torch.zeros(count, dtype=torch.long, device=self.device),
             "noise": torch.zeros(count, *shape, device=self.device),
@@ -203,32 +198,39 @@ class Fit:
             "lambda": torch.zeros((), device=self.device),
             "dither": torch.zeros_like(self.theta),
         }
+        self._filled = False  # whether the buffers of a fit without anything random hold its samples
         self.step = self._step
         if self.compiled == "graph":
             self.step = speed.CapturedStep(self._step, self.buffers)
 
     def _step(self) -> dict[str, Tensor]:
-        """Forward, backward and update from the buffers."""
+        """Forward, backward and update from the buffers.
+
+        Processes exchange the gradient of all LoRA entries (3 MB for Wan2.1-1.3B) of every pass and add them up in the
+        order of the passes: everything behind it, θ, step and density, gets the same gradient in each process as in
+        one process alone, to the bit.
+        """
         # In place, not to None: a captured graph and a resumed optimiser both keep the addresses.
         self.optimizer.zero_grad(set_to_none=self.compiled != "graph")
         theta, bits = (self.rate(self.theta, self.buffers["dither"]) if self.rate
                        else (self.theta, torch.zeros((), device=self.device)))
         flat = self.projection.expand(theta)
-        leaf = flat.detach().requires_grad_()  # samples accumulate here; θ is reached once
-        loss = torch.zeros((), device=self.device)
-        for part in torch.arange(self.batch * self.accumulate).split(self.batch):
-            piece = slice(int(part[0]), int(part[-1]) + 1)
-            error = self._error(leaf, piece)
-            share = distortion(error, self.weights) / self.accumulate
-            share.backward()
-            loss = loss + share.detach()
+        total = torch.zeros(flat.numel() + 1, device=self.device)  # of the gradients, and of the loss
+        for turn in range(self.passes.rounds):
+            found = torch.zeros_like(total)
+            if turn < len(self.passes.mine):
+                leaf = flat.detach().requires_grad_()
+                piece = slice(turn * self.passes.batch, (turn + 1) * self.passes.batch)
+                share = distortion(self._error(leaf, piece), self.weights) / self.passes.count
+                found = torch.cat([*torch.autograd.grad(share, leaf), share.detach()[None]])
+            for one in self.world.gather(found):
+                total += one
         objective = self.buffers["lambda"] * bits / self.projection.length
         torch.autograd.backward([flat, objective] if self.rate else [flat],
-                                [leaf.grad, None] if self.rate else [leaf.grad])
-        self.world.mean(self.theta.grad, loss)
+                                [total[:-1], None] if self.rate else [total[:-1]])
         self.guard(self.theta.grad)
         self.optimizer.step()
-        return {"loss": loss, "bits": bits.detach() / self.projection.length}
+        return {"loss": total[-1], "bits": bits.detach() / self.projection.length}
 
     def _error(self, leaf: Tensor, piece: slice) -> Tensor:
         """v̂ − v of some samples, [B, C, T, h, w]."""
@@ -239,44 +241,36 @@ class Fit:
         velocity = self.backbone.velocity(interpolate(clean, noise, time), time, condition)
         return velocity - (noise - clean)
 
-    def _advance(self, step: int) -> dict[str, Tensor]:
-        """Fills the buffers for `step` and takes it."""
+    def advance(self, step: int) -> dict[str, Tensor]:
+        """Takes optimiser step `step`; returns its loss [] and bits per θ entry []."""
         schedule = self._schedule(step)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(peak * schedule)
             else:
                 group["lr"] = peak * schedule
-        buffers, count = self.buffers, self.batch * self.accumulate
-        total = count * self.world.size
-        if not (self.training.constant and len(self.items) == 1 and step > 0 and self._filled):
-            which = self._choose(step, total)
-            for local in range(count):
-                # Number of this sample in the batch that all processes make together.
-                number = (local // self.batch * self.world.size + self.world.rank) * self.batch + local % self.batch
-                item = which[number]
-                buffers["which"][local] = item
-                buffers["time"][local] = self.training.time(step, number, total)
-                anchored = self.training.anchored(step, number)
-                buffers["noise"][local] = self.anchors[item] if anchored else self.training.draw(
-                    step, number, self.clean.shape[1:], self.device)
-            self._filled = True
+        if not (self._filled and self.training.constant and len(self.targets) == 1):
+            self._fill(step)
         if self.rate:
             ramp = min(1.0, (step + 1) / max(1, self.settings.lambda_rate_warmup))
-            buffers["lambda"].fill_(self.settings.lambda_rate * ramp)
-            buffers["dither"].copy_(quantiser_noise(self.settings.seed, step, self.theta))
+            self.buffers["lambda"].fill_(self.settings.lambda_rate * ramp)
+            self.buffers["dither"].copy_(quantiser_noise(self.settings.seed, step, self.theta))
         return self.step()
 
-    _filled = False
-
-    def _choose(self, step: int, total: int) -> list[int]:
-        """Which item each of `total` samples shows: shuffled passes over all items."""
-        items, chosen = len(self.items), []
-        for position in range(step * total, (step + 1) * total):
-            epoch, place = divmod(position, items)
-            keys = integers(self.settings.seed, (Stream.OTHER, 1, epoch), 1 << 30, items)
-            chosen.append(int(torch.argsort(keys, stable=True)[place]))
-        return chosen
+    def _fill(self, step: int) -> None:
+        """This process's samples of a step: which target, which noise, which time."""
+        self._filled, numbers = True, self.passes.numbers()
+        if not numbers:
+            return
+        chosen = choose(self.settings.seed, step, self.passes.samples, len(self.targets))
+        which = torch.tensor([chosen[n] for n in numbers], device=self.device)
+        self.buffers["which"].copy_(which)
+        self.buffers["time"].copy_(torch.tensor([self.training.time(step, n, self.passes.samples) for n in numbers]))
+        anchored = [self.training.anchored(step, n) for n in numbers]
+        self.buffers["noise"].copy_(self.anchors[which])
+        if fresh := [place for place, flag in enumerate(anchored) if not flag]:
+            self.buffers["noise"][fresh] = self.training.draw(
+                step, [numbers[place] for place in fresh], self.clean.shape[1:], self.device)
 
     def _schedule(self, step: int) -> float:
         """Learning-rate factor: linear warm-up, then cosine to zero or constant."""
@@ -298,19 +292,42 @@ class Fit:
             values |= {"bits": coded, "bits_model": float(outputs["bits"]), "step": self.rate.step_value}
         return values
 
+    def identity(self) -> dict:
+        """What this fit is made of: settings that shape it, and hashes of content. Equal identity, equal result."""
+        settings = self.settings.identity()
+        for name in ("dtype", "quantize"):  # as resolved: "auto" is what it stands for
+            settings.pop(name)
+        return {"settings": settings, "precision": self.backbone.precision,
+                "model": self.backbone.fingerprint().hex(), **self.content}
+
     def _metadata(self) -> dict:
-        return {"config": self.settings.identity(), "config_hash": self.settings.hash(),
+        identity = self.identity()
+        return {**self.notes, "config": dataclasses.asdict(self.settings),
+                "identity": identity, "identity_hash": identity_hash(identity),
                 "model": self.backbone.name, "fingerprint": self.backbone.fingerprint().hex(),
                 "index_hash": self.projection.hash.hex(), "rank": self.projection.rank,
                 "proj_seed": self.projection.seed, "lora_preset": self.settings.lora_preset,
                 "last_k": self.settings.last_k}
 
     def _resume(self, path: Path) -> int:
-        found = checkpoint.load(path)
-        ours, theirs = self._metadata(), found.metadata
-        if theirs.get("config_hash") != ours["config_hash"] or theirs.get("fingerprint") != ours["fingerprint"]:
-            changed = [k for k, v in ours["config"].items() if theirs.get("config", {}).get(k) != v]
-            raise VovError(f"{path} belongs to a run with other settings ({', '.join(changed) or 'another model'}); "
-                           "use another OUT_DIR, the old settings, or RESUME=never to start over")
+        """Puts the checkpoint into this fit and returns its step; 0 when OVERWRITE lets another run be replaced."""
+        found, ours = checkpoint.load(path), self.identity()
+        theirs = found.metadata.get("identity") or {}
+        if found.metadata.get("identity_hash") != identity_hash(ours):
+            told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
+            changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
+            changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
+            reason = ", ".join(changed[:6]) if theirs else "an earlier version of this program"
+            if self.settings.overwrite:
+                log.info("%s: of another run (other: %s); OVERWRITE=1: starting over", path, reason)
+                return 0
+            raise VovError(f"{path} belongs to another run (other: {reason}); use another OUT_DIR, or OVERWRITE=1 to "
+                           "start over")
         checkpoint.restore(found, self.theta, self.rate, self.optimizer, {"gradient_mean": self.guard.mean})
         return found.step
+
+
+def identity_hash(identity: dict) -> str:
+    """12 hexadecimal digits that name a run by `Fit.identity`."""
+    return content_hash(repr(sorted((k, sorted(v.items()) if isinstance(v, dict) else v)
+                                    for k, v in identity.items())))[:12]

@@ -15,7 +15,7 @@ CROP = (2, 8, 8)  # latent frames, rows, columns that a probe sees; keeps the VA
 
 
 def pixel_weights(backbone: Backbone, latents: Tensor, seed: int = 0) -> Tensor:
-    """How the VAE decoder turns latent errors into pixel errors near `latents` [1, C, T, h, w].
+    """How the VAE decoder turns latent errors into pixel errors near `latents` [N, C, T, h, w], averaged over N items.
 
     For a small error e, the pixel error is J e with J the decoder's Jacobian, so the squared pixel error is
     eᵀ(JᵀJ)e. The C×C blocks of JᵀJ on its diagonal, averaged over positions, are E[g gᵀ] of g = Jᵀu for random
@@ -31,25 +31,33 @@ def pixel_weights(backbone: Backbone, latents: Tensor, seed: int = 0) -> Tensor:
 
 
 def _estimate(backbone: Backbone, latents: Tensor, seed: int) -> Tensor:
-    _, channels, frames, height, width = latents.shape
-    depth, rows, columns = min(CROP[0], frames), min(CROP[1], height), min(CROP[2], width)
+    count, channels, frames = latents.shape[:3]
+    probes = max(1, min(PROBES, 4 * PROBES // count))  # of each item; many items average among themselves
     blocks = torch.zeros(2, channels, channels, dtype=torch.float64)
-    for probe in range(PROBES):
-        top = (height - rows) * (probe // 2 % 2 * 2 + 1) // 4  # crops around four points of the picture
-        left = (width - columns) * (probe % 2 * 2 + 1) // 4
-        crop = latents[:, :, :depth, top:top + rows, left:left + columns].detach().clone().requires_grad_()
-        with torch.enable_grad():
-            pixels = backbone.decode_pixels(crop)
-            signs = normal(seed, (Stream.OTHER, probe), pixels.shape, device=pixels.device).sign()
-            (grad,) = torch.autograd.grad((pixels * signs).sum(), crop)
-        grad = grad[0].double().flatten(2).cpu()  # [C, T, positions]
-        blocks[0] += torch.einsum("cp,dp->cd", grad[:, 0], grad[:, 0]) / grad.shape[2]
-        later = grad[:, 1:] if depth > 1 else grad
-        blocks[1] += torch.einsum("ctp,dtp->cd", later, later) / later[0].numel()
+    for item in range(count):
+        for probe in range(probes):
+            blocks += _probe(backbone, latents[item:item + 1], seed, probe)
     trace = blocks.diagonal(dim1=1, dim2=2).mean(1)  # mean weight of a latent value, per kind of frame
     blocks /= (trace[0] + (frames - 1) * trace[1]) / frames
     ridge = 1e-3 * torch.eye(channels, dtype=torch.float64)  # keeps directions that the decoder ignores in place
     return torch.linalg.cholesky(blocks + ridge).mT.float().contiguous()
+
+
+def _probe(backbone: Backbone, latents: Tensor, seed: int, probe: int) -> Tensor:
+    """One estimate of the blocks, float64 [2, C, C], from one of four crops of latents [1, C, T, h, w]."""
+    _, _, frames, height, width = latents.shape
+    depth, rows, columns = min(CROP[0], frames), min(CROP[1], height), min(CROP[2], width)
+    top = (height - rows) * (probe // 2 % 2 * 2 + 1) // 4  # crops around four points of the picture
+    left = (width - columns) * (probe % 2 * 2 + 1) // 4
+    crop = latents[:, :, :depth, top:top + rows, left:left + columns].detach().clone().requires_grad_()
+    with torch.enable_grad():
+        pixels = backbone.decode_pixels(crop)
+        signs = normal(seed, (Stream.OTHER, probe), pixels.shape, device=pixels.device).sign()
+        (grad,) = torch.autograd.grad((pixels * signs).sum(), crop)
+    grad = grad[0].double().flatten(2).cpu()  # [C, T, positions]
+    first = torch.einsum("cp,dp->cd", grad[:, 0], grad[:, 0]) / grad.shape[2]
+    later = grad[:, 1:] if depth > 1 else grad
+    return torch.stack((first, torch.einsum("ctp,dtp->cd", later, later) / later[0].numel()))
 
 
 def distortion(error: Tensor, weights: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from vov.bitstream.header import SYMBOL_LIMIT
 from vov.noise import Stream, uniform
 
 
-def quantise(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | None = None) -> Tensor:
+def theta_hat(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | None = None) -> Tensor:
     """θ̂ of theta's shape, float32; in the three modes every quantiser of learned compression has.
 
     round   step · round(clamp(θ / step, ±128)): what the decoder will see; the gradient to θ is zero.
@@ -37,9 +37,9 @@ def quantise(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | Non
         return (scaled + (torch.round(scaled) - scaled).detach()) * step
     if mode == "noise":
         if noise is None:
-            raise ValueError("quantise(mode='noise') needs the noise")
+            raise ValueError("theta_hat(mode='noise') needs the noise")
         return (scaled + noise) * step
-    raise ValueError(f"quantise: mode is {mode!r}; choose noise, ste or round")
+    raise ValueError(f"theta_hat: mode is {mode!r}; choose noise, ste or round")
 
 
 def quantiser_noise(seed: int, step: int, like: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def quantiser_noise(seed: int, step: int, like: Tensor) -> Tensor:
     return uniform(seed, (Stream.QUANTISER, step), like.shape, like.device) - 0.5
 
 
-def dequantise(symbols: np.ndarray | Tensor, step: float) -> Tensor:
-    """θ̂ float32 from integer symbols and the float32 step of a file: bit-equal to `quantise(θ, step, "round")`."""
+def from_symbols(symbols: np.ndarray | Tensor, step: float) -> Tensor:
+    """θ̂ float32 from integer symbols and the float32 step of a file: bit-equal to `theta_hat(θ, step, "round")`."""
     return torch.as_tensor(symbols).float() * torch.tensor(step, dtype=torch.float32)
 
 
@@ -118,13 +118,13 @@ class RateModel(nn.Module):
         """The step as a float32 value: what the file's header holds."""
         return float(self.step.detach())
 
-    def quantise(self, theta: Tensor, mode: str = "ste", noise: Tensor | None = None) -> Tensor:
-        """`quantise` at this model's step."""
-        return quantise(theta, self.step, mode, noise)
+    def theta_hat(self, theta: Tensor, mode: str = "ste", noise: Tensor | None = None) -> Tensor:
+        """`theta_hat` at this model's step."""
+        return theta_hat(theta, self.step, mode, noise)
 
     def forward(self, theta: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """(θ̂ as decoded, with straight-through gradient; total bits []) of theta [d] in one training step."""
-        return self.quantise(theta, "ste"), self.bits(theta, noise)
+        return self.theta_hat(theta, "ste"), self.bits(theta, noise)
 
     def bits(self, theta: Tensor, noise: Tensor | None) -> Tensor:
         """Total bits [] of theta (any shape) with uniform noise in ±0.5 of that shape in place of rounding.
@@ -135,7 +135,7 @@ class RateModel(nn.Module):
         for a Gaussian theta.
         """
         mode = "ste" if noise is None else "noise"
-        return self.symbol_bits(self.quantise(theta, mode, noise) / self.step).sum()
+        return self.symbol_bits(self.theta_hat(theta, mode, noise) / self.step).sum()
 
     def symbol_bits(self, values: Tensor) -> Tensor:
         """-log2 p(v) of each value: p(v) = σ(u) - σ(l), the mass of [v - ½, v + ½]; values' shape, >= 0.

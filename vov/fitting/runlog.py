@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vov.files import write_bytes
+
 
 class RunLog:
     """Log of one fit. Silent in all processes but the first.
@@ -29,6 +31,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
+        trim(folder / "log.jsonl", start)
         self.file = (folder / "log.jsonl").open("a", buffering=1)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
 
@@ -57,3 +60,17 @@ class RunLog:
         if self.active:
             self.file.close()
             self.board.close()
+
+
+def trim(path: Path, step: int) -> None:
+    """Drops the lines of a log.jsonl that are beyond `step`, or cut off: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_bytes(path, "".join(kept).encode())

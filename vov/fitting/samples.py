@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vov.model.flow import shift_sigma
-from vov.noise import Stream, normal, uniform
+from vov.noise import Stream, integers, normal_batch, uniform
 
 
 class Training:
@@ -46,6 +47,54 @@ class Training:
             return float(uniform(self.seed, (Stream.ANCHOR, step, sample), 1)) < 0.5
         return self.noise == "anchored"
 
-    def draw(self, step: int, sample: int, shape: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
-        """Fresh ε of this sample, float32 `shape`."""
-        return normal(self.seed, (Stream.FIT, step, sample), shape, device=device)
+    def draw(self, step: int, samples: Sequence[int], shape: Sequence[int],
+             device: str | torch.device = "cpu") -> Tensor:
+        """Fresh ε of these samples, float32 [len(samples), *shape], all drawn at once."""
+        ids = torch.tensor(list(samples), dtype=torch.int64, device=device)
+        return normal_batch(self.seed, (Stream.FIT, step), ids, math.prod(shape)).view(len(samples), *shape)
+
+
+class Passes:
+    """How the samples of a step are shared out: forward pass p of `count`, of `batch` samples, is process p mod size's.
+
+    Pass p has the samples p·batch … (p + 1)·batch − 1, whatever the number of processes, so one process with twice the
+    accumulation sees what two see. Where noise and time are fixed, a sample beyond one for each item is a repetition
+    and is left out, in all processes together.
+
+    Args:
+        constant: `Training.constant`.
+        items: number of things that share θ.
+        batch, accumulate: samples of a pass, passes of a process.
+        rank, size: this process among all.
+    """
+
+    def __init__(self, constant: bool, items: int, batch: int, accumulate: int, rank: int, size: int):
+        self.batch, self.count, self.size = batch, accumulate * size, size
+        if constant:
+            self.batch = min(batch, items)
+            self.count = min(self.count, -(-items // self.batch))
+        self.mine = range(rank, self.count, size)
+        self.rounds = -(-self.count // size)
+
+    @property
+    def samples(self) -> int:
+        """Samples of a step, of all processes."""
+        return self.count * self.batch
+
+    def numbers(self) -> list[int]:
+        """The numbers of this process's samples, pass after pass."""
+        return [p * self.batch + place for p in self.mine for place in range(self.batch)]
+
+
+def choose(seed: int, step: int, samples: int, items: int) -> list[int]:
+    """Which item each of `samples` samples of a step shows: shuffled passes over all items, on and on."""
+    if items == 1:
+        return [0] * samples
+    chosen, orders = [], {}
+    for position in range(step * samples, (step + 1) * samples):
+        epoch, place = divmod(position, items)
+        if epoch not in orders:
+            keys = integers(seed, (Stream.OTHER, 1, epoch), 1 << 30, items)
+            orders[epoch] = torch.argsort(keys, stable=True).tolist()
+        chosen.append(orders[epoch][place])
+    return chosen

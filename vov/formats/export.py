@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vov import VovError, bitstream
-from vov.fitting.rate import dequantise
+from vov.fitting.rate import from_symbols
 from vov.formats import peft
-from vov.formats.reference import load_reference
+from vov.formats.reference import load_reference, told_hash
+from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
-from vov.model.unilora import Adapter, Projection, select_layers
+from vov.model.unilora import Adapter, Projection
 
 DEFAULTS = {"video": {"rank": 1, "last_k": 30, "lora_preset": "qkvo", "proj_seed": 42},  # the published settings
             "image": {"rank": 4, "last_k": 60, "lora_preset": "qkvo", "proj_seed": 42}}
@@ -66,18 +67,9 @@ class Exportable:
             if type(facts[key]) is not int or not low <= facts[key] <= high:
                 raise VovError(f"{self.source}: {key}: is {facts[key]!r:.40}, not a whole number from {low} to {high}; "
                                f"set {key.upper()}")
-        if facts["lora_preset"] not in backbone.presets:
-            raise VovError(f"{self.source}: lora_preset: is {facts['lora_preset']!r:.40}; set LORA_PRESET to one of "
-                           f"{', '.join(backbone.presets)}")
-        endings = backbone.presets[facts["lora_preset"]]
-        adapter = Adapter(model, select_layers(model, backbone.blocks, endings, facts["last_k"]))
-        if facts["rank"] * sum(out + inn for out, inn in adapter.shapes) > peft.MAX_SLOTS:
-            raise VovError(f"{self.source}: rank: {facts['rank']} is too large for this model; set RANK")
-        projection = adapter.projection(facts["rank"], self.theta.numel(), facts["proj_seed"])
-        if self.notes.get("index_hash", projection.hash.hex()) != projection.hash.hex():
-            raise VovError(f"{self.source}: index_hash: differs from the indices of this model and these settings; "
-                           "give the model it was made with and leave RANK, LAST_K, LORA_PRESET and PROJ_SEED unset")
-        return adapter, projection
+        spec = AdapterSpec(facts["rank"], self.theta.numel(), facts["last_k"], facts["lora_preset"],
+                           facts["proj_seed"], told_hash(self.notes, self.source), str(self.source))
+        return adapt(spec, backbone, model)
 
 
 def read(path: str | Path) -> Exportable:
@@ -100,4 +92,4 @@ def read(path: str | Path) -> Exportable:
     stream = bitstream.read(path)
     notes = {key: value.hex() if isinstance(value, bytes) else value for key, value in vars(stream.header).items()}
     notes["caption"] = "\n".join(item.caption for item in stream.items)
-    return Exportable(path, dequantise(stream.symbols, stream.header.step), stream.header.step, {}, notes)
+    return Exportable(path, from_symbols(stream.symbols, stream.header.step), stream.header.step, {}, notes)

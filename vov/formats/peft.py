@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from vov import VovError
 from vov.files import write_json
-from vov.formats.reference import THETA, bare_name
+from vov.formats.reference import THETA, bare_name, told_hash
 from vov.formats.tensors import read_tensors, vector, write_tensors
+from vov.model.adapt import AdapterSpec, project
 from vov.model.unilora import Adapter, Projection
 
 PEFT_THETA = f"base_model.{THETA}"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MAX_SLOTS = 2**31  # entries of all A and B together that a file may ask for
 MAX_JSON = 1 << 24  # bytes
 
 
@@ -56,12 +56,10 @@ class PeftAdapter:
 
     def projection(self, adapter: Adapter) -> Projection:
         """The map from θ to the factors of `adapter`'s layers, checked against what the folder says of its indices."""
-        if self.rank * sum(out + inn for out, inn in adapter.shapes) > MAX_SLOTS:
-            raise VovError(f"{self.source / CONFIG}: r: {self.rank} is too large for this model; the file is damaged")
-        projection = adapter.projection(self.rank, self.theta.numel(), self.seed)
         cure = "it was made with another NumPy or another model; export it again from the .vov file"
-        if self.metadata.get("index_hash") not in (None, projection.hash.hex()):
-            raise VovError(f"{self.source / WEIGHTS}: index_hash: differs from the indices of this model; {cure}")
+        source = self.source / WEIGHTS
+        projection = project(AdapterSpec(self.rank, self.theta.numel(), 0, "", self.seed,
+                                         told_hash(self.metadata, source), str(source)), adapter.shapes)
         if not self.indices:
             return projection
         parts = iter(projection.index.split(projection.sizes))
@@ -103,7 +101,31 @@ def write_peft(folder: str | Path, theta: Tensor, names: Sequence[str], projecti
 def read_peft(folder: str | Path) -> PeftAdapter:
     """Reads an adapter folder. Raises VovError for other methods than UniLoRA and options that θ cannot express."""
     folder = Path(folder)
-    path = folder / CONFIG
+    config = _read_config(folder / CONFIG)
+    rank, seed = (_whole(folder / CONFIG, config, key, *bounds) for key, bounds in (
+        ("r", (4, 1, 4096)), ("proj_seed", (42, 0, 2**64 - 1))))
+    targets = _targets(folder / CONFIG, config)
+
+    def wanted(key: str) -> str | None:
+        return bare_name(key) or (key if "unilora_indices_" in key else None)
+
+    path = folder / WEIGHTS
+    tensors, metadata = read_tensors(path, wanted)
+    if THETA not in tensors:
+        raise VovError(f"{path}: {PEFT_THETA}: is missing; save the adapter again with PEFT >= 0.21")
+    theta = vector(path, THETA, tensors[THETA])
+    if theta.numel() != _whole(folder / CONFIG, config, "theta_d_length", 256, 1, 2**31):
+        raise VovError(f"{path}: {PEFT_THETA}: has {theta.numel()} entries, but {CONFIG} says "
+                       f"theta_d_length {config.get('theta_d_length', 256)}; save the adapter again")
+    pattern = re.compile(r"(?:base_model\.model\.)?(.+)\.unilora_indices_([AB])(?:\.default)?")
+    found = {key: pattern.fullmatch(key) for key in tensors if "unilora_indices_" in key}
+    indices = {(match[1], match[2]): tensors[key] for key, match in found.items() if match}
+    return PeftAdapter(folder, theta, rank, seed, targets, str(config.get("base_model_name_or_path") or ""), indices,
+                       metadata)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """adapter_config.json of a UniLoRA adapter whose options θ can express."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise VovError(f"{path}: is larger than 16 MiB; this is no adapter configuration, check the path")
@@ -119,36 +141,24 @@ def read_peft(folder: str | Path) -> PeftAdapter:
                          ("layers_pattern", None), ("exclude_modules", None), ("fan_in_fan_out", False)):
         if config.get(key, neutral) not in (neutral, None, []):
             raise VovError(f"{path}: {key}: is {config[key]!r}, which θ cannot express; save an adapter without it")
+    return config
 
-    def whole(key: str, default: int, low: int, high: int) -> int:
-        value = config.get(key, default)
-        if type(value) is not int or not low <= value <= high:
-            raise VovError(f"{path}: {key}: is {value!r}, not a whole number from {low} to {high}; correct it")
-        return value
 
-    rank, seed = whole("r", 4, 1, 4096), whole("proj_seed", 42, 0, 2**64 - 1)
+def _whole(path: Path, config: dict[str, Any], key: str, default: int, low: int, high: int) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or not low <= value <= high:
+        raise VovError(f"{path}: {key}: is {value!r}, not a whole number from {low} to {high}; correct it")
+    return value
+
+
+def _targets(path: Path, config: dict[str, Any]) -> str | tuple[str, ...]:
+    """PEFT's `target_modules`: a regular expression, or names and name endings."""
     targets = config.get("target_modules")
     if isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets):
-        targets = tuple(targets)
-    elif not isinstance(targets, str) or targets == "all-linear" or not _compiles(targets):
+        return tuple(targets)
+    if not isinstance(targets, str) or targets == "all-linear" or not _compiles(targets):
         raise VovError(f"{path}: target_modules: is {targets!r:.60}; give a regular expression or a list of names")
-
-    def wanted(key: str) -> str | None:
-        return bare_name(key) or (key if "unilora_indices_" in key else None)
-
-    path = folder / WEIGHTS
-    tensors, metadata = read_tensors(path, wanted)
-    if THETA not in tensors:
-        raise VovError(f"{path}: {PEFT_THETA}: is missing; save the adapter again with PEFT >= 0.21")
-    theta = vector(path, THETA, tensors[THETA])
-    if theta.numel() != whole("theta_d_length", 256, 1, 2**31):
-        raise VovError(f"{path}: {PEFT_THETA}: has {theta.numel()} entries, but {CONFIG} says "
-                       f"theta_d_length {config.get('theta_d_length', 256)}; save the adapter again")
-    pattern = re.compile(r"(?:base_model\.model\.)?(.+)\.unilora_indices_([AB])(?:\.default)?")
-    found = {key: pattern.fullmatch(key) for key in tensors if "unilora_indices_" in key}
-    indices = {(match[1], match[2]): tensors[key] for key, match in found.items() if match}
-    return PeftAdapter(folder, theta, rank, seed, targets, str(config.get("base_model_name_or_path") or ""), indices,
-                       metadata)
+    return targets
 
 
 def _compiles(pattern: str) -> bool:

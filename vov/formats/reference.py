@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vov import VovError
-from vov.fitting.rate import quantise
+from vov.fitting.rate import theta_hat
 from vov.formats.tensors import finite, read_tensors, vector, write_tensors
+from vov.model.backbone import Backbone
 
 THETA, STEP, DENSITY = "unilora_theta_d", "unilora_scale_quant", "unilora_bit_estimator."
 
@@ -38,7 +39,7 @@ class Reference:
     @property
     def theta_hat(self) -> Tensor:
         """θ as decoded, float32 [d]: step · round(clamp(θ / step, ±128)); θ itself when there is no step."""
-        return self.theta if self.step is None else quantise(self.theta, self.step, "round")
+        return self.theta if self.step is None else theta_hat(self.theta, self.step, "round")
 
 
 def load_reference(path: str | Path) -> Reference:
@@ -87,6 +88,32 @@ def save_reference(path: str | Path, theta: Tensor, step: float | None = None,
             raise VovError(f"{path}: {key}: is not part of a checkpoint; names begin with {DENSITY}")
         tensors[key] = finite(path, key, value)
     write_tensors(path, tensors, {"vov": json.dumps(dict(metadata or {}), ensure_ascii=False)})
+
+
+def told_hash(metadata: Mapping[str, Any], source: str | Path) -> bytes | None:
+    """The index hash that our metadata tell; None where they tell none. Raises VovError for one that is no hash."""
+    text = metadata.get("index_hash")
+    try:
+        found = None if text is None else bytes.fromhex(text)
+    except (TypeError, ValueError):
+        found = b""
+    if found is not None and len(found) != 8:
+        raise VovError(f"{source}: metadata: index_hash: is {text!r:.40}, not 16 hexadecimal digits; the file is"
+                       " damaged")
+    return found
+
+
+def refuse_stranger(metadata: Mapping[str, Any], backbone: Backbone, source: str | Path) -> None:
+    """Raises VovError when our metadata tell that a checkpoint was fitted on another model than `backbone`."""
+    text = metadata.get("fingerprint")
+    try:
+        known = text is None or backbone.recognises(bytes.fromhex(text))
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise VovError(f"{source}: was fitted on another model ({metadata.get('model', 'not named')}, fingerprint "
+                       f"{text!s:.16}), and this one is {backbone.name} ({backbone.fingerprint().hex()}); give the "
+                       "model it was fitted on")
 
 
 def bare_name(key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a frozen foundation model must offer, and what all of them share: caching, fingerprint.
+"""What a frozen foundation model must offer, and what all of them share.
 
 A tree implements `Backbone` once (video/backbone.py: Wan2.1, image/backbone.py: Qwen-Image). Everything else
 in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [0, 1] and a condition.
@@ -7,7 +7,6 @@ in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [
 from __future__ import annotations
 
 import abc
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from vov import VovError
 from vov.files import content_hash
-from vov.model.cache import cache_folder, cached
+from vov.model import fingerprint
+from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 
 Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
@@ -34,9 +34,11 @@ class Backbone(abc.ABC):
         unit: width and height must be multiples of this many pixels.
         blocks: dotted name of the list of transformer blocks.
         presets: which linears of a block each LORA_PRESET adapts.
+        usual_model: hub id of the tree's model, where neither a file nor the user names one.
     """
 
     tree: str
+    usual_model: str
     unit: int = 16
     blocks: str
     presets: dict[str, tuple[str, ...]]
@@ -48,7 +50,10 @@ class Backbone(abc.ABC):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
         self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
         self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
-        self._fingerprint: bytes | None = None
+        shape = (1, vae.config.z_dim, 1, 1, 1)
+        self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
+        self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
+        self.retake_fingerprint()
 
     @classmethod
     def load(cls, model_id: str, cache_dir: str, device: str = "auto", precision: str = "auto",
@@ -92,13 +97,13 @@ class Backbone(abc.ABC):
     def native_shift(self, width: int, height: int) -> float:
         """The σ shift that the model's own pipeline uses at this size."""
 
-    @abc.abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """[1, 3, T, H, W] in [−1, 1] → normalised latents [1, C, T', h, w], float32."""
+        return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
 
-    @abc.abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """Normalised latents [1, C, T', h, w] → pixels [1, 3, T, H, W], nominally in [−1, 1]; differentiable."""
+        return self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
 
     @abc.abstractmethod
     def embed_text(self, captions: Sequence[str]) -> list[Condition]:
@@ -132,15 +137,13 @@ class Backbone(abc.ABC):
 
     def embed(self, captions: Sequence[str]) -> list[Condition]:
         """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
-        model = (self.path.resolve().name, self.fingerprint(), str(self.dtype))
-        keys = [content_hash("text", *model, caption) for caption in captions]
-        missing = {k: c for k, c in zip(keys, captions, strict=True)
-                   if not (cache_folder() / "text" / f"{k}.safetensors").is_file()}
+        keys = {caption: content_hash("text", self.fingerprint(), str(self.dtype), caption) for caption in captions}
+        found = {caption: kept("text", key) for caption, key in keys.items()}
+        missing = [caption for caption, condition in found.items() if condition is None]
         if missing:
-            for key, condition in zip(missing, self.embed_text(list(missing.values())), strict=True):
-                cached("text", key, lambda condition=condition: condition)
-        found = [cached("text", k, lambda c=c: self.embed_text([c])[0]) for k, c in zip(keys, captions, strict=True)]
-        return [{k: v.to(self.device) for k, v in condition.items()} for condition in found]
+            for caption, condition in zip(missing, self.embed_text(missing), strict=True):
+                found[caption] = cached("text", keys[caption], lambda condition=condition: condition)
+        return [{k: v.to(self.device) for k, v in found[caption].items()} for caption in captions]
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray) -> Tensor:
@@ -166,18 +169,14 @@ class Backbone(abc.ABC):
         return select_layers(self.transformer, self.blocks, self.presets[preset], last_k)
 
     def fingerprint(self) -> bytes:
-        """8 bytes that depend on every tensor of transformer and VAE: name, shape and 64 values as bfloat16.
+        """8 bytes that name this model by its content; new files and all cache keys hold them."""
+        return self._fingerprints[0]
 
-        Equal for one model loaded in float32 or bfloat16; different when weights or a quantised base differ.
-        Taken before layers are replaced, so call it first when adapting (`load` does).
-        """
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for part in (self.transformer, self.vae):
-                for name, tensor in sorted(part.state_dict().items()):
-                    flat = tensor.detach().flatten()
-                    step = max(1, flat.numel() // 64)
-                    values = flat[::step][:64].to("cpu", torch.float32).to(torch.bfloat16).view(torch.int16).numpy()
-                    digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<i2").tobytes())
-            self._fingerprint = digest.digest()[:8]
-        return self._fingerprint
+    def recognises(self, fingerprint: bytes) -> bool:
+        """Whether a file or checkpoint with this fingerprint, of whatever version, was made with this model."""
+        return fingerprint in self._fingerprints
+
+    def retake_fingerprint(self) -> None:
+        """Looks at the weights anew; for whoever changes them on purpose. Not while layers are replaced."""
+        self._fingerprints = (fingerprint.version_2(self.transformer, self.vae, self.path),
+                              fingerprint.version_1(self.transformer, self.vae))

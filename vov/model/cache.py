@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vov import VovError
 from vov.files import atomic
+
+log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -17,15 +21,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("VOV_CACHE") or Path.home() / ".cache" / "vov")
 
 
-def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors stored under `kind`/`key`, computed and stored when they are not there yet."""
+def kept(kind: str, key: str) -> dict[str, Tensor] | None:
+    """The tensors stored under `kind`/`key`, or None. A damaged entry is removed."""
     path = cache_folder() / kind / f"{key}.safetensors"
-    if path.is_file():
-        try:
-            return load_file(path)
-        except Exception:  # a damaged cache entry is recomputed, whatever is wrong with it
-            path.unlink(missing_ok=True)
+    try:
+        return load_file(path) if path.is_file() else None
+    except Exception:  # whatever is wrong with it, it is recomputed
+        path.unlink(missing_ok=True)
+        return None
+
+
+def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors stored under `kind`/`key`, computed and stored when they are not there yet.
+
+    A cache that cannot be written, or a full disk, costs time and a line, never the run.
+    """
+    found = kept(kind, key)
+    if found is not None:
+        return found
     tensors = {k: v.detach().cpu().contiguous() for k, v in compute().items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary)
+    try:
+        with atomic(cache_folder() / kind / f"{key}.safetensors", "VOV_CACHE") as temporary:
+            save_file(tensors, temporary)
+    except VovError as error:
+        log.warning("not cached: %s", error)
     return tensors

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream
 from vov.codec import Source, decode_file
-from vov.config import FitConfig
 from vov.files import write_json
+from vov.fitting.settings import FitConfig
 from vov.media import restore_geometry
 from vov.metrics import psnr
 from vov.model.backbone import Backbone
@@ -35,11 +35,11 @@ def scale_command(stream: Bitstream, backbone: Backbone, sources: Sequence[Sourc
     bitstream.write(path, scaled)
     clips = clock.time("decode", decode_file, path, backbone)
     save_items(path.parent, path.stem, [item.name for item in stream.items], clips)
-    geometry = FitConfig(width=header.width, height=header.height, resize=header.fit)
+    geometry = FitConfig(width=header.width, height=header.height, resize=header.resize)
     result = report(path, clips, sources, geometry, clock.seconds)
-    restored = [restore_geometry(frames, item.original_width, item.original_height, header.fit)
+    restored = [restore_geometry(frames, item.original_width, item.original_height, header.resize)
                 for frames, item in zip(seen, stream.items, strict=True)]
-    targets = [source.reference(header.width, header.height, header.fit) for source in sources]
+    targets = [source.reference(header.width, header.height, header.resize) for source in sources]
     result["encoder_psnr"] = float(np.mean([psnr(*pair) for pair in zip(targets, restored, strict=True)]))
     result["scaling"] = {k: v for k, v in vars(settings).items() if k in ScalingConfig.__dataclass_fields__}
     write_json(path.with_suffix(".json"), result)

@@ -27,7 +27,7 @@ from vov.bitstream import Bitstream
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.codec import Decoder, Source
 from vov.fitting.loss import pixel_weights
-from vov.fitting.rate import dequantise
+from vov.fitting.rate import from_symbols
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import denoised, euler
@@ -157,11 +157,11 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
     if len(sources) != len(stream.items):
         raise VovError(f"the file holds {len(stream.items)} items, but {len(sources)} originals were given")
     with Decoder.for_file(backbone, header) as decoder:
-        theta = dequantise(stream.symbols, header.step)
+        theta = from_symbols(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         if not settings.scaling:
             latents = [decoder.latents(theta, condition, index) for index, condition in enumerate(conditions)]
             return replace(stream, header=header, noise=None), [backbone.decode(x) for x in latents]
-        targets = [backbone.encode(s.fitted(header.width, header.height, header.fit)) for s in sources]
+        targets = [backbone.encode(s.fitted(header.width, header.height, header.resize)) for s in sources]
         code, latents = Search(decoder, theta, conditions, targets, settings).run(progress)
         return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]

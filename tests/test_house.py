@@ -1,0 +1,119 @@
+"""Claims about the structure of the code: who imports whom, and how large things are."""
+
+import ast
+from itertools import pairwise
+
+import pytest
+
+from vov.files import REPO
+
+# From the ground up. A room knows rooms of its own floor and of those below it.
+FLOORS = [
+    ("vov", "vov.config", "vov.files", "vov.noise", "vov.stopping"),
+    ("vov.cli", "vov.media", "vov.metrics"),
+    ("vov.bitstream",),
+    ("vov.model",),
+    ("vov.fitting",),
+    ("vov.scaling.replay", "vov.scaling.kernel", "vov.scaling.choose", "vov.scaling.allocate", "vov.scaling.settings"),
+    ("vov.codec", "vov.formats"),
+    ("vov.scaling.search",),
+    ("vov.results", "vov.training", "vov.scaling.command"),
+    ("vov.editing", "vov.evaluation"),
+    ("image", "video"),
+    ("scripts",),
+]
+FILES = sorted(p for tree in ("vov", "image", "video", "scripts") for p in (REPO / tree).rglob("*.py"))
+MAX_MODULE, MAX_FUNCTION, MAX_BRANCHES, MAX_ENTRY = 400, 60, 15, 100
+BRANCHES = (ast.If, ast.For, ast.While, ast.ExceptHandler, ast.With, ast.IfExp, ast.match_case, ast.comprehension)
+
+
+def module_of(path):
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path):
+    """The modules of this repository that a file imports, at its top or inside functions; not for type checkers."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    typing_only = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If)
+                   and getattr(node.test, "id", "") == "TYPE_CHECKING" for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return {name for name in found if name in MODULES}
+
+
+def floor_of(module):
+    best = max(((len(prefix), level) for level, floor in enumerate(FLOORS) for prefix in floor
+                if module == prefix or module.startswith(prefix + ".")), default=None)
+    assert best, f"{module} has no floor: give it one in tests/test_house.py"
+    return best[1]
+
+
+GRAPH = {module: imports(path) for module, path in MODULES.items()}
+
+
+def test_no_import_goes_up():
+    up = [f"{module} → {other}" for module, others in GRAPH.items() for other in others
+          if floor_of(other) > floor_of(module)]
+    assert not up, up
+
+
+def test_image_and_video_know_nothing_of_each_other():
+    across = [f"{module} → {other}" for module, others in GRAPH.items() for other in others
+              if {module.split(".")[0], other.split(".")[0]} == {"image", "video"}]
+    assert not across, across
+
+
+def test_no_circle_of_imports():
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " → ".join([*path[path.index(module):], module])
+        if module in done:
+            return
+        path.append(module)
+        for other in sorted(GRAPH[module] - {module}):
+            if not module.startswith(other + "."):  # a package's __init__ lists what is in it
+                visit(other)
+        path.pop()
+        done.add(module)
+
+    for module in GRAPH:
+        visit(module)
+    lines = [f"{module:<32} {' '.join(sorted(others))}" for module, others in sorted(GRAPH.items()) if others]
+    print("\n".join(lines))  # the graph: pytest -s tests/test_house.py
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(REPO)) for p in FILES])
+def test_nothing_outgrows_its_room(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_MODULE, "split the module"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            inner = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef) and n is not node]
+            nested = {id(n) for one in inner for n in ast.walk(one)}
+            branches = sum(isinstance(n, BRANCHES) for n in ast.walk(node) if id(n) not in nested)
+            assert node.end_lineno - node.lineno < MAX_FUNCTION, f"{node.name} is too long"
+            assert branches <= MAX_BRANCHES, f"{node.name} has {branches} branches"
+
+
+def test_entry_scripts_are_short():
+    entries = [p for p in FILES if p.parent.name in ("image", "video") and p.name not in ("backbone.py", "options.py")]
+    long = [str(p.relative_to(REPO)) for p in entries if len(p.read_text().splitlines()) > MAX_ENTRY]
+    assert not long, long
+
+
+def test_both_trees_have_the_same_rooms():
+    rooms = [sorted(p.name for p in (REPO / tree).glob("*.py")) for tree in ("image", "video")]
+    assert all(a == b for a, b in pairwise(rooms)), rooms

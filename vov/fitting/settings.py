@@ -1,0 +1,92 @@
+"""Everything that shapes a fit and the file that it ends in."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+from vov import VovError
+from vov.config import option
+from vov.model.options import ModelOptions
+
+per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig(ModelOptions):
+    """Everything that shapes a fit and the file that it ends in; both trees extend it."""
+
+    config: str = option("", "preset in configs/ or a YAML file", alias=("CONFIG",), identity=False)
+    out_dir: str = per_stage("", "folder of this run", identity=False)
+    quantize: str = option("none", "storage of the frozen weights: none; fp8 (half the memory); nf4 (a quarter, needs "
+                           "bitsandbytes)", choices=("none", "fp8", "nf4"))
+
+    width: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
+    height: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
+    resize: str = option("crop", "how the source is brought to WIDTH×HEIGHT: crop (cover and cut the centre), "
+                         "stretch (undone on decode), pad (undone on decode)", choices=("crop", "stretch", "pad"))
+
+    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1)
+    theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
+    last_k: int = option(30, "adapt the last K transformer blocks", minimum=1)
+    lora_preset: str = option("qkvo", "which linears of a block are adapted", choices=("qkvo", "qkv", "qkvo_mlp"))
+    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
+    theta_init: float = per_stage(0.02, "θ starts uniform in ± this", minimum=0)
+
+    train_steps: int = per_stage(2000, "optimiser steps", minimum=1)
+    batch_size: int = per_stage(1, "samples of one forward pass", minimum=1)
+    accum_step: int = per_stage(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1)
+    lr: float = per_stage(0.002, "peak learning rate of θ", minimum=0)
+    lr_schedule: str = per_stage("cosine", "after the warm-up", choices=("cosine", "constant"))
+    lr_warmup: int = per_stage(20, "steps of linear learning-rate warm-up", minimum=0)
+    weight_decay: float = per_stage(1e-4, "AdamW's decoupled weight decay", minimum=0)
+    grad_clip: float = per_stage(2.0, "a gradient longer than this times the running mean length is shortened to it; "
+                                 "0: never", minimum=0)
+    noise: str = per_stage("anchored", "ε of the fit: random (fresh), anchored (the decoder's own), mix (half and "
+                           "half)", choices=("random", "anchored", "mix"))
+    timesteps: str = per_stage("grid", "t of the fit: uniform, shifted (by SHIFT), grid (the decoder's σ values)",
+                            choices=("uniform", "shifted", "grid"))
+    loss: str = per_stage("pixel", "latent: plain MSE; pixel: latent errors weighted as the VAE decoder weighs them",
+                       choices=("latent", "pixel"))
+    seed: int = per_stage(42, "seed of the fit and of the decoder's noise", minimum=0)
+
+    decode_steps: int = per_stage(1, "sampler steps of the decoder", alias=("TEST_STEPS",), minimum=1)
+    sampler: str = per_stage("euler", "ODE solver of the decoder", choices=("euler", "unipc"))
+    shift: float = per_stage(3.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own", minimum=0)
+    guidance: float = per_stage(1.0, "classifier-free guidance; 1: off", alias=("TEST_CFG", "CFG"), minimum=1)
+
+    lambda_rate: float = per_stage(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
+    lambda_rate_warmup: int = per_stage(500, "steps over which λ ramps up", minimum=0)
+    init_bits: float = per_stage(3.0, "bits per θ entry that the first quantiser step aims at", minimum=0.1)
+    init_lora_path: str = per_stage("", "start from this checkpoint (ours or the reference's)", identity=False)
+
+    save_every: int = per_stage(100, "steps between checkpoints", minimum=1, identity=False)
+    preview_every: int = per_stage(500, "steps between decoded previews; 0: only at the end", minimum=0, identity=False)
+    resume: str = per_stage("auto", "auto: go on from OUT_DIR's checkpoint; never", choices=("auto", "never"),
+                            identity=False)
+    overwrite: bool = option(False, "replace existing outputs", identity=False)
+    checkpointing: str = per_stage("auto", "recompute activations: none, selective (keep attention outputs), full, "
+                                   "auto", choices=("auto", "none", "selective", "full"), identity=False)
+    compile: str = per_stage("auto", "auto: on GPU, compile blocks of large models, CUDA graph of small ones; never",
+                          choices=("auto", "blocks", "graph", "never"), identity=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that shape the result: all but folders, paths, reporting and speed."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+                if field.metadata["identity"]}
+
+
+def refuse_disagreement(stages: dict[str, FitConfig]) -> None:
+    """Raises VovError when stages differ in what must be one for all of them: geometry, adapter, clip, model.
+
+    stages: by name, in order.
+    """
+    (first, base), *others = stages.items()
+    for name, settings in others:
+        for field in dataclasses.fields(base):
+            ours, theirs = getattr(base, field.name), getattr(settings, field.name)
+            if ours != theirs and not field.metadata["per_stage"]:
+                variable = field.name.upper()
+                raise VovError(f"{variable} is {ours!r} in {first} but {theirs!r} in {name}, and must be the same in "
+                               f"both; set {variable}, not STAGE1_{variable} or STAGE2_{variable}")

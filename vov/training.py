@@ -1,0 +1,81 @@
+"""From sources to a finished .vov file, stage after stage: what the training commands of both trees share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vov.bitstream import Item
+from vov.codec import Encoder, Source, read_start, rounded
+from vov.files import locked, refuse_unwritable
+from vov.fitting.distributed import World, world
+from vov.fitting.settings import FitConfig, refuse_disagreement
+from vov.model.backbone import Backbone
+from vov.results import Clock, finish
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a fit: its name, its settings, the folder that gets its checkpoint and log."""
+
+    name: str
+    settings: FitConfig
+    folder: Path
+
+
+def train(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage], path: Path,
+          prepare: Callable[[FitConfig, Backbone], FitConfig] = lambda settings, backbone: settings,
+          round_at_end: bool = False) -> str:
+    """Runs the stages one after the other; when the last has a rate term, writes, decodes and measures the file.
+
+    Run again after a kill, it goes on where it was; run again when all is done, it changes nothing.
+
+    Args:
+        kind: the tree's backbone.
+        sources: one clip, or pictures that share θ.
+        path: of the .vov file; its folder gets the decoded frames and result.json, and is locked meanwhile.
+        prepare: (settings, backbone) → settings, for what only the model knows.
+        round_at_end: write a file even without a rate term, θ rounded at INIT_BITS per entry.
+    Returns:
+        What to print: the table of the result, or what to do next; empty in all processes but the first.
+    """
+    refuse_disagreement({stage.name: stage.settings for stage in stages})
+    for source in sources:
+        check_caption(source)
+    refuse_unwritable([path, *(stage.folder / "checkpoint.safetensors" for stage in stages)])
+    with world() as here:
+        if not here.first:
+            return _run(kind, sources, stages, path, prepare, round_at_end, here)
+        with locked(path.parent):
+            return _run(kind, sources, stages, path, prepare, round_at_end, here)
+
+
+def _run(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage], path: Path,
+         prepare: Callable[[FitConfig, Backbone], FitConfig], round_at_end: bool, here: World) -> str:
+    settings, clock = stages[0].settings, Clock()
+    backbone = settings.load(kind)
+    stages = [replace(stage, settings=prepare(stage.settings, backbone)) for stage in stages]
+    encoder = Encoder(backbone, sources, stages[0].settings, here)
+    start = read_start(settings.init_lora_path, settings, backbone, encoder.projection)
+    for stage in stages:
+        fitted = clock.time(stage.name, encoder.fit, stage.settings, stage.folder, start)
+        start = {"unilora_theta_d": fitted.theta}
+    last = stages[-1].settings
+    if fitted.step is None and round_at_end:
+        log.info("no rate term: θ is rounded after the fit, at %g bits per entry", last.init_bits)
+        fitted = rounded(fitted, last.init_bits)
+    if not here.first:
+        return ""
+    if fitted.step is None:
+        encoder.close()
+        return f"{stages[-1].name} is done; go on with INIT_LORA_PATH={fitted.checkpoint} and stage 2"
+    return finish(encoder, path, last, fitted, clock)
+
+
+def check_caption(source: Source) -> None:
+    """Raises VovError for a caption that a file cannot hold, before any time is spent."""
+    Item(source.caption, 1, 1)
