@@ -72,6 +72,8 @@ def test_a_grid_with_mistakes_is_refused_in_one_line(text, problem):
     with pytest.raises(VovError, match=problem) as caught:
         fits.grid(text)
     assert "\n" not in str(caught.value)
+    with pytest.raises(VovError, match="RANK is 1 in stage1 but 3 in stage2"):
+        fits.stages_of({"stage2.rank": "3"}, "clip", {})
     assert fits.grid("stage1.lr=1,2 rank=3") == [{"stage1.lr": "1", "rank": "3"}, {"stage1.lr": "2", "rank": "3"}]
 
 

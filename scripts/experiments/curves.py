@@ -15,6 +15,7 @@ from vov.config import load, number_list
 from vov.evaluation import explicit
 from vov.files import content_hash
 from vov.model.backbone import Backbone
+from vov.model.options import ModelOptions
 from vov.scaling import search
 from vov.scaling.settings import ScalingConfig
 
@@ -35,13 +36,13 @@ def parse(text: str) -> ScalingConfig:
         raise VovError(f"{text}: {error}") from error
 
 
-def backbone_for(header: Header, cache_dir: str, device: str) -> Backbone:
-    """The model that a header names, of its tree."""
+def backbone_for(settings: ModelOptions, header: Header, source: str) -> Backbone:
+    """The model that the header of `source` names, of its tree."""
     if header.tree == "image":
         from image.backbone import QwenBackbone as Kind
     else:
         from video.backbone import WanBackbone as Kind
-    return Kind.load(header.model_id, cache_dir, device, header.dtype, trusted=False)
+    return settings.load(Kind, header, source)
 
 
 def explicit_sizes(text: str) -> list[int]:
