@@ -41,7 +41,7 @@ def test_rotation_palette_and_grey_become_upright_rgb(tmp_path):
         assert np.array_equal(media.read_image(tmp_path / "grey_turned.png")[..., 1], turned[..., 0])
 
 
-def test_a_damaged_exif_block_is_no_reason_to_refuse(tmp_path):
+def test_a_damaged_exif_block_is_no_reason_to_refuse(tmp_path, caplog):
     """Orientation 6 and a resolution whose rational is negative, as some cameras write it; then plain noise."""
     tiff = (b"MM\0*" + struct.pack(">IH", 8, 2) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
             + struct.pack(">HHII", 0x011A, 10, 1, 38) + struct.pack(">I", 0) + struct.pack(">ii", -1, 0))
@@ -49,7 +49,9 @@ def test_a_damaged_exif_block_is_no_reason_to_refuse(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "b.jpg", quality=95)
     assert np.array_equal(media.read_image(tmp_path / "a.jpg"), np.rot90(media.read_image(tmp_path / "b.jpg"), 3))
     Image.fromarray(picture()).save(tmp_path / "c.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + bytes(range(40)))
+    caplog.set_level(*SAID)
     assert media.read_image(tmp_path / "c.jpg").shape == (30, 40, 3)
+    assert caplog.messages == [f"{tmp_path / 'c.jpg'}: its EXIF block is damaged; no rotation is applied"]
 
 
 @pytest.mark.parametrize("peak", [200, 1000, 65535])

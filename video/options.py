@@ -22,7 +22,8 @@ class VideoFit(FitConfig):
     caption: str = option("", "what the clip shows; over CAPTION_FILE")
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt")
     num_frames: int = option(81, "frames to code, 4n+1", minimum=1)
-    fps: float = option(0.0, "frames per second of the decoded clip; 0: the source's (24 for a folder)", minimum=0)
+    fps: float = option(0.0, "frames per second: a video is brought to it, a folder's frames have it; 0: the "
+                        "source's (24 for a folder)", minimum=0)
     model_id: str = option("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "hub id or folder of the model", alias=MODEL_ALIAS)
     width: int = option(832, "pixels, a multiple of 16", minimum=1)
     height: int = option(480, "pixels, a multiple of 16", minimum=1)
@@ -34,8 +35,8 @@ class VideoFit(FitConfig):
 
         if not self.frames_dir:
             raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
-        clip = read_clip(self.frames_dir, self.num_frames)
-        return Source(clip.frames, self.fps or clip.fps, self.read_caption(), self.name)
+        clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
+        return Source(clip.frames, clip.fps, self.read_caption(), self.name)
 
     def read_caption(self) -> str:
         """CAPTION, else the contents of CAPTION_FILE."""

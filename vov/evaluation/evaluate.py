@@ -99,7 +99,7 @@ def decode_vov(item: Item, settings: EvalConfig, tree: Tree) -> Path:
     if len(clips) != 1:
         raise VovError(f"{path}: holds {len(clips)} pictures; decode it first, then give the folder as FAKE_DIR and "
                        "the file as BITSTREAM")
-    item.detail["model_id"] = header.model_id
+    item.detail["model_id"], item.fps = header.model_id, header.fps
     if header.fit == "crop":
         item.crop = clips[0].size
     folder = Path(settings.work_dir) / "decoded" / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
