@@ -201,6 +201,9 @@ def test_start_frames_and_fps_choose_what_is_read(tmp_path):
     assert [int(frame[0, 0, 0]) for frame in source.read(2, 2)] == [5, 6]
     assert media.FrameSource(tmp_path, fps=50).fps == 50 and len(media.FrameSource(tmp_path, fps=50)) == 12
     assert [int(f[0, 0, 0]) for f in media.FrameSource(tmp_path, fps=10, start="0.5s", frames=3)] == [5, 6, 7]
+    for wrong in (-1, 1e9, float("nan")):
+        with pytest.raises(VovError, match=r"FPS=.*must lie in"):
+            media.FrameSource(tmp_path, fps=wrong)
     with pytest.raises(VovError, match="has 12 frames, START=12 is behind the last"):
         media.FrameSource(tmp_path, start=12)
     sized = media.FrameSource(tmp_path, size=(7, 5), resize="pad").clip()
@@ -234,6 +237,8 @@ def test_a_rate_varies_when_a_frame_would_be_half_a_frame_off():
     assert variable and rate == pytest.approx(30)
     picks = at_constant_rate(slowing, 20 / 30 + 1.3, 30)
     assert len(picks) == 59 and picks[:20].tolist() == list(range(20)) and picks[20:26].tolist() == [20] * 3 + [21] * 3
+    with pytest.raises(VovError, match="time stamps of 2 frames span 1e\\+06 s"):
+        at_constant_rate(np.array([0, 1e6]), 1e6, 30)
     assert at_constant_rate(steady, 2.0, 15).tolist() == list(range(1, 60, 2))  # what is on screen in the middle
 
 
