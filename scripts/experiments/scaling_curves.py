@@ -34,8 +34,8 @@ class Curves(ModelOptions):
     check: bool = option(False, "measure nothing new: decode every file in OUT again, on this device, and compare")
 
 
-def main(settings: Curves) -> None:
-    """Measures what is not measured yet, prints and draws all."""
+def main(settings: Curves) -> list[dict]:
+    """Measures what is not measured yet, prints and draws all; returns the rows."""
     from scripts.experiments import curves
     from scripts.experiments.rows import Rows, four_digits
     from vov import bitstream
@@ -50,7 +50,7 @@ def main(settings: Curves) -> None:
     kept, rows = Rows(Path(settings.out) / "curves.jsonl", Path(settings.out)), []
     if settings.check:
         check(benches, kept)
-        return
+        return []
     for bench in benches:
         for row in bench.measure(schemes, sizes, kept):
             print(curves.line(row), flush=True)
@@ -61,6 +61,7 @@ def main(settings: Curves) -> None:
               f"{four_digits(row['ms_ssim'])} "
               f"(mean of {row['clips']})")
     curves.draw(averages, Path(settings.out) / "curves.png")
+    return rows
 
 
 def check(benches: Sequence[Bench], kept: Rows) -> None:

@@ -93,8 +93,8 @@ class Pair:
         return isinstance(self.decoded, str | Path) and Path(self.decoded).suffix == ".vov"
 
     def reference(self) -> Any:
-        """Frames of the original; of a clip that was cropped to the model's geometry, the same crop."""
-        source = media.FrameSource(self.original)
+        """Frames of the original at the reproduction's rate; of a clip that was cropped, the same crop."""
+        source = media.FrameSource(self.original, fps=self.fps)
         return Cropped(source, *self.crop) if self.crop else source
 
     def source(self) -> Any:
