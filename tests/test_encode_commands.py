@@ -1,0 +1,76 @@
+"""encode.sh of both trees, through the functions that it calls, on untrained models."""
+
+import json
+
+import numpy as np
+import pytest
+
+from image import encode as image_encode
+from image import reconstruct as image_reconstruct
+from tests.test_fit import ball
+from video import encode as video_encode
+from video import reconstruct as video_reconstruct
+from vov import VovError, bitstream, config, media
+
+VIDEO = dict(width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
+             key_every=2, device="cpu", config="")
+IMAGE = dict(steps=4, scaling_bytes=60, score="pixel", device="cpu", config="")
+
+
+def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path, capsys):
+    media.write_frames(tmp_path / "film", ball(11, 45, 37))
+    settings = video_encode.Encode(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
+                                   model_id=str(tiny_wan), caption="a red  ball", **VIDEO)
+    video_encode.main(settings)
+    file, result = tmp_path / "out/film.vov", json.loads((tmp_path / "out/result.json").read_text())
+    stream = bitstream.read(file)
+    assert stream.items[0].caption == "a red ball" and stream.sequence.frames == 11
+    assert "PSNR" in capsys.readouterr().out
+    assert result["bytes"] == file.stat().st_size == sum(result["bytes_by_part"].values())
+    assert result["frames"] == [11] and result["size"] == "45×37" and len(result["psnr_by_chunk"]) == 3
+    assert result["bytes_by_part"]["noise"] <= 11 * 12 + 3
+    first = file.read_bytes()
+    video_encode.main(settings)  # the same command again changes nothing
+    assert file.read_bytes() == first
+
+    whole = media.read_clip(tmp_path / "out/film").frames
+    video_reconstruct.main(video_reconstruct.Reconstruct(
+        bitstream=str(file), output_dir=str(tmp_path / "part"), model_id=str(tiny_wan), device="cpu", start_at=6,
+        frames=4))
+    assert np.array_equal(media.read_clip(tmp_path / "part/film").frames, whole[6:10])
+
+
+def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
+    picture = ball(1, 44, 30)[0]
+    media.write_image(tmp_path / "a.png", picture)
+    image_encode.main(image_encode.Encode(image=str(tmp_path / "a.png"), out_dir=str(tmp_path / "out"),
+                                          model_id=str(tiny_qwen), **IMAGE))
+    file = tmp_path / "out/a.vov"
+    stream = bitstream.read(file)
+    assert stream.items[0].caption == "" and len(stream.symbols) == 1 and stream.noise
+    assert "PSNR" in capsys.readouterr().out
+    assert bitstream.parts(file).noise <= 60
+    assert media.read_image(tmp_path / "out/a.png").shape == picture.shape
+    image_reconstruct.main(image_reconstruct.Reconstruct(bitstream=str(file), output_dir=str(tmp_path / "again"),
+                                                         model_id=str(tiny_qwen), device="cpu"))
+    assert (tmp_path / "again/a.png").read_bytes() == (tmp_path / "out/a.png").read_bytes()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"frames_dir": ""}, "FRAMES_DIR and OUT_DIR must be set"),
+    ({"bytes_per_frame": 5.0, "target_bytes": 900}, "give one of them"),
+    ({"num_frames": 6}, "NUM_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
+    ({"start": "40"}, "START=40 is behind the last"), ({"end_level": 1.5}, "END_LEVEL")])
+def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
+    media.write_frames(tmp_path / "film", ball(6, 32, 32))
+    settings = dict(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"), model_id=str(tiny_wan))
+    with pytest.raises(VovError, match=said) as caught:
+        video_encode.main(video_encode.Encode(**VIDEO | settings | changes))
+    assert "\n" not in str(caught.value) and not (tmp_path / "out/film.vov").exists()
+
+
+def test_one_preset_serves_fits_and_encode():
+    settings = config.load(video_encode.Encode, {}, {"CONFIG": "nano-video"}, "encode")
+    assert (settings.model_id, settings.width, settings.num_frames) == ("nano-video", 192, 17)
+    settings = config.load(image_encode.Encode, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
+    assert settings.model_id == "nano-image" and settings.steps == 7
