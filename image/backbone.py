@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vov import VovError
-from vov.backbone import Backbone, Condition
+from vov.model.backbone import Backbone, Condition
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 OUTPUT = ("attn.to_out.0",)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vov import cli
-from vov.backbone import Backbone
-from vov.pairs import EvalConfig
+from vov.evaluation.pairs import EvalConfig
+from vov.model.backbone import Backbone
 
 
 def load(*arguments) -> Backbone:
@@ -16,7 +16,7 @@ def load(*arguments) -> Backbone:
 
 def main(settings: EvalConfig) -> None:
     """Measures, writes, prints the table."""
-    from vov import evaluate, report
+    from vov.evaluation import evaluate, report
 
     tree = evaluate.Tree(images=True, model_id="Qwen/Qwen-Image", load=load)
     print(report.to_markdown(evaluate.evaluate(settings, tree)))

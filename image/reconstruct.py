@@ -21,11 +21,11 @@ def main(settings: Reconstruct) -> None:
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
     source, folder = Path(settings.bitstream or settings.init_lora_path), Path(settings.output_dir)
-    from vov import codec
+    from vov import results
 
-    codec.check_outputs([folder / source.stem, folder / f"{source.stem}.png"], settings.overwrite)
+    results.check_outputs([folder / source.stem, folder / f"{source.stem}.png"], settings.overwrite)
     names, clips = from_file(settings) if settings.bitstream else from_checkpoint(settings)
-    codec.save_items(folder, source.stem, names, clips)
+    results.save_items(folder, source.stem, names, clips)
     size = "×".join(map(str, clips[0].size))
     print(f"{len(clips)} picture{'s' * (len(clips) > 1)} of {size} in {folder / source.stem}"
           f"{'' if len(clips) > 1 else '.png'}")
@@ -45,9 +45,10 @@ def from_file(settings: Reconstruct) -> tuple[list[str], list]:
 def from_checkpoint(settings: Reconstruct) -> tuple[list[str], list]:
     """Names and pictures that a checkpoint regenerates from captions."""
     from image.backbone import QwenBackbone
-    from vov import codec, interop, media, metrics
+    from vov import codec, media, metrics
+    from vov.formats import reference
 
-    found = interop.load_reference(settings.init_lora_path)
+    found = reference.load_reference(settings.init_lora_path)
     known = found.metadata.get("config", {})
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:

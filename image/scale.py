@@ -7,8 +7,7 @@ from pathlib import Path
 
 from vov import VovError, cli
 from vov.config import option
-
-from vov.scaling_search import ScalingConfig  # isort: skip
+from vov.scaling.settings import ScalingConfig
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,15 @@ class Scale(ScalingConfig):
 
 def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
-    from vov import bitstream, codec, media, scaling_search
+    from vov import bitstream, codec, media, results
+    from vov.scaling import command
 
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a fitted .vov file")
     path = Path(settings.bitstream)
     stream = bitstream.read(path)
     output = Path(settings.output or f"scaled/{path.name}")
-    codec.check_outputs([output, output.with_suffix(""), output.with_suffix(".png")], settings.overwrite)
+    results.check_outputs([output, output.with_suffix(""), output.with_suffix(".png")], settings.overwrite)
     if len(stream.items) == 1 and not settings.original:
         raise VovError("ORIGINAL is not set; give the picture that the noise is chosen for")
     files = [settings.original] if len(stream.items) == 1 else [
@@ -45,8 +45,8 @@ def main(settings: Scale) -> None:
     from image.backbone import QwenBackbone
     backbone = QwenBackbone.load(settings.model_id or stream.header.model_id, settings.cache_dir, settings.device,
                                  stream.header.dtype, bool(settings.model_id))
-    result = scaling_search.scale_command(stream, backbone, sources, settings, output)
-    print(codec.table(result))
+    result = command.scale_command(stream, backbone, sources, settings, output)
+    print(results.table(result))
     print(f"encoder    {result['encoder_psnr']:.2f} dB (what it saw before writing)")
 
 

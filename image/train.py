@@ -19,12 +19,12 @@ def main(settings: ImageFit, second: ImageFit, first: ImageFit) -> None:
     path = folder / f"{settings.run_name(sources)}.vov"
 
     from image.backbone import QwenBackbone
-    from vov import codec
-    from vov.distributed import world
+    from vov import codec, results
+    from vov.fitting.distributed import world
 
-    codec.check_outputs([path], settings.overwrite)
+    results.check_outputs([path], settings.overwrite)
     start = codec.read_start(settings.init_lora_path)
-    clock = codec.Clock()
+    clock = results.Clock()
     with world() as here:
         backbone = QwenBackbone.load(settings.model_id, settings.cache_dir, settings.device, settings.precision,
                                      offload=settings.offload)
@@ -39,7 +39,7 @@ def main(settings: ImageFit, second: ImageFit, first: ImageFit) -> None:
             log.info("no rate term: θ is rounded after the fit, at %g bits per entry", first.init_bits)
             last, fitted = first, codec.rounded(fitted, first.init_bits)
         if here.first:
-            print(codec.finish(encoder, path, last, fitted, clock))
+            print(results.finish(encoder, path, last, fitted, clock))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def skeleton(model_id: str, cache_dir: str, trusted: bool):
     import diffusers
     import torch
 
-    from vov.backbone import find_model, public_name, quiet_libraries
+    from vov.model.lookup import find_model, public_name, quiet_libraries
 
     quiet_libraries()
     folder = find_model(model_id, cache_dir, trusted)
@@ -64,8 +64,8 @@ def main(settings: Export) -> None:
     """Reads, expands, writes."""
     if not settings.input or not settings.output:
         raise VovError("INPUT and OUTPUT must be set; see --help")
-    from vov import export, interop
     from vov.files import refuse_existing
+    from vov.formats import export, lora, peft, reference
 
     output = Path(settings.output)
     if settings.format != "peft" and output.suffix != ".safetensors":
@@ -75,7 +75,7 @@ def main(settings: Export) -> None:
     refuse_existing(output, settings.overwrite)
     found = export.read(settings.input)
     if settings.format == "reference":
-        interop.save_reference(output, found.theta, found.step, found.density, found.notes)
+        reference.save_reference(output, found.theta, found.step, found.density, found.notes)
         print(f"{output}: checkpoint with θ of {len(found.theta)} entries")
         return
     model_id = settings.model_id or found.model_id
@@ -84,10 +84,10 @@ def main(settings: Export) -> None:
     backbone, model, name = skeleton(model_id, settings.cache_dir, trusted=bool(settings.model_id))
     adapter, projection = found.attach(backbone, model, settings.given())
     if settings.format == "peft":
-        interop.write_peft(output, found.theta, adapter.names, projection, name)
+        peft.write_peft(output, found.theta, adapter.names, projection, name)
     else:
         factors = projection.factors(projection.expand(found.theta))
-        interop.write_lora(output, adapter.names, factors, backbone.tree, settings.lora_keys,
+        lora.write_lora(output, adapter.names, factors, backbone.tree, settings.lora_keys,
                            {"model_id": name, **found.told})
     print(f"{output}: {settings.format} of {len(adapter.names)} layers, rank {projection.rank}, for {name}")
     if "decode_steps" in found.notes:

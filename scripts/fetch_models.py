@@ -1,6 +1,7 @@
 """The entry of scripts/fetch_models.sh."""
 
-from vov import cli, fetch
+from vov import cli
+from vov.evaluation import fetch
 
 if __name__ == "__main__":
     cli.run(fetch.FetchConfig, fetch.main, "[WHAT=wan,metrics] [CACHE_DIR=…] bash scripts/fetch_models.sh")

@@ -3,4 +3,4 @@
 # Variables and defaults: --help; every variable of image/train_multi.sh works too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-vov_run scripts.kodak "$@"
+vov_run scripts.experiments.kodak "$@"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet, vgg
 
-from vov.perceptual import WEIGHTS
+from vov.evaluation.perceptual import WEIGHTS
 
 # of Inception-v1's nine mixed blocks: 1×1, 3×3 (reduce, out), 3×3 (reduce, out), after the pooling
 MIXED = ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64), (192, 96, 208, 16, 48, 64),

@@ -9,24 +9,11 @@ import numpy as np
 import pytest
 
 from vov import VovError
-from vov.bitstream import (
-    ITEMS,
-    NOISE,
-    THETA,
-    Bitstream,
-    Header,
-    Item,
-    frame,
-    from_bytes,
-    header_to_bytes,
-    parts,
-    read,
-    to_bytes,
-    unframe,
-    write,
-)
-from vov.rate import empirical_bits
-from vov.reader import varint
+from vov.bitstream import Bitstream, Header, Item, from_bytes, parts, read, to_bytes, write
+from vov.bitstream.container import ITEMS, NOISE, THETA, frame, unframe
+from vov.bitstream.header import header_to_bytes
+from vov.bitstream.reader import varint
+from vov.fitting.rate import empirical_bits
 
 CAPTION = "A basketball player in a white shirt dribbles past two defenders; the camera pans right. " * 6
 

@@ -5,19 +5,20 @@ import pytest
 import torch
 
 from tests.clips import panning, photograph
-from vov import VovError, bdrate, codecs, explicit, metrics
+from vov import VovError, metrics
+from vov.evaluation import anchors, bdrate, explicit
+from vov.evaluation.perceptual import Unavailable
 from vov.media import Clip
-from vov.perceptual import Unavailable
 
 FAST = {"x264": "veryfast", "x265": "ultrafast", "svtav1": "10", "vvc": "faster"}
 # first bytes: start code and parameter set; an AV1 temporal delimiter
 BEGINNINGS = {"x264": b"\0\0\0\1\x67", "x265": b"\0\0\0\1\x40", "svtav1": b"\x12\0", "vvc": b"\0\0\0\1\0"}
 
 
-@pytest.mark.parametrize("name", codecs.VIDEO_CODECS)
+@pytest.mark.parametrize("name", anchors.VIDEO_CODECS)
 def test_video_streams_are_elementary_and_decode_to_the_clip(name, tmp_path):
     clip = panning(9, 97, 131)  # odd sizes, which 4:2:0 does not have
-    encoded = codecs.encode(codecs.CODECS[name], clip, 9, 25.0, 24, FAST[name], tmp_path)
+    encoded = anchors.encode(anchors.CODECS[name], clip, 9, 25.0, 24, FAST[name], tmp_path)
     data = encoded.path.read_bytes()
     assert data.startswith(BEGINNINGS[name]) and encoded.bytes == len(data)
     assert b"x264" not in data and b"x265" not in data  # no SEI advertising, which small files would pay for
@@ -31,9 +32,9 @@ def test_video_streams_are_elementary_and_decode_to_the_clip(name, tmp_path):
 @pytest.mark.parametrize("name", ["x264", "svtav1"])
 def test_sizes_match_the_targets_and_trials_are_removed(name, tmp_path):
     clip = panning(9, 96, 128)
-    points = codecs.anchor_points(name, FAST[name], clip, 9, 25.0, [1500, 4000], tmp_path)
+    points = anchors.anchor_points(name, FAST[name], clip, 9, 25.0, [1500, 4000], tmp_path)
     assert [p.bytes <= target for p, target in zip(points, (1500, 4000), strict=True)] == [True, True]
-    finer = codecs.encode(codecs.CODECS[name], clip, 9, 25.0, points[0].quality - 1, FAST[name], tmp_path / "finer")
+    finer = anchors.encode(anchors.CODECS[name], clip, 9, 25.0, points[0].quality - 1, FAST[name], tmp_path / "finer")
     assert finer.bytes > 1500
     assert sorted(p.path.name for p in points) == sorted(p.name for p in tmp_path.glob("q*"))
 
@@ -45,17 +46,17 @@ def test_match_size_asks_few_questions_and_never_far_too_fine():
         asked.append(quality)
         return int(2 ** (20 - quality / 6.3))
 
-    chosen = codecs.match_size(size_at, 1, 51, 20_000)
+    chosen = anchors.match_size(size_at, 1, 51, 20_000)
     assert size_at(chosen) <= 20_000 < size_at(chosen - 1)
     assert len(asked) < 9 and min(asked) > 25
-    assert codecs.match_size(size_at, 1, 51, 10) == 51
-    assert codecs.match_size(size_at, 1, 51, 10**9) == 1
+    assert anchors.match_size(size_at, 1, 51, 10) == 51
+    assert anchors.match_size(size_at, 1, 51, 10**9) == 1
 
 
-@pytest.mark.parametrize("name", codecs.IMAGE_CODECS)
+@pytest.mark.parametrize("name", anchors.IMAGE_CODECS)
 def test_pictures_decode_from_files_of_about_the_target(name, tmp_path):
     picture = photograph(128, 161)
-    (point,) = codecs.anchor_points(name, codecs.CODECS[name].preset, [picture], 1, 1.0, [3000], tmp_path)
+    (point,) = anchors.anchor_points(name, anchors.CODECS[name].preset, [picture], 1, 1.0, [3000], tmp_path)
     assert 2000 < point.bytes <= 3000
     (decoded,) = list(point.open())
     assert metrics.psnr(picture, decoded) > 24
@@ -65,26 +66,26 @@ def test_pictures_decode_from_files_of_about_the_target(name, tmp_path):
 
 def test_codecs_of_pictures_refuse_clips(tmp_path):
     with pytest.raises(VovError, match="single pictures"):
-        codecs.encode(codecs.CODECS["jpeg"], panning(3, 32, 32), 3, 25.0, 50, "", tmp_path)
+        anchors.encode(anchors.CODECS["jpeg"], panning(3, 32, 32), 3, 25.0, 50, "", tmp_path)
 
 
 @pytest.mark.parametrize(("name", "preset"), [("x264", "warp9"), ("webp", "fast")])
 def test_an_unknown_preset_is_one_line_and_leaves_nothing(name, preset, tmp_path):
     with pytest.raises(VovError, match=f"ANCHORS={name}=") as caught:
-        codecs.encode(codecs.CODECS[name], [photograph(64, 64)], 1, 25.0, 30, preset, tmp_path)
+        anchors.encode(anchors.CODECS[name], [photograph(64, 64)], 1, 25.0, 30, preset, tmp_path)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_anchor_names():
-    assert codecs.parse_anchors("x265, vvc=faster") == [("x265", "slow"), ("vvc", "faster")]
-    assert [name for name, _ in codecs.parse_anchors("video,explicit")] == [*codecs.VIDEO_CODECS, "explicit"]
-    assert codecs.parse_anchors("") == codecs.parse_anchors("none") == []
+    assert anchors.parse_anchors("x265, vvc=faster") == [("x265", "slow"), ("vvc", "faster")]
+    assert [name for name, _ in anchors.parse_anchors("video,explicit")] == [*anchors.VIDEO_CODECS, "explicit"]
+    assert anchors.parse_anchors("") == anchors.parse_anchors("none") == []
     with pytest.raises(VovError, match="'mpeg2' is not one of x264"):
-        codecs.parse_anchors("mpeg2")
+        anchors.parse_anchors("mpeg2")
 
 
 def test_a_stream_cut_short_is_an_error(tmp_path):
-    encoded = codecs.encode(codecs.CODECS["x264"], panning(9, 64, 64), 9, 25.0, 30, "veryfast", tmp_path)
+    encoded = anchors.encode(anchors.CODECS["x264"], panning(9, 64, 64), 9, 25.0, 30, "veryfast", tmp_path)
     encoded.path.write_bytes(encoded.path.read_bytes()[:200])
     with pytest.raises(VovError, match=r"frame . of 9 cannot be decoded"):
         list(encoded.open())

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from vov import VovError
-from vov.coder import CONSTANT, COUNTS, PACKED, Table, decode, encode, encode_parts, read_tables
-from vov.rate import empirical_bits
-from vov.reader import Reader, varint, zigzag
+from vov.bitstream.reader import Reader, varint, zigzag
+from vov.bitstream.symbols import (
+    CONSTANT,
+    COUNTS,
+    PACKED,
+    Table,
+    decode_symbols,
+    encode_parts,
+    encode_symbols,
+    read_tables,
+)
+from vov.fitting.rate import empirical_bits
 
 
 def clamp(values):
@@ -34,7 +43,7 @@ SOURCES = {
 def test_symbols_survive_at_about_their_entropy(source, n):
     symbols = SOURCES[source](np.random.default_rng(n), n)
     table, payload = encode_parts(symbols)
-    found = decode(table + payload, n)
+    found = decode_symbols(table + payload, n)
     assert found.dtype == np.int32 and np.array_equal(found, symbols)
     limit = 1.005 * empirical_bits(symbols) / 8 + 16
     read = Table.read(Reader(table, "table"))
@@ -47,8 +56,8 @@ def test_symbols_survive_at_about_their_entropy(source, n):
 
 def test_few_symbols_cost_few_bytes():
     rng = np.random.default_rng(0)
-    assert len(encode(np.full(131_072, 5))) == 2
-    assert len(encode(np.zeros(1, int))) == 2
+    assert len(encode_symbols(np.full(131_072, 5))) == 2
+    assert len(encode_symbols(np.zeros(1, int))) == 2
     assert len(encode_parts(rng.integers(-1, 2, 1000))[0]) <= 5
     gaps = np.where(rng.random(5000) < 0.01, 128, rng.integers(-2, 3, 5000))  # runs of unused values are short
     gaps[0] = -128
@@ -59,25 +68,25 @@ def test_uniform_indices_cost_their_bits():
     """Noise indices: 10 bits each, no table."""
     indices = np.random.default_rng(0).integers(0, 1024, 4000)
     indices[:2] = 0, 1023
-    assert len(encode(indices)) <= 5000 + 4
+    assert len(encode_symbols(indices)) <= 5000 + 4
     wide = np.array([-(2**31), 2**31 - 1, 0])
-    assert np.array_equal(decode(encode(wide), 3), wide)
+    assert np.array_equal(decode_symbols(encode_symbols(wide), 3), wide)
 
 
 def test_rows_have_their_own_tables():
     """Quantised latents: one table per channel, one stream."""
     rng = np.random.default_rng(0)
     rows = np.stack([clamp(rng.normal(size=4000) * scale) for scale in (0, 0.3, 1, 8, 40)])
-    data = encode(rows)
-    assert np.array_equal(decode(data, rows.shape), rows)
+    data = encode_symbols(rows)
+    assert np.array_equal(decode_symbols(data, rows.shape), rows)
     assert len(data) <= sum(empirical_bits(row) for row in rows) / 8 * 1.005 + 16 + 350
-    assert np.array_equal(decode(encode(rows[:, :3]), (5, 3)), rows[:, :3])
+    assert np.array_equal(decode_symbols(encode_symbols(rows[:, :3]), (5, 3)), rows[:, :3])
 
 
 @pytest.mark.parametrize("shape", [0, (0, 5), (5, 0)])
 def test_nothing_costs_nothing(shape):
-    assert encode(np.zeros(shape, int)) == b""
-    assert decode(b"", shape).size == 0
+    assert encode_symbols(np.zeros(shape, int)) == b""
+    assert decode_symbols(b"", shape).size == 0
 
 
 def test_frequencies_are_exact_and_never_zero():
@@ -110,9 +119,9 @@ def test_131072_symbols_take_under_a_tenth_of_a_second():
     timings = []
     for _ in range(4):
         start = time.perf_counter()
-        data = encode(symbols)
+        data = encode_symbols(symbols)
         middle = time.perf_counter()
-        decode(data, symbols.size)
+        decode_symbols(data, symbols.size)
         timings.append((middle - start, time.perf_counter() - middle))
     encoding, decoding = np.min(timings, axis=0)
     assert encoding < 0.1 and decoding < 0.1
@@ -123,16 +132,16 @@ def test_golden_bytes():
     few = np.array([0, 1, 0, -1, 2])
     many = np.where(np.arange(60) % 10 == 3, 1, 0)
     gaps = np.where(np.arange(60) == 50, 90, many)
-    assert encode(few).hex() == "090164c0"
-    assert encode(many).hex() == "05001004010040100400"
-    assert encode(gaps).hex() == "ef02002b06005701bac81d0305000000b4955ee6"
-    assert encode(np.stack([many, 0 * many])).hex() == "050000001004010040100400"
+    assert encode_symbols(few).hex() == "090164c0"
+    assert encode_symbols(many).hex() == "05001004010040100400"
+    assert encode_symbols(gaps).hex() == "ef02002b06005701bac81d0305000000b4955ee6"
+    assert encode_symbols(np.stack([many, 0 * many])).hex() == "050000001004010040100400"
 
 
 def outcome(data, shape):
     """The symbols, or None for a VovError; anything else fails the test."""
     try:
-        return decode(data, shape)
+        return decode_symbols(data, shape)
     except VovError as error:
         assert str(error).startswith("coded symbols: ") and "\n" not in str(error) and ";" in str(error)
         return None
@@ -140,7 +149,7 @@ def outcome(data, shape):
 
 def test_any_bytes_decode_to_what_they_encode_or_are_refused():
     rng = np.random.default_rng(1)
-    valid = [encode(SOURCES[name](rng, n)) for name in SOURCES for n in (7, 40, 700)]
+    valid = [encode_symbols(SOURCES[name](rng, n)) for name in SOURCES for n in (7, 40, 700)]
     refused = 0
     for trial in range(6000):
         data = bytearray(valid[trial % len(valid)])
@@ -160,7 +169,7 @@ def test_any_bytes_decode_to_what_they_encode_or_are_refused():
         if found is not None:  # what was accepted is a faithful code of its symbols
             reader = Reader(bytes(data), "fuzz")
             read_tables(reader, 1)
-            assert found.shape == (n,) and np.array_equal(decode(encode(found), n), found)
+            assert found.shape == (n,) and np.array_equal(decode_symbols(encode_symbols(found), n), found)
     assert refused > 3000
 
 
@@ -181,10 +190,10 @@ def test_a_tiny_file_that_claims_the_most_is_bounded():
     """2^24 symbols in about 50 bytes: legal, a few seconds, and under 256 MiB of Python's memory."""
     symbols = np.zeros(1 << 21, np.int32)
     symbols[5] = 1
-    data = encode(symbols)
+    data = encode_symbols(symbols)
     assert len(data) < 60
     tracemalloc.start()
-    assert np.array_equal(decode(data, symbols.size), symbols)
+    assert np.array_equal(decode_symbols(data, symbols.size), symbols)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100 << 20
@@ -193,4 +202,4 @@ def test_a_tiny_file_that_claims_the_most_is_bounded():
 def test_wrong_input_is_one_line():
     for symbols in (np.zeros(4), np.zeros((2, 2, 2), int), np.array([2**31]), np.zeros((5000, 1), int)):
         with pytest.raises(VovError, match="cannot be coded"):
-            encode(symbols)
+            encode_symbols(symbols)

@@ -5,12 +5,13 @@ import torch
 
 from tests.test_fit import ball
 from tests.tiny import build_wan
+from video import edit as command
 from video.backbone import WanBackbone
-from video.edit import edit as command
-from vov import VovError, codec, interop, media
+from vov import VovError, codec, media
 from vov.config import FitConfig
 from vov.editing import Adaptation, EditConfig, Merged, load, numbers, scheduled
-from vov.fit import Fitted
+from vov.fitting.fit import Fitted
+from vov.formats import reference
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 CAPTION = "a red ball rolls"
@@ -30,7 +31,7 @@ def files(backbone, tmp_path_factory):
     encoder = codec.Encoder(backbone, [codec.Source(ball(5, 32, 32), 8.0, CAPTION)], FIT)
     encoder.write(folder / "ball.vov", FIT, Fitted(theta, 0.01, folder))
     encoder.close()
-    interop.save_reference(folder / "ball.safetensors", theta, 0.01)
+    reference.save_reference(folder / "ball.safetensors", theta, 0.01)
     return folder / "ball.vov", folder / "ball.safetensors", folder / "ball"
 
 

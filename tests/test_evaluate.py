@@ -14,11 +14,11 @@ from PIL import Image
 
 from tests.clips import noisy, panning, photograph
 from tests.metric_weights import save_i3d, save_trunks
-from vov import VovError, codecs, media, metrics
-from vov.evaluate import Tree, evaluate
+from vov import VovError, media, metrics
+from vov.evaluation.evaluate import Tree, evaluate
+from vov.evaluation.measure import Suite
+from vov.evaluation.pairs import EvalConfig
 from vov.files import REPO
-from vov.measure import Suite
-from vov.pairs import EvalConfig
 
 VIDEO, IMAGE = Tree(False, "", None), Tree(True, "", None)
 
@@ -120,7 +120,7 @@ def test_ten_bit_video_is_read_as_eight_bits(clips, tmp_path):
     raw = tmp_path / "clip.rgb"
     raw.write_bytes(clip.tobytes())
     path = tmp_path / "ten.mkv"
-    subprocess.run([codecs.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
+    subprocess.run([media.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
                     "-i", str(raw), "-pix_fmt", "yuv444p10le", "-c:v", "libx265", "-x265-params",
                     "lossless=1:log-level=error", str(path)], check=True)
     results = evaluate(settings(clips, tmp_path, fake_dir=str(path), skip_metrics=True), VIDEO)

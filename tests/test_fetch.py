@@ -10,9 +10,10 @@ from functools import partial
 
 import pytest
 
-from vov import VovError, fetch
+from vov import VovError
+from vov.evaluation import fetch
+from vov.evaluation.perceptual import WEIGHTS
 from vov.files import REPO
-from vov.perceptual import WEIGHTS
 
 BODY = bytes(range(256)) * 4000
 

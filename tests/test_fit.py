@@ -8,10 +8,12 @@ import torch
 
 from video.backbone import WanBackbone
 from video.options import VideoFit
-from vov import VovError, checkpoint, codec, speed
-from vov.distributed import World
-from vov.fit import Fit, SpikeGuard
-from vov.loss import distortion, pixel_weights
+from vov import VovError, codec
+from vov.fitting import checkpoint
+from vov.fitting.distributed import World
+from vov.fitting.fit import Fit, SpikeGuard
+from vov.fitting.loss import distortion, pixel_weights
+from vov.model import speed
 
 CAPTION = "a red ball rolls"
 

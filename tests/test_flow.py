@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vov.flow import Training, decoder_noise, euler, interpolate, sample, shift_sigma, sigma_grid, unipc
+from vov.fitting.samples import Training
+from vov.model.flow import decoder_noise, euler, interpolate, sample, shift_sigma, sigma_grid, unipc
 
 
 def test_grid_falls_from_one_to_zero_and_shift_one_is_linear():

@@ -7,8 +7,8 @@ from scipy.linalg import sqrtm
 
 from tests.clips import noisy, panning
 from tests.metric_weights import I3d, save_i3d
-from vov import fvd
-from vov.perceptual import Unavailable
+from vov.evaluation import fvd
+from vov.evaluation.perceptual import Unavailable
 
 
 def direct(a, b):

@@ -12,7 +12,8 @@ from PIL import Image
 from image import reconstruct, train
 from image.options import ImageFit, Reconstruct, at_size, described
 from tests.test_video_commands import bash
-from vov import VovError, bitstream, config, interop, media, metrics
+from vov import VovError, bitstream, config, media, metrics
+from vov.formats import reference
 
 SETTINGS = dict(config="", width=0, height=0, last_k=2, rank=4, theta_length=300, lr=0.02, preview_every=0,
                 device="cpu", lora_preset="qkvo", noise="anchored", timesteps="grid", train_steps=3,
@@ -88,7 +89,7 @@ def test_a_checkpoint_of_ours_decodes_with_its_own_settings(run, tiny_qwen, albu
 
 def test_a_reference_checkpoint_decodes_with_the_variables_given(tiny_qwen, album, tmp_path):
     theta = torch.linspace(-0.02, 0.02, 65536)
-    interop.save_reference(tmp_path / "theirs.safetensors", theta)
+    reference.save_reference(tmp_path / "theirs.safetensors", theta)
     asked = Reconstruct(init_lora_path=str(tmp_path / "theirs.safetensors"), output_dir=str(tmp_path), last_k=2,
                         description_file=str(album / "captions.txt"), caption_end=1, model_id=str(tiny_qwen), width=48,
                         height=32, decode_steps=2, device="cpu")

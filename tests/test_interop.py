@@ -19,19 +19,16 @@ from torch import nn
 from scripts import export as script
 from tests.tiny import build_qwen, build_wan
 from video.backbone import WanBackbone
-from vov import VovError, bitstream, checkpoint, export
+from vov import VovError, bitstream
+from vov.bitstream.header import Header
 from vov.config import load
-from vov.header import Header
-from vov.interop import (
-    WAN_NAMES,
-    load_reference,
-    read_peft,
-    save_reference,
-    write_lora,
-    write_peft,
-)
-from vov.rate import RateModel
-from vov.unilora import Adapter, Projection, select_layers
+from vov.fitting import checkpoint
+from vov.fitting.rate import RateModel
+from vov.formats import export
+from vov.formats.lora import WAN_NAMES, write_lora
+from vov.formats.peft import read_peft, write_peft
+from vov.formats.reference import load_reference, save_reference
+from vov.model.unilora import Adapter, Projection, select_layers
 
 QWEN_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 QWEN_MLP = tuple(f"{mlp}.net.{layer}" for mlp in ("img_mlp", "txt_mlp") for layer in ("0.proj", "2"))

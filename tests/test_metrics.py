@@ -16,8 +16,9 @@ from torchvision.models import vgg
 
 from tests.clips import noisy, panning, photograph
 from tests.metric_weights import save_trunks
-from vov import VovError, codecs, metrics, perceptual, warping
-from vov.perceptual import Dists, Lpips, Unavailable, find_weights
+from vov import VovError, media, metrics
+from vov.evaluation import perceptual, warping
+from vov.evaluation.perceptual import Dists, Lpips, Unavailable, find_weights
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_psnr_equals_ffmpeg(pair, tmp_path):
     for name, frames in zip("ab", pair, strict=True):
         (tmp_path / f"{name}.rgb").write_bytes(frames.tobytes())
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "336x240", "-i"]
-    text = subprocess.run([codecs.ffmpeg(), *raw, str(tmp_path / "a.rgb"), *raw, str(tmp_path / "b.rgb"), "-lavfi",
+    text = subprocess.run([media.ffmpeg(), *raw, str(tmp_path / "a.rgb"), *raw, str(tmp_path / "b.rgb"), "-lavfi",
                            "[0]format=gbrp[a];[1]format=gbrp[b];[a][b]psnr", "-f", "null", "-"],
                           capture_output=True, text=True, check=True).stderr
     average = float(text.split("average:")[1].split()[0])
@@ -108,7 +109,7 @@ def test_ssim_and_ms_ssim_agree_with_libvmaf_on_grey(pair, tmp_path):
         (tmp_path / f"{name}.y").write_bytes(b"".join(frame.tobytes() + chroma for frame in frames))
     raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "336x240", "-i"]
     log = tmp_path / "log.json"
-    subprocess.run([codecs.ffmpeg(), "-v", "error", *raw, str(tmp_path / "b.y"), *raw, str(tmp_path / "a.y"), "-lavfi",
+    subprocess.run([media.ffmpeg(), "-v", "error", *raw, str(tmp_path / "b.y"), *raw, str(tmp_path / "a.y"), "-lavfi",
                     "[0][1]libvmaf=log_fmt=json:log_path="
                     f"{log}:feature=name=float_ssim|name=float_ms_ssim", "-f", "null", "-"], check=True)
     pooled = json.loads(log.read_text())["pooled_metrics"]

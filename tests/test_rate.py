@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from vov import VovError
-from vov.noise import normal
-from vov.rate import (
+from vov.fitting.rate import (
     RateModel,
     dequantise,
     empirical_bits,
     quantise,
     quantiser_noise,
 )
+from vov.noise import normal
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.browser import chromium, missing
 from tests.clips import noisy, panning
-from vov import report
-from vov.evaluate import Tree, evaluate
-from vov.pairs import EvalConfig
+from vov.evaluation import report
+from vov.evaluation.evaluate import Tree, evaluate
+from vov.evaluation.pairs import EvalConfig
 
 HOSTILE = "</script><b>&\"'|"
 

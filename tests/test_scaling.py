@@ -12,11 +12,12 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from vov import VovError
+from vov.bitstream.noise_code import FIELDS, NoiseCode
+from vov.bitstream.reader import varint
 from vov.files import REPO
-from vov.flow import decoder_noise, euler, sigma_grid
+from vov.model.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
-from vov.reader import varint
-from vov.scaling import FIELDS, Candidates, NoiseCode, Replay, diffuse, levels, stochastic_step
+from vov.scaling.replay import Candidates, Replay, diffuse, levels, stochastic_step
 
 
 def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1, **more):
@@ -149,11 +150,11 @@ def test_items_and_steps_have_noise_of_their_own():
 
 KERNEL = """
 import torch
-from vov import scaling_kernel
+from vov.scaling import kernel
 from vov.noise import Stream, normal_batch
 device = "cuda" if torch.cuda.is_available() else "cpu"
 wanted, blocks = torch.randn(2, 100, device=device), torch.tensor([3, 5], device=device)
-found = scaling_kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)
+found = kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)
 drawn = [normal_batch(2**63 + 7, (Stream.CANDIDATE, 42, int(b)), range(16, 36), 100).to(device) for b in blocks]
 expected = torch.stack([d @ w for d, w in zip(drawn, wanted)])
 assert (found - expected).abs().max() < 0.01, (found, expected)

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import curves, scaling_curves
+from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
+from video import scale as command
 from video.backbone import WanBackbone
-from video.scaling import sample as command
-from vov import VovError, bitstream, codec, editing, media, metrics, speed
+from vov import VovError, bitstream, codec, editing, media, metrics
+from vov.bitstream.noise_code import NoiseCode
 from vov.config import FitConfig
-from vov.fit import Fitted
-from vov.scaling import Candidates, NoiseCode, entries
-from vov.scaling_search import ScalingConfig, allocate, scale, scores
+from vov.fitting.fit import Fitted
+from vov.model import speed
+from vov.scaling.allocate import allocate
+from vov.scaling.choose import scores
+from vov.scaling.replay import Candidates, entries
+from vov.scaling.search import scale
+from vov.scaling.settings import ScalingConfig
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},

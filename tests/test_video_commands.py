@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.test_fit import ball
+from video import train
 from video.options import VideoFit
-from video.train import train
 from vov import bitstream, cli, media, metrics
 from vov.files import REPO
 
@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(changes, message, tiny_wan, cl
     for name, value in (variables | changes).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["train.py"])
-    with pytest.raises(SystemExit) as ended:  # what `python -m video.train.train two_stage` runs, without its start-up
+    with pytest.raises(SystemExit) as ended:  # what `python -m video.train two_stage` runs, without its start-up
         cli.run(VideoFit, train.two_stage, "usage", stages=("", "stage1", "stage2"))
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert ended.value.code == 1 and len(errors) == 1 and message in errors[0], errors

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vov import VovError
-from vov.backbone import Backbone, Condition
+from vov.model.backbone import Backbone, Condition
 
 ATTENTION = tuple(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v"))
 OUTPUT = ("attn1.to_out.0", "attn2.to_out.0")

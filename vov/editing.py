@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, bitstream, interop, media, metrics
-from vov.backbone import Backbone, Condition
+from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Header
+from vov.bitstream.noise_code import NoiseCode
 from vov.config import FitConfig, option
-from vov.flow import decoder_noise, sample, sigma_grid
-from vov.rate import dequantise
-from vov.scaling import NoiseCode, Replay
-from vov.unilora import Adapter
+from vov.fitting.rate import dequantise
+from vov.formats import reference
+from vov.model.backbone import Backbone, Condition
+from vov.model.flow import decoder_noise, sample, sigma_grid
+from vov.model.unilora import Adapter
+from vov.scaling.replay import Replay, levels
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
                         shift=header.shift, guidance=header.guidance, seed=header.seed)
         return Adaptation(str(path), dequantise(stream.symbols, header.step), fit, header.num_frames, header.fps,
                           header.model_id, header.dtype, stream.items[0].caption, header, stream.noise, header.sigmas)
-    found = interop.load_reference(path)
+    found = reference.load_reference(path)
     known = found.metadata.get("config", {})
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
     names = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "shift", *own)
@@ -146,7 +148,7 @@ class Merged:
 
     def _factors(self, backbone: Backbone, each: Adaptation, own: set[str]) -> list[tuple[Tensor, Tensor]]:
         """(A, B) for every layer of the union; of rank 0 where this θ has none."""
-        from vov.unilora import Projection
+        from vov.model.unilora import Projection
 
         pairs = zip(self.adapter.names, self.adapter.shapes, strict=True)
         fit = each.settings
@@ -219,7 +221,7 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         if first.noise is None or not own or seed != fit.seed:
             raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
         code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), 1, f"{first.source}: noise")
-        sigmas = code.levels(first.header)
+        sigmas = levels(first.header, code.start, code.end)
 
     def run(condition: Condition, chosen: tuple) -> np.ndarray:
         velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)
@@ -240,7 +242,7 @@ def sheet(original: np.ndarray | None, reconstruction: np.ndarray, edited: np.nd
 
 def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
     """{metric: text} of an edit against the original; LPIPS needs its weights, else says what is missing."""
-    from vov.measure import Suite
+    from vov.evaluation.measure import Suite
 
     suite = Suite(video=False)
     found = suite.measure(original, edited, len(original))
@@ -256,7 +258,7 @@ def run_command(sources: Sequence[str], settings: EditConfig, load_backbone: Cal
 
     load_backbone: (model id, precision) → model. read_original: frames → the original, or None.
     """
-    from vov.codec import check_outputs
+    from vov.results import check_outputs
 
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")

@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 if [[ $# -gt 0 && "$1" != -* ]]; then export NAME=$1; shift; fi
 if [[ $# -gt 0 && "$1" != -* ]]; then export STEPS=$1; shift; fi
-vov_run video.scaling.sample "$@"
+vov_run video.scale "$@"

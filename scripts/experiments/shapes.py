@@ -1,0 +1,38 @@
+"""Models of the true shape with random weights: speed and memory can be measured where no weights can be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from video.backbone import WanBackbone
+from vov.model.lookup import pick_device, pick_dtype
+
+SHAPES = {  # of the transformer
+    "wan2.1-1.3b": {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},
+    "wan2.1-14b": {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40},
+    "tiny": {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2},
+}
+
+
+class RandomWan(WanBackbone):
+    """Its captions are noise, so no text encoder is needed."""
+
+    def embed(self, captions):
+        """One random condition per caption."""
+        return [{"text": torch.randn(1, 512, 4096, device=self.device, dtype=self.dtype)} for _ in captions]
+
+
+def random_wan(model: str, device: str) -> RandomWan:
+    """A Wan backbone of the named shape on "cuda", "cpu" or "auto"; bfloat16 on a GPU."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    place = pick_device(device)
+    torch.set_default_device(place)
+    small = {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if model == "tiny" else {}
+    transformer = WanTransformer3DModel(**SHAPES[model], text_dim=4096, qk_norm="rms_norm_across_heads")
+    vae = AutoencoderKLWan(**small)
+    torch.set_default_device("cpu")
+    dtype = pick_dtype("auto", place)
+    return RandomWan(Path("random"), model, transformer.to(dtype), vae, place, dtype)

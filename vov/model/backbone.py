@@ -1,0 +1,183 @@
+"""What a frozen foundation model must offer, and what all of them share: caching, fingerprint.
+
+A tree implements `Backbone` once (video/backbone.py: Wan2.1, image/backbone.py: Qwen-Image). Everything else
+in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [0, 1] and a condition.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vov import VovError
+from vov.files import content_hash
+from vov.model.cache import cache_folder, cached
+from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
+
+Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
+
+
+class Backbone(abc.ABC):
+    """A frozen text-to-image or text-to-video flow model.
+
+    Attributes:
+        transformer: the flow network, frozen, in `dtype`; the only part that is adapted.
+        vae: the autoencoder, frozen, float32.
+        name: what a file's header calls this model.
+        precision: dtype and quantisation, as in a file's header: "float32", "bfloat16-fp8", …
+        unit: width and height must be multiples of this many pixels.
+        blocks: dotted name of the list of transformer blocks.
+        presets: which linears of a block each LORA_PRESET adapts.
+    """
+
+    tree: str
+    unit: int = 16
+    blocks: str
+    presets: dict[str, tuple[str, ...]]
+    transformer: nn.Module
+    vae: nn.Module
+
+    def __init__(self, path: Path, name: str, transformer: nn.Module, vae: nn.Module, device: torch.device,
+                 dtype: torch.dtype, quantize: str = "none"):
+        self.path, self.name, self.device, self.dtype = path, name, device, dtype
+        self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+        self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
+        self._fingerprint: bytes | None = None
+
+    @classmethod
+    def load(cls, model_id: str, cache_dir: str, device: str = "auto", precision: str = "auto",
+             trusted: bool = True, offload: str = "none") -> Backbone:
+        """Loads transformer and VAE from a local folder or Hugging Face cache; see `find_model`.
+
+        `precision` is a dtype or "auto", with "-fp8" or "-nf4" for a quantised base; `offload` as in `memory`.
+        """
+        from vov.model.memory import load_transformer, split_precision
+
+        quiet_libraries()
+        path, place = find_model(model_id, cache_dir, trusted), pick_device(device)
+        dtype, quantize = split_precision(precision)
+        kind = pick_dtype(dtype, place)
+        flow, autoencoder = cls.classes()
+        try:
+            transformer = load_transformer(flow, path, cls.blocks, place, kind, quantize, offload)
+            vae = autoencoder.from_pretrained(path, subfolder="vae", dtype=torch.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise VovError(f"{path}: not a complete {flow.__name__.split('Transformer')[0]} model "
+                           f"({str(error).splitlines()[0]}); fetch it again with scripts/fetch_models.sh") from error
+        if place.type == "cpu" and quantize == "none":
+            own_memory(transformer)
+        own_memory(vae)
+        return cls(path, public_name(model_id, path), transformer, vae.to(place), place, kind, quantize)
+
+    @staticmethod
+    @abc.abstractmethod
+    def classes() -> tuple[type, type]:
+        """diffusers' classes of the transformer and the VAE."""
+
+    @abc.abstractmethod
+    def check_geometry(self, width: int, height: int, frames: int) -> None:
+        """Raises VovError when the model cannot represent clips of this size."""
+
+    @abc.abstractmethod
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
+        """(1, C, T, h, w) of the latents of a clip."""
+
+    @abc.abstractmethod
+    def native_shift(self, width: int, height: int) -> float:
+        """The σ shift that the model's own pipeline uses at this size."""
+
+    @abc.abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """[1, 3, T, H, W] in [−1, 1] → normalised latents [1, C, T', h, w], float32."""
+
+    @abc.abstractmethod
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Normalised latents [1, C, T', h, w] → pixels [1, 3, T, H, W], nominally in [−1, 1]; differentiable."""
+
+    @abc.abstractmethod
+    def embed_text(self, captions: Sequence[str]) -> list[Condition]:
+        """Loads the text encoder, embeds each caption alone, frees the encoder."""
+
+    @abc.abstractmethod
+    def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Velocity [B, C, T, h, w] in the model's dtype at x, times t [B], under a condition of batch B."""
+
+    def collate(self, conditions: Sequence[Condition]) -> Condition:
+        """Conditions of batch 1 as one of batch B, for fits of several items."""
+        return {k: torch.cat([condition[k] for condition in conditions]) for k in conditions[0]}
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition) -> Tensor:
+        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch."""
+        batch = x.shape[0]
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(batch)
+        condition = {k: v.expand(batch, *v.shape[1:]) if v.shape[0] != batch else v for k, v in condition.items()}
+        return self.predict(x.to(self.dtype), t, condition).float()
+
+    def guided(self, condition: Condition, negative: Condition | None, guidance: float) -> Callable:
+        """(x, t) → velocity with classifier-free guidance; without a negative condition or at 1 it is off."""
+        def plain(x: Tensor, t: float) -> Tensor:
+            return self.velocity(x, t, condition)
+
+        def both(x: Tensor, t: float) -> Tensor:
+            base = self.velocity(x, t, negative)
+            return base + guidance * (self.velocity(x, t, condition) - base)
+
+        return plain if negative is None or guidance == 1.0 else both
+
+    def embed(self, captions: Sequence[str]) -> list[Condition]:
+        """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
+        model = (self.path.resolve().name, self.fingerprint(), str(self.dtype))
+        keys = [content_hash("text", *model, caption) for caption in captions]
+        missing = {k: c for k, c in zip(keys, captions, strict=True)
+                   if not (cache_folder() / "text" / f"{k}.safetensors").is_file()}
+        if missing:
+            for key, condition in zip(missing, self.embed_text(list(missing.values())), strict=True):
+                cached("text", key, lambda condition=condition: condition)
+        found = [cached("text", k, lambda c=c: self.embed_text([c])[0]) for k, c in zip(keys, captions, strict=True)]
+        return [{k: v.to(self.device) for k, v in condition.items()} for condition in found]
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 RGB [T, H, W, 3] → normalised latents [1, C, T', h, w], float32; kept in the cache."""
+        def compute() -> dict[str, Tensor]:
+            pixels = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            return {"latents": self.encode_pixels(pixels)}
+        data = np.ascontiguousarray(frames).data
+        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, data)
+        return cached("latents", key, compute)["latents"].to(self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Normalised latents [1, C, T', h, w] → uint8 RGB [T, H, W, 3]."""
+        pixels = self.decode_pixels(latents.float())[0]
+        levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return levels.permute(1, 2, 3, 0).cpu().numpy()
+
+    def layers(self, preset: str, last_k: int) -> list[str]:
+        """Names of the linears that a preset adapts, in `named_modules()` order."""
+        from vov.model.unilora import select_layers
+
+        return select_layers(self.transformer, self.blocks, self.presets[preset], last_k)
+
+    def fingerprint(self) -> bytes:
+        """8 bytes that depend on every tensor of transformer and VAE: name, shape and 64 values as bfloat16.
+
+        Equal for one model loaded in float32 or bfloat16; different when weights or a quantised base differ.
+        Taken before layers are replaced, so call it first when adapting (`load` does).
+        """
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for part in (self.transformer, self.vae):
+                for name, tensor in sorted(part.state_dict().items()):
+                    flat = tensor.detach().flatten()
+                    step = max(1, flat.numel() // 64)
+                    values = flat[::step][:64].to("cpu", torch.float32).to(torch.bfloat16).view(torch.int16).numpy()
+                    digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<i2").tobytes())
+            self._fingerprint = digest.digest()[:8]
+        return self._fingerprint

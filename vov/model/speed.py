@@ -1,0 +1,108 @@
+"""Making a step fast: recomputation that keeps attention, per-block compilation, a captured step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+ATTENTION_OPS = {
+    getattr(torch.ops.aten, name).default
+    for name in ("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+                 "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu")
+    if hasattr(torch.ops.aten, name)
+}
+SMALL_MODEL = 100e6  # parameters below which a step is bound by launches, not by arithmetic
+
+
+def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in ATTENTION_OPS else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
+    """Recomputes a block's activations in the backward pass; in place.
+
+    Args:
+        mode: none; full (everything is recomputed); selective (attention outputs, most of the FLOPs at video
+            lengths, are kept: 1.95 against 2.64 s a step for +5 GiB on Wan2.1-1.3B at 81×480×832).
+    """
+    if mode == "none" or type(blocks[0]).__name__ == "Checkpointed":
+        return
+    context = {} if mode == "full" else {
+        "context_fn": partial(create_selective_checkpoint_contexts, _keep_attention)}
+    kind = type(blocks[0])
+
+    class Checkpointed(kind):
+        """The block's class with a checkpointed forward; compiled once for all blocks, unlike a closure each."""
+
+        plain = kind.forward  # a method of self: what dynamo can trace into
+
+        def forward(self, *args, **kwargs):
+            if not torch.is_grad_enabled():
+                return self.plain(*args, **kwargs)
+            return checkpoint(self.plain, *args, use_reentrant=False, **context, **kwargs)
+
+    for block in blocks:
+        block.__class__ = Checkpointed
+
+
+def compile_blocks(blocks: nn.ModuleList) -> None:
+    """Compiles each block in place; equal blocks share one compilation."""
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    for block in blocks:
+        if block._compiled_call_impl is None:
+            block.compile()
+
+
+def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: str) -> tuple[str, str]:
+    """Resolves "auto" to (checkpointing, compile): small models are captured as a graph, large ones compiled.
+
+    A model that `memory` has quantised runs eagerly; one whose blocks are streamed also recomputes everything, for what
+    it keeps it keeps with the weights.
+    """
+    if getattr(model, "eager_only", False):
+        compile = "never"
+    if getattr(model, "streamed", False) and checkpointing in ("auto", "none"):
+        checkpointing = "full"
+    small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+    if checkpointing == "auto":
+        checkpointing = "none" if small else "selective"
+    if device.type != "cuda":
+        compile = "never" if compile in ("auto", "graph") else compile
+    elif compile == "auto":
+        compile = "graph" if small else "blocks"
+    return checkpointing, compile
+
+
+class CapturedStep:
+    """Runs a step function as one CUDA graph: 58 → 4.9 ms on a launch-bound model.
+
+    The function must read its changing inputs from `buffers` (static tensors), keep its state in place and
+    return tensors. The first `warmup` calls run eagerly on a side stream, then the step is captured.
+    """
+
+    def __init__(self, step: Callable[[], dict[str, Tensor]], buffers: dict[str, Tensor], warmup: int = 3):
+        self.step, self.buffers, self.left = step, buffers, warmup
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.outputs: dict[str, Tensor] = {}
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        for name, value in inputs.items():
+            self.buffers[name].copy_(value)
+        if self.left > 0:
+            self.left -= 1
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                outputs = self.step()
+            torch.cuda.current_stream().wait_stream(stream)
+            return outputs
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.step()
+        self.graph.replay()
+        return self.outputs

@@ -1,0 +1,167 @@
+"""The encoder's half of coded noise: which candidates, and how many bits for which step. See `vov.scaling.replay`.
+
+A step's score of a candidate is <direction, z>. Three directions, all free choices of the encoder:
+
+    likelihood  the drift: the score is the log-ratio of the posterior to the model, as in the paper
+    pixel       the drift as pixels see it, WᵀW·drift with W of `loss.pixel_weights`
+    lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
+                so that a choice counts for what the model makes of it; a backward pass a coded step
+
+M atoms of K candidates move the state by about √(2·ln K·M) standard deviations along the direction, whatever M and K;
+each atom is chosen for the whole direction, not for what others left of it: their sum is mostly noise, which a matching
+pursuit would undo. What is optimised, then, is how many atoms a step gets; a first pass measures what they are worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vov import VovError
+from vov.bitstream import Bitstream
+from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
+from vov.codec import Decoder, Source
+from vov.fitting.loss import pixel_weights
+from vov.fitting.rate import dequantise
+from vov.model import speed
+from vov.model.backbone import Backbone, Condition
+from vov.model.flow import denoised, euler
+from vov.scaling.allocate import allocate
+from vov.scaling.choose import Chooser
+from vov.scaling.replay import Step, levels, stochastic_step
+from vov.scaling.settings import ScalingConfig
+
+END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
+
+
+class Search:
+    """Finds the noise code of a file: samples each item with the decoder's own steps, choosing as it goes.
+
+    Args:
+        decoder: of the file that will carry the code; its header has the final steps.
+        theta: θ̂ [d] as decoded.
+        conditions, targets: of the items; targets are their true latents [1, C, T, h, w].
+        settings: what to spend where.
+    """
+
+    def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
+                 settings: ScalingConfig):
+        if decoder.header.sampler != "euler":
+            raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
+        self.decoder, self.theta, self.settings = decoder, theta, settings
+        self.conditions, self.targets = conditions, targets
+        self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
+        if settings.score == "lookahead":  # a large model's activations must not all wait for the backward pass
+            model, blocks = decoder.backbone.transformer, decoder.backbone.blocks
+            recompute, _ = speed.plan(model, decoder.backbone.device, "auto", "never")
+            speed.checkpoint_blocks(model.get_submodule(blocks), recompute)
+
+    def _place(self, code: NoiseCode) -> None:
+        """Makes `code` the one to fill, its levels the sampler's, and its plan zero where a step takes no noise."""
+        header = self.decoder.header
+        if header.sigmas and (code.start or code.end):
+            raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
+        self.code, self.sigmas = code, levels(header, code.start, code.end)
+        edges = self.sigmas[code.first:][: code.steps + 1]
+        noisy = np.array([stochastic_step(*pair, code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)])
+        code.plan[~noisy] = 0  # the last step ends at level 0
+        if not noisy.any():
+            raise VovError("no step takes noise; raise STEPS (to 2 or more) or ETA, or lower FIRST_STEP")
+
+    def run(self, progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[NoiseCode, list[Tensor]]:
+        """The code and the latents of every item, as the decoder will find them.
+
+        progress: called after every sampler step with its number and the state.
+        """
+        budget, count = self.settings.scaling_bytes, len(self.targets)
+        code, spent = self._planned(budget, progress) if budget else (self.code, True)
+        while not spent and self.settings.end_level < 0 and code.end > END_STEP:  # lower levels have use for the rest
+            self._place(replace(self.code, end=max(END_STEP, code.end - END_STEP)))
+            code, spent = self._planned(budget, progress)
+        choosers, latents = zip(*(self._sample(code, item, progress) for item in range(count)), strict=True)
+        symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
+        return replace(code, symbols=symbols), list(latents)
+
+    def _planned(self, budget: int, progress: Callable) -> tuple[NoiseCode, bool]:
+        """`allocate` for a budget, by what a first pass with equal shares finds the steps to be worth."""
+        code, count = self.code, len(self.targets)
+        spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * count
+        pilot = min(max(1, MAX_ATOMS // 4), max(1, round(8 * budget / spread)))
+        first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
+        pilots = [self._sample(first, item, progress)[0] for item in range(count)]
+        energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
+        return allocate(code, energy, worth, budget, count)
+
+    @torch.no_grad()
+    def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
+        decoder, settings, target = self.decoder, self.settings, self.targets[item]
+        weigh = self._weights(target)
+        kept: list[Tensor] = []
+        plain = decoder.velocity(self.conditions[item])
+
+        def watched(x: Tensor, t: float) -> Tensor:
+            """The velocity, and x and x̂0 with the graph between them."""
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                v = plain(x, t)
+                kept[:] = [x, denoised(x, v, t)]
+            return v.detach()
+
+        def direction(step: Step, x0: Tensor) -> tuple[Tensor, float]:
+            error = target - x0
+            drift = step.drift * weigh(error)
+            if settings.score != "lookahead":
+                return drift, step.g / max(abs(step.drift), 1e-20)
+            (pulled,) = torch.autograd.grad(kept[1], kept[0], weigh(error))
+            length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it
+            return pulled * length, step.g / max(length, 1e-20)
+
+        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, direction, settings.choice == "sample",
+                          decoder.adapter.unbind)
+
+        def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
+            x = chooser(i, x, x0)
+            progress(i, x)
+            return x
+
+        decoder.bind(self.theta)
+        velocity = watched if settings.score == "lookahead" else plain
+        return chooser, euler(velocity, decoder.noise(item), self.sigmas, after_step)
+
+    def _weights(self, target: Tensor) -> Callable[[Tensor], Tensor]:
+        """e → WᵀW·e of `loss.pixel_weights`, or e itself."""
+        if self.settings.score == "likelihood":
+            return lambda error: error
+        matrices = pixel_weights(self.decoder.backbone, target, self.decoder.header.seed)
+        first, later = (w.T @ w for w in matrices)
+        return lambda error: torch.cat((torch.einsum("ij,bjthw->bithw", first, error[:, :, :1]),
+                                        torch.einsum("ij,bjthw->bithw", later, error[:, :, 1:])), dim=2)
+
+
+def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,
+          progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[Bitstream, list[np.ndarray]]:
+    """A file with a noise section, and the frames [T, height, width, 3] of each item as the encoder sees them.
+
+    stream: a file without one (a noise section it has is replaced). sources: its originals, in its order.
+    """
+    header = stream.header
+    if settings.steps and settings.steps != header.decode_steps:
+        header = replace(header, decode_steps=settings.steps, sigmas=())
+    if settings.scaling:
+        header = replace(header, sampler="euler")  # a multistep solver's memory has no place for injected noise
+    if len(sources) != len(stream.items):
+        raise VovError(f"the file holds {len(stream.items)} items, but {len(sources)} originals were given")
+    with Decoder.for_file(backbone, header) as decoder:
+        theta = dequantise(stream.symbols, header.step)
+        conditions = backbone.embed([item.caption for item in stream.items])
+        if not settings.scaling:
+            latents = [decoder.latents(theta, condition, index) for index, condition in enumerate(conditions)]
+            return replace(stream, header=header, noise=None), [backbone.decode(x) for x in latents]
+        targets = [backbone.encode(s.fitted(header.width, header.height, header.fit)) for s in sources]
+        code, latents = Search(decoder, theta, conditions, targets, settings).run(progress)
+        return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]

@@ -1,0 +1,77 @@
+"""How noise is coded: the variables of the scale commands, and the empty code that they describe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from vov import VovError
+from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, KINDS, MAX_ATOMS, NoiseCode, block_count
+from vov.config import option
+
+
+@dataclass(frozen=True)
+class ScalingConfig:
+    """How noise is coded; both trees extend it."""
+
+    scaling: bool = option(True, "0: no noise section, only STEPS changes")
+    steps: int = option(0, "sampler steps; 0: the file's own", minimum=0)
+    scheme: str = option("atoms", "paper: one index for the whole latent a step; blocks: one index a block of BLOCK "
+                         "values; atoms: ATOMS signed atoms a step, or as many as SCALING_BYTES allow",
+                         choices=("paper", "blocks", "atoms"))
+    scaling_bytes: int = option(0, "bytes for the noise, spent on the steps that gain most; 0: ATOMS a coded step",
+                                minimum=0)
+    bits: int = option(0, "bits of an index; 0: 10 (1024 candidates), all shifts of a block for shifts", minimum=0)
+    atoms: int = option(1, "signed atoms of a block and step (scheme atoms, no SCALING_BYTES)", minimum=1)
+    block: int = option(0, "latent values of a block; 0: the whole latent (1024 for scheme blocks)", minimum=0)
+    candidates: str = option("", "independent (the paper's) or shifts (of one vector, scored by one FFT; default of "
+                             "scheme atoms)", choices=("", *KINDS))
+    eta: float = option(1.0, "diffusion strength: 0 no noise, 1 as the posterior's, more: fresher", minimum=0)
+    first_step: int = option(0, "first coded step", minimum=0)
+    coded_steps: int = option(0, "coded steps from there on; 0: all", minimum=0)
+    theta_steps: int = option(0, "θ adapts the model in the first so many steps, then the frozen model goes on alone; "
+                              "0: in all steps", minimum=0)
+    start_level: float = option(0.0, "σ below 1 to which the first step jumps, the rest is spread below it; for "
+                                "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
+    end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
+                              "grid; -1: `jump_level` for scheme atoms, else 0", minimum=-1)
+    score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
+                        choices=("likelihood", "pixel", "lookahead"))
+    choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
+                         choices=("best", "sample"))
+
+    def code(self, steps: int, size: int, items: int) -> NoiseCode:
+        """An empty code with these parameters and ATOMS everywhere, for `steps` sampler steps and `size` values."""
+        kind = KINDS.index(self.candidates or ("shifts" if self.scheme == "atoms" else "independent"))
+        block = 0 if self.scheme == "paper" else self.block or (1024 if self.scheme == "blocks" else 0)
+        block = 0 if block >= size else block
+        bits = self.bits or (10 if kind == INDEPENDENT else min(24, (block or size).bit_length() - 1))
+        if self.first_step >= steps:
+            raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
+        coded = min(self.coded_steps or steps, steps - self.first_step)
+        atoms, signed = (self.atoms, 1) if self.scheme == "atoms" else (1, 0)
+        blocks = block_count(size, block)
+        rate = (8 * self.scaling_bytes / items if self.scaling_bytes else
+                coded * blocks * atoms * (bits + signed)) / size
+        end = self.end_level
+        if end < 0:
+            end = (self.start_level or 1.0) * jump_level(rate) if self.scheme == "atoms" and steps > 2 else 0.0
+        for name, level, top in (("START_LEVEL", self.start_level, 1.0), ("END_LEVEL", end, self.start_level or 1.0)):
+            if level and (level >= top or steps <= bool(self.start_level) + bool(end)):
+                raise VovError(f"{name}={level:g}: must be below {top:g}, and needs more STEPS than {steps}")
+        if atoms > MAX_ATOMS:
+            raise VovError(f"ATOMS={atoms}: at most {MAX_ATOMS}; use smaller blocks (BLOCK)")
+        return NoiseCode(
+            kind, bits, signed, block, round(self.eta * ETA_UNIT), self.first_step, coded,
+            min(self.theta_steps, steps), round(self.start_level * 1024), round(end * 1024),
+            np.full((coded, blocks), atoms), np.zeros((items, 0), np.int32))
+
+
+def jump_level(rate: float) -> float:
+    """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
+
+    Measured with nano-video (video/README.md): 0.5 was best at 1/8 bit, 0.4 at 1/4, 0.3 at 1/2.
+    """
+    return min(0.5, max(0.1, 0.2 - 0.1 * math.log2(rate)))
