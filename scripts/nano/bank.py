@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from vov import VovError
-from vov.media import read_clip, resize
 
-from .pack import captions_of, read_index
+from .pack import captions_of, read_index, read_sizes
 
 # Share of each source in a batch of stills and in a batch of real clips; a source that is not packed leaves its share to
 # the others. Flowers and caltech101, three quarters of the pictures, stay at a quarter each at most.
@@ -32,9 +27,6 @@ STILL_SHARES = {"caltech101": .18, "flowers": .14, "openimages": .12, "weather":
 CLIP_SHARES = {"davis": .40, "sam2": .12, "cosmos": .11, "intel_sample_videos": .10, "mdn_videos": .09,
                "counting": .07, "tfjs": .04, "dlib": .02, "udacity_lanelines": .02, "udacity_vehicles": .02,
                "tum_desk": .01}
-LEVEL, SMALLEST = 0.8, 112  # each size is this share of the one above, down to this many pixels on the short side
-CUT = 28  # a mean change between frames of more than this many 8-bit levels is a cut
-SHORTEST = 9  # frames of a run between cuts that are worth keeping
 STEP_ODDS = (0.5, 0.3, 0.2)  # of taking every, every second, every third frame
 
 
@@ -93,26 +85,6 @@ class Atlas:
         return self.pixels[start + (frame[:, :, None, None] * h + rows) * w + columns]
 
 
-def sizes_of(frames: np.ndarray) -> list[np.ndarray]:
-    """uint8 [T, h, w, 3] at its own size and at smaller ones, LEVEL apart, the shortest side SMALLEST or more."""
-    height, width = frames.shape[1:3]
-    scales = [1.0]
-    while min(height, width) * scales[-1] * LEVEL >= SMALLEST:
-        scales.append(scales[-1] * LEVEL)
-    last = SMALLEST / min(height, width)
-    if scales[-1] > 1.08 * last:
-        scales.append(last)
-    return [resize(frames, round(width * s), round(height * s)) for s in scales]
-
-
-def runs_between_cuts(frames: np.ndarray) -> list[tuple[int, int]]:
-    """(first, last + 1) of the stretches of [T, h, w, 3] without a cut that are long enough to train on."""
-    small = frames[:, ::8, ::8].astype(np.float32)
-    change = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
-    edges = [0, *(np.flatnonzero(change > CUT) + 1).tolist(), len(frames)]
-    return [(a, b) for a, b in pairwise(edges) if b - a >= SHORTEST]
-
-
 class Bank:
     """All media of a pack on one device: `stills` and `clips` (both Atlas), `captions` (index 0 is the empty one)."""
 
@@ -122,12 +94,8 @@ class Bank:
         ids = {c: k for k, c in enumerate(self.captions)}
         stills = [i for i in items if "span" in i and i["held_out"] == held_out]
         videos = [i for i in items if "file" in i and (not held_out or "held_from" in i)] if clips else []
-        blob = (pack / "stills.bin").read_bytes()
-        with ThreadPoolExecutor() as pool:
-            pictures = pool.map(lambda i: sizes_of(_open(blob[slice(*i["span"])])), stills)
-            self.stills = self._fill(stills, ((s, [(0, 1)]) for s in pictures), ids, STILL_SHARES)
-            runs = pool.map(lambda i: _read_runs(pack / "clips" / i["file"], i, held_out), videos)
-            self.clips = self._fill(videos, runs, ids, CLIP_SHARES) if videos else None
+        self.stills = self._fill(stills, read_sizes(pack, stills, held_out), ids, STILL_SHARES)
+        self.clips = self._fill(videos, read_sizes(pack, videos, held_out), ids, CLIP_SHARES) if videos else None
         self.seed(0)
 
     def _fill(self, items: list[dict], read: Iterator[tuple], ids: dict[str, int], shares: dict[str, float]) -> Atlas:
@@ -224,15 +192,3 @@ class Bank:
             return real
         other = self.draw_motion(made, t, size)
         return torch.cat([real[0], other[0]]), torch.cat([real[1], other[1]])
-
-
-def _open(data: bytes) -> np.ndarray:
-    with Image.open(BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))[None]
-
-
-def _read_runs(path: Path, item: dict, held_out: bool) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    frames = read_clip(path).frames
-    kept = item.get("held_from", len(frames))
-    frames = frames[kept:] if held_out else frames[:kept]
-    return (sizes_of(frames), runs_between_cuts(frames)) if len(frames) >= SHORTEST else ([], [])

@@ -4,18 +4,30 @@ Reconstruction is measured on media that training never saw; captions on the hel
 comes from here, none is typed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+import logging
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from . import data, dit
-from . import vae as vae_module
+from vov import metrics
+from vov.files import write_bytes
+from vov.media import fit_geometry, image_files, read_clip, read_image, resize
 
+from . import dit
+from . import vae_forward as forward
+from .bank import Bank
+
+log = logging.getLogger(__name__)
+FRAMES = {"video": 9, "image": 1}
+PACKAGED = {"video": "scikit-image's astronaut, the camera drifting, 9 frames of 128×128",
+            "image": "scikit-image's astronaut, 128×128"}
 CLIPS = [
     "BasketballPass_416x240",
     "clips/carphone_pristine.mp4",
@@ -42,52 +54,41 @@ PROMPTS = {
 }
 
 
+@torch.no_grad()
 def psnr(vae, frames: np.ndarray) -> float:
-    """frames uint8 [T, H, W, 3] through encode and decode, rounded to bytes → dB."""
-    x = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float()
-    with torch.no_grad():
-        z = vae.encode(x / 127.5 - 1).latent_dist.mode()
-        y = ((vae.decode(z).sample + 1) * 127.5).round()
-    return float(10 * torch.log10(255**2 / (x - y).square().mean()))
+    """frames uint8 [T, H, W, 3] through encode and decode, rounded to 8 bits → dB."""
+    x = torch.from_numpy(frames.copy()).to(vae.device).permute(3, 0, 1, 2)[None].float()
+    decoded = vae.decode(vae.encode(x / 127.5 - 1).latent_dist.mode()).sample[0]
+    levels = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+    return metrics.psnr(frames, levels)
 
 
-def _first_frames(path: Path, n: int = 17) -> list[Image.Image]:
-    if path.is_dir():
-        return [Image.open(f).convert("RGB") for f in sorted(path.glob("*.png"))[:n]]
-    from decord import VideoReader
-
-    reader = VideoReader(str(path), num_threads=1)
-    return [Image.fromarray(reader[i].asnumpy()) for i in range(n)]
-
-
-def fit(picture: Image.Image, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, 3]: the picture shrunk to cover, centre cut."""
-    return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
-
-
-def packaged_photograph() -> np.ndarray:
-    """uint8 [1, 128, 128, 3]: a photograph that scikit-image brings, so that a test can check its row of the card."""
+def packaged_photograph(frames: int) -> np.ndarray:
+    """uint8 [frames, 128, 128, 3]: a photograph that scikit-image brings, the camera drifting across it, so that a test
+    can check its row of the card."""
     from skimage import data as photographs
 
-    return fit(Image.fromarray(photographs.astronaut()), 128, 128)[None]
+    picture = resize(photographs.astronaut()[None], 160, 160)[0]
+    return np.stack([picture[8 + k : 136 + k, 2 * k : 128 + 2 * k] for k in range(frames)])
 
 
-def reconstruction(vae, test: Path) -> dict[str, float]:
-    """PSNR of every test clip (17 frames) and of the Kodak and gb82 pictures (256×256), resized to cover."""
+def reconstruction(family: str, vae, test: Path) -> dict[str, float]:
+    """PSNR of every test clip (17 frames), or of the Kodak and gb82 pictures (256×256), shrunk to cover."""
     out = {}
-    for width, height in ((192, 112), (128, 128)):
-        values = {f"{Path(c).stem}, {width}×{height}": psnr(
-            vae, np.stack([fit(f, width, height) for f in _first_frames(test / c)])) for c in CLIPS}
-        out |= values | {f"mean of the clips, {width}×{height}": float(np.mean(list(values.values())))}
-    every = []
-    for folder in ("kodak", "gb82"):
-        values = [psnr(vae, fit(Image.open(p).convert("RGB"), 256, 256)[None])
-                  for p in sorted((test / folder).glob("*.png"))]
-        out[f"{folder}, mean of {len(values)} pictures"] = float(np.mean(values))
-        every += values
-    out[f"mean of the {len(every)} pictures"] = float(np.mean(every))
-    out["one picture: scikit-image's astronaut, 128×128"] = psnr(vae, packaged_photograph())
-    return out
+    if family == "video":
+        for width, height in ((192, 112), (128, 128)):
+            values = {f"{Path(c).stem}, {width}×{height}":
+                      psnr(vae, fit_geometry(read_clip(test / c, 17).frames, width, height, "crop")) for c in CLIPS}
+            out |= values | {f"mean of the clips, {width}×{height}": float(np.mean(list(values.values())))}
+    else:
+        every = []
+        for folder in ("kodak", "gb82"):
+            values = [psnr(vae, fit_geometry(read_image(p)[None], 256, 256, "crop"))
+                      for p in image_files(test / folder)]
+            out[f"{folder}, mean of {len(values)} pictures"] = float(np.mean(values))
+            every += values
+        out[f"mean of the {len(every)} pictures"] = float(np.mean(every))
+    return out | {PACKAGED[family]: psnr(vae, packaged_photograph(FRAMES[family]))}
 
 
 @torch.no_grad()

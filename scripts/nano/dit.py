@@ -36,9 +36,9 @@ SHAPES = {  # latent frames, height, width, share of the training steps
 # new one every `fresh` steps.
 RECIPES = {
     "video": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "chunk": 48, "chunks": 480, "fresh": 8,
-              "log_every": 250},
+              "log_every": 100},
     "image": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "chunk": 128, "chunks": 400, "fresh": 8,
-              "log_every": 250}}
+              "log_every": 100}}
 REFINE = {"lr": 0.012, "adam_lr": 5e-4}  # a piece that goes on from finished weights
 TINY = {"tokens": 900, "chunk": 2, "chunks": 4, "fresh": 2, "log_every": 1}
 # fmt: on

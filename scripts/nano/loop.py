@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -117,6 +118,7 @@ def join_processes(device: str) -> tuple[int, int, str]:
     if on_gpu:
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpu else "gloo")
+    atexit.register(dist.destroy_process_group)
     return dist.get_rank(), world, f"cuda:{local}" if on_gpu else device
 
 

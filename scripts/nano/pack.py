@@ -11,20 +11,30 @@ A twentieth of every source is held out: every twentieth still, and the end of e
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import multiprocessing
+import os
 import subprocess
+from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from vov import VovError
 from vov.files import atomic
-from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ffmpeg, read_image, video_index
+from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ffmpeg, read_clip, read_image, resize, video_index
 
 log = logging.getLogger(__name__)
 CAPTIONS = Path(__file__).with_name("captions.tsv")
+LEVEL, SMALLEST = 0.8, 112  # each size is this share of the one above, down to this many pixels on the short side
+CUT = 28  # a mean change between frames of more than this many 8-bit levels is a cut
+SHORTEST = 9  # frames of a run between cuts that are worth keeping
+FEW = 200  # items that one process reads as fast as several
 HELD_OUT_EVERY = 20
 CLIP_SHORT_SIDE = 160
 WHOLE_CLIP = 17  # the fewest frames worth holding out of a source of some length
@@ -154,3 +164,47 @@ def read_index(pack: Path) -> list[dict]:
 def captions_of(items: list[dict]) -> list[str]:
     """Every caption once, sorted, after the empty one: a caption's index is its number everywhere in training."""
     return ["", *sorted({i["caption"] for i in items})]
+
+
+def sizes_of(frames: np.ndarray) -> list[np.ndarray]:
+    """uint8 [T, h, w, 3] at its own size and at smaller ones, LEVEL apart, the shortest side SMALLEST or more."""
+    height, width = frames.shape[1:3]
+    scales = [1.0]
+    while min(height, width) * scales[-1] * LEVEL >= SMALLEST:
+        scales.append(scales[-1] * LEVEL)
+    last = SMALLEST / min(height, width)
+    if scales[-1] > 1.08 * last:
+        scales.append(last)
+    return [resize(frames, round(width * s), round(height * s)) for s in scales]
+
+
+def runs_between_cuts(frames: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last + 1) of the stretches of [T, h, w, 3] without a cut that are long enough to train on."""
+    small = frames[:, ::8, ::8].astype(np.float32)
+    change = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
+    edges = [0, *(np.flatnonzero(change > CUT) + 1).tolist(), len(frames)]
+    return [(a, b) for a, b in pairwise(edges) if b - a >= SHORTEST]
+
+
+def read_item(pack: Path, held_out: bool, item: dict) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """An item's frames at several sizes, and its runs; no runs when too few of its frames are (not) held out."""
+    if "span" in item:
+        with open(pack / "stills.bin", "rb") as blob:
+            blob.seek(item["span"][0])
+            data = blob.read(item["span"][1] - item["span"][0])
+        with Image.open(BytesIO(data)) as picture:
+            return sizes_of(np.asarray(picture.convert("RGB"))[None]), [(0, 1)]
+    frames = read_clip(pack / "clips" / item["file"]).frames
+    kept = item.get("held_from", len(frames))
+    frames = frames[kept:] if held_out else frames[:kept]
+    return (sizes_of(frames), runs_between_cuts(frames)) if len(frames) >= SHORTEST else ([], [])
+
+
+def read_sizes(pack: Path, items: list[dict], held_out: bool) -> Iterator[tuple]:
+    """`read_item` of every item, in order, by as many processes as there are cores."""
+    read = functools.partial(read_item, pack, held_out)
+    if len(items) < FEW and not any("file" in i for i in items):
+        yield from map(read, items)
+        return
+    with multiprocessing.get_context("fork").Pool(min(16, os.cpu_count() or 1)) as pool:
+        yield from pool.imap(read, items, chunksize=1 if "file" in items[0] else 64)

@@ -32,7 +32,7 @@ NOISE_STD = 0.1
 RECIPES = {
     "video": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
               "batches": [(0.0, 1, 64, 128, 128), (0.08, 9, 16, 112, 112), (0.7, 17, 8, 112, 128)],
-              "stills": (64, 128, 128), "cycle": 6, "log_every": 240},
+              "stills": (64, 128, 128), "cycle": 6, "log_every": 120},
     "image": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
               "batches": [(0.0, 1, 96, 128, 128), (0.6, 1, 48, 192, 192)],
               "stills": (96, 128, 128), "cycle": 4, "log_every": 400}}
@@ -148,7 +148,7 @@ def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, stat
     bank.seed(seed)
     generator = torch.Generator(device).manual_seed(seed + 1)
     if device.startswith("cuda"):
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         forward.speed_up()
     if cfg["decoder_only"]:
@@ -177,6 +177,7 @@ def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, stat
     run.save(state, budget.elapsed())
     run.ema.copy_to(vae)
     set_posterior(vae)
+    torch.backends.cudnn.benchmark = False  # what follows uses each shape a few times
     return {"steps": run.step, "seconds": round(budget.elapsed()), **shown}
 
 

@@ -50,11 +50,9 @@ def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
     pad = m.kernel_size[1] // 2
     if taps == 1 or t == 1:
         return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
-    clip = x.unflatten(0, (-1, t))
-    clip = torch.cat([clip.new_zeros(clip.shape[0], taps - 1, *clip.shape[2:]), clip], 1)
-    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], 2).flatten(0, 1)
-    return F.conv2d(stacked.contiguous(memory_format=torch.channels_last), w.transpose(1, 2).flatten(1, 2), m.bias,
-                    padding=pad)
+    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))  # [B, T + taps - 1, H, W, C]
+    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
+    return F.conv2d(stacked, w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
 
 
 def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
@@ -81,11 +79,11 @@ def middle(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
 def upsample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int]:
     """Twice the height and width; the 3D mode also doubles all frames but the first, which has no past to mix with."""
     if m.mode == "upsample3d" and t > 1:
-        clip = x.unflatten(0, (-1, t))
-        rest = conv(m.time_conv, clip[:, 1:].flatten(0, 1), t - 1)
-        rest = rest.unflatten(0, (-1, t - 1)).unflatten(2, (2, -1)).transpose(2, 3)  # [B, t-1, C, 2, H, W]
-        rest = rest.permute(0, 1, 3, 2, 4, 5).flatten(1, 2)
-        x, t = torch.cat([clip[:, :1], rest], 1).flatten(0, 1), 2 * t - 1
+        clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
+        later = clip[:, 1:].flatten(0, 1).permute(0, 3, 1, 2)
+        rest = conv(m.time_conv, later, t - 1).permute(0, 2, 3, 1).unflatten(0, (-1, t - 1))
+        rest = rest.unflatten(-1, (2, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # two frames from each one's channels
+        x, t = torch.cat([clip[:, :1], rest], 1).flatten(0, 1).permute(0, 3, 1, 2), 2 * t - 1
     x = F.interpolate(x.contiguous(memory_format=torch.channels_last), scale_factor=2, mode="nearest-exact")
     return m.resample[1](x), t
 
@@ -94,12 +92,13 @@ def downsample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int
     """Half the height and width; the 3D mode also halves all frames but the first."""
     x = m.resample[1](F.pad(x, (0, 1, 0, 1)))
     if m.mode == "downsample3d" and t > 1:
-        clip = x.unflatten(0, (-1, t))
-        stacked = torch.cat([clip[:, 0:-2:2], clip[:, 1:-1:2], clip[:, 2::2]], 2).flatten(0, 1)
+        clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))
+        stacked = torch.cat([clip[:, 0:-2:2], clip[:, 1:-1:2], clip[:, 2::2]], -1).flatten(0, 1).permute(0, 3, 1, 2)
         weight = m.time_conv.weight.transpose(1, 2).flatten(1, 2)
-        rest = F.conv2d(stacked.contiguous(memory_format=torch.channels_last), weight, m.time_conv.bias)
+        rest = F.conv2d(stacked, weight, m.time_conv.bias)
         t = (t + 1) // 2
-        x = torch.cat([clip[:, :1], rest.unflatten(0, (-1, t - 1))], 1).flatten(0, 1)
+        rest = rest.permute(0, 2, 3, 1).unflatten(0, (-1, t - 1))
+        x = torch.cat([clip[:, :1], rest], 1).flatten(0, 1).permute(0, 3, 1, 2)
     return x, t
 
 
