@@ -7,16 +7,16 @@ dit      train one transformer          card  measure both models and write thei
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # the package vov, when this file is run as a script
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package vov, when this file is run as a script
 
 from nano import bank, dit, loop, pack, parts, vae
+
 from vov import VovError
 from vov.files import write_json
 
@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=20261125)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true", help="go on with a piece that was killed, from --state")
-    parser.add_argument("--refine", action="store_true", help="a new piece from the weights in --models, at lower rates")
+    parser.add_argument("--refine", action="store_true", help="a new piece from the weights in --models")
     parser.add_argument("--decoder-only", action="store_true", help="with vae --refine: the latents stay as they are")
     parser.add_argument("--tiny", action="store_true", help="smallest batches: a dry run")
     args = parser.parse_args()
@@ -91,7 +91,8 @@ def main() -> None:
     elif args.step == "card":
         from nano import card
 
-        card.write(args.models, args.media, args.pack)
+        measured = card.measure(args.models, args.media, args.pack, args.state / "measured.json", args.device)
+        card.write(args.models, args.media, measured)
     else:
         rank, _, device = loop.join_processes(args.device)
         summary = train_vae(args, device) if args.step == "vae" else train_dit(args, rank, device)

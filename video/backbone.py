@@ -34,7 +34,8 @@ class WanBackbone(Backbone):
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
         self.std = torch.tensor(vae.config.latents_std, device=device).view(shape)
-        self.temporal, self.spatial = 2 ** sum(vae.temperal_downsample), 2 ** len(vae.temperal_downsample)
+        self.temporal = 2 ** sum(vae.temperal_downsample)
+        self.spatial = 2 ** len(vae.temperal_downsample) * (vae.config.patch_size or 1)
         self.unit = self.spatial * transformer.config.patch_size[1]
         self.fingerprint()
 
@@ -89,5 +90,9 @@ class WanBackbone(Backbone):
         return found
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """As `Backbone.predict`; t may also be [B, T], one time per latent frame (Wan2.2's `expand_timesteps`)."""
+        if t.ndim == 2:
+            _, across, down = self.transformer.config.patch_size
+            t = t.repeat_interleave(x.shape[3] // across * (x.shape[4] // down), dim=1)
         return self.transformer(hidden_states=x, timestep=t * 1000, encoder_hidden_states=condition["text"],
                                 return_dict=False)[0]

@@ -19,8 +19,8 @@ from vov import VovError
 
 from .pack import captions_of, read_index, read_sizes
 
-# Share of each source in a batch of stills and in a batch of real clips; a source that is not packed leaves its share to
-# the others. Flowers and caltech101, three quarters of the pictures, stay at a quarter each at most.
+# Share of each source in a batch of stills and in a batch of real clips; a source that is not packed leaves its share
+# to the others. Flowers and caltech101, 62 % of the pictures, stay at a quarter each at most.
 STILL_SHARES = {"caltech101": .18, "flowers": .14, "openimages": .12, "weather": .10, "aquarium": .10, "coco_cc": .09,
                 "budgie_backgrounds": .07, "clothing": .05, "grocerystore": .06, "lomiri_wallpapers": .05,
                 "raccoon": .03, "udacity_lanelines": .01}
@@ -168,7 +168,8 @@ class Bank:
         crops, caption = self._crops(self.stills, n, 1, big, torch.ones(n, dtype=torch.long, device=self.device))
         clock = torch.linspace(-0.5, 0.5, t, device=self.device)[None] * (t / 17)
         pace = self._uniform(0, 1, n, 1) ** 1.5
-        zoom = (self._uniform(-0.02, 0.22, n, 1) + self._uniform(-0.3, 0.3, n, 1) * pace * clock).clamp(-0.05, 0.3).exp()
+        zoom = self._uniform(-0.02, 0.22, n, 1) + self._uniform(-0.3, 0.3, n, 1) * pace * clock
+        zoom = zoom.clamp(-0.05, 0.3).exp()  # source pixels per output pixel
         angle = self._uniform(-0.1, 0.1, n, 1) + self._uniform(-0.35, 0.35, n, 1) * pace * clock
         drift = self._uniform(-90, 90, n, 1, 2) * (pace * clock)[..., None]
         bend = F.interpolate(self._uniform(-6, 6, n, 2, 4, 4), size, mode="bicubic").permute(0, 2, 3, 1)[:, None]

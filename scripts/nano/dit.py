@@ -103,7 +103,7 @@ def velocity(family: str, model, x: torch.Tensor, t: torch.Tensor, text: torch.T
     """x [B, z, T, h, w] → v of x's shape, through the stock model's own interface.
 
     t in [0, 1] is [B], or, for video alone, [B, T]: one time per latent frame, which all its tokens get."""
-    b, z, frames, h, w = x.shape
+    b, z, _, h, w = x.shape
     if family == "video":
         if t.ndim == 2:
             t = t.repeat_interleave(h * w // 4, 1)
@@ -182,7 +182,7 @@ def spoil(first: torch.Tensor, variance: torch.Tensor, generator: torch.Generato
 
 
 def prepare_model(family: str, model, device: str, compile_blocks: bool):
-    """Swaps in the exact, faster attention pieces and compiles the repeated block; returns a function that undoes it."""
+    """Swaps in exact, faster attention pieces and compiles the repeated block; returns a function that undoes it."""
     stock = [b.attn2.processor for b in model.blocks] if family == "video" else None
     if family == "video":
         for block in model.blocks:
@@ -231,7 +231,8 @@ class Task:
         x0, caption = ring[index].float(), captions[index]
         dropped = torch.rand(n, generator=generator, device=device) < NO_CAPTION
         t = draw_t(self.family, n, generator, device)
-        batch = {"x0": x0, "t": t[:, None].repeat(1, frames), "known": int(given), "caption": torch.where(dropped, torch.zeros_like(caption), caption),
+        batch = {"x0": x0, "t": t[:, None].repeat(1, frames), "known": int(given),
+                 "caption": torch.where(dropped, torch.zeros_like(caption), caption),
                  "noise": torch.randn(x0.shape, generator=generator, device=device)}
         if given:
             x0[:, :, 0] = spoil(x0[:, :, 0], self.latents.variance, generator)

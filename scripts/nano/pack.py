@@ -34,7 +34,7 @@ CAPTIONS = Path(__file__).with_name("captions.tsv")
 LEVEL, SMALLEST = 0.8, 112  # each size is this share of the one above, down to this many pixels on the short side
 CUT = 28  # a mean change between frames of more than this many 8-bit levels is a cut
 SHORTEST = 9  # frames of a run between cuts that are worth keeping
-FEW = 200  # items that one process reads as fast as several
+FEW = {"span": 200, "file": 4}  # stills, clips that one process reads as fast as several
 HELD_OUT_EVERY = 20
 CLIP_SHORT_SIDE = 160
 WHOLE_CLIP = 17  # the fewest frames worth holding out of a source of some length
@@ -77,8 +77,8 @@ def read_captions(media: Path) -> dict[str, str]:
                 captions["flowers/" + rest.split(" ")[0]] = "a photograph of " + FLOWERS.get(species, "a " + species)
     found = {p: c for p, c in captions.items() if c and (media / p).is_file()}
     if not found:
-        raise VovError(f"{media}: none of the captioned media are here; MEDIA must name the folder that holds flowers/, "
-                       "openimages/, …, as scripts/nano/captions.tsv lists them")
+        raise VovError(f"{media}: none of the captioned media are here; MEDIA must name the folder that holds "
+                       "flowers/, openimages/, …, as scripts/nano/captions.tsv lists them")
     return found
 
 
@@ -130,7 +130,7 @@ def prepare(media: Path, pack: Path, limit: int = 0) -> list[dict]:
     """
     captions, items, counts = read_captions(media), [], {}
     (pack / "clips").mkdir(parents=True, exist_ok=True)
-    with atomic(pack / "stills.bin") as temporary, open(temporary, "wb") as blob:
+    with atomic(pack / "stills.bin") as temporary, temporary.open("wb") as blob:
         for path in sorted(captions):
             source, suffix = path.split("/")[0], Path(path).suffix.lower()
             counts[source, suffix] = counts.get((source, suffix), 0) + 1
@@ -189,7 +189,7 @@ def runs_between_cuts(frames: np.ndarray) -> list[tuple[int, int]]:
 def read_item(pack: Path, held_out: bool, item: dict) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """An item's frames at several sizes, and its runs; no runs when too few of its frames are (not) held out."""
     if "span" in item:
-        with open(pack / "stills.bin", "rb") as blob:
+        with (pack / "stills.bin").open("rb") as blob:
             blob.seek(item["span"][0])
             data = blob.read(item["span"][1] - item["span"][0])
         with Image.open(BytesIO(data)) as picture:
@@ -203,7 +203,7 @@ def read_item(pack: Path, held_out: bool, item: dict) -> tuple[list[np.ndarray],
 def read_sizes(pack: Path, items: list[dict], held_out: bool) -> Iterator[tuple]:
     """`read_item` of every item, in order, by as many processes as there are cores."""
     read = functools.partial(read_item, pack, held_out)
-    if len(items) < FEW and not any("file" in i for i in items):
+    if len(items) < FEW["file" if items and "file" in items[0] else "span"]:
         yield from map(read, items)
         return
     with multiprocessing.get_context("fork").Pool(min(16, os.cpu_count() or 1)) as pool:

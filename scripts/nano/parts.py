@@ -126,8 +126,8 @@ def qwen_tokenizer(vocabulary: list[str]):
     prefix = TEMPLATE.split("{}")[0]
     count = len(tokenizer(prefix).input_ids)
     if count != DROPPED:
-        raise VovError(f"the template's prefix has {count} tokens, Qwen-Image's pipeline drops {DROPPED}; the installed "
-                       "tokenizers library merges differently, use the version in requirements.txt")
+        raise VovError(f"the template's prefix has {count} tokens, Qwen-Image's pipeline drops {DROPPED}; the "
+                       "installed tokenizers library merges differently, use the version in requirements.txt")
     return tokenizer
 
 
@@ -229,8 +229,8 @@ def load_part(kind: type, models: Path, family: str, part: str):
     """One part of a model in float32. Raises VovError when it is not there."""
     folder = models / f"nano-{family}" / part
     if not (folder / "config.json").is_file():
-        raise VovError(f"{folder}: no {part} here; train it first (scripts/pretrain_nano.sh --help), or name the folder "
-                       "that holds nano-video/ and nano-image/ with OUT")
+        raise VovError(f"{folder}: no {part} here; train it first (scripts/pretrain_nano.sh --help), or name the "
+                       "folder that holds nano-video/ and nano-image/ with OUT")
     return kind.from_pretrained(folder, torch_dtype=torch.float32)
 
 

@@ -50,7 +50,8 @@ def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
     pad = m.kernel_size[1] // 2
     if taps == 1 or t == 1:
         return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
-    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))  # [B, T + taps - 1, H, W, C]
+    # [B, T + taps - 1, H, W, C]
+    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))
     stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
     return F.conv2d(stacked, w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
 
@@ -82,7 +83,7 @@ def upsample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int]:
         clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
         later = clip[:, 1:].flatten(0, 1).permute(0, 3, 1, 2)
         rest = conv(m.time_conv, later, t - 1).permute(0, 2, 3, 1).unflatten(0, (-1, t - 1))
-        rest = rest.unflatten(-1, (2, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # two frames from each one's channels
+        rest = rest.unflatten(-1, (2, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # two frames of each
         x, t = torch.cat([clip[:, :1], rest], 1).flatten(0, 1).permute(0, 3, 1, 2), 2 * t - 1
     x = F.interpolate(x.contiguous(memory_format=torch.channels_last), scale_factor=2, mode="nearest-exact")
     return m.resample[1](x), t

@@ -113,9 +113,13 @@ class Backbone(abc.ABC):
         return {k: torch.cat([condition[k] for condition in conditions]) for k in conditions[0]}
 
     def velocity(self, x: Tensor, t: Tensor | float, condition: Condition) -> Tensor:
-        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch."""
+        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch.
+
+        t is one time, [B], or, where the model knows times per latent frame, [B, T].
+        """
         batch = x.shape[0]
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(batch)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device)
+        t = t if t.ndim == 2 else t.expand(batch)
         condition = {k: v.expand(batch, *v.shape[1:]) if v.shape[0] != batch else v for k, v in condition.items()}
         return self.predict(x.to(self.dtype), t, condition).float()
 
