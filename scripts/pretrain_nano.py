@@ -1,88 +1,109 @@
 """Pretraining of models/nano-video and models/nano-image. See pretrain_nano.sh for variables and order.
 
-prepare  pack the media folder          vae   train the shared VAE, write it under both models
+prepare  pack the media folder          vae   train one VAE and measure its latents
 dit      train one transformer          card  measure both models and write their cards
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import logging
+import sys
 from pathlib import Path
 
 import torch
-from nano import data, dit, parts, vae
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package vov, when this file is run as a script
+
+from nano import bank, dit, loop, pack, parts, vae
+
+from vov import VovError
+from vov.files import write_json
 
 
-def train_vae(args) -> dict:
-    bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
+def train_vae(args, device: str) -> dict:
+    """One piece of a VAE's training; the latents' basis and statistics follow, unless only the decoder is trained."""
+    media = bank.Bank(args.pack, device, clips=args.family == "video")
     torch.manual_seed(args.seed)
-    model = parts.new_vae()
-    cfg = dict(vae.VAE_RUN)
-    if args.resume:
-        from diffusers import AutoencoderKLWan
-
-        model = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
-        cfg |= vae.VAE_DECODER if args.decoder_only else vae.VAE_RESUME
-    cfg |= vae.TINY_VAE if args.tiny else {}
-    summary = vae.train(model, bank, args.seconds, cfg, args.seed)
+    model = (parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae") if args.refine
+             else parts.new_vae(args.family))
+    cfg = vae.recipe(args.family, args.refine, args.decoder_only, args.tiny)
+    budget, state = loop.Budget(args.seconds, args.steps), args.state / f"vae-{args.family}.pt"
+    summary = vae.train(model, media, budget, cfg, args.seed, state, args.resume)
     if args.decoder_only:
-        parts.save_vae(model, model.config.latents_mean, model.config.latents_std[0], args.out)
+        parts.save_vae(args.family, model, model.config.latents_mean, model.config.latents_std[0], args.out)
         return summary
-    mean, std, own = vae.measure_latents(model, bank, args.seed)
-    parts.save_vae(model, mean, std, args.out)
-    return {**summary, "latents_std": std, "channel_std": [round(float(s) / std, 2) for s in own.sort().values]}
+    vae.equalise(model, media, args.family, args.seed, args.tiny)
+    latents = vae.measure_latents(model, media, args.family, args.seed, args.tiny)
+    parts.save_vae(args.family, model, latents["mean"], latents["std"], args.out)
+    return {**summary, "latents_std": latents["std"], "channel_std": [round(s, 3) for s in latents["own"]]}
 
 
-def train_dit(args) -> dict:
-    from diffusers import AutoencoderKLWan, QwenImageTransformer2DModel, WanTransformer3DModel
-
-    bank = data.Bank(args.pack, args.device, limit=6 if args.tiny else 0)
-    frozen = AutoencoderKLWan.from_pretrained(args.models / "nano-video" / "vae")
+def train_dit(args, rank: int, device: str) -> dict:
+    """One piece of a transformer's training on the finished VAE."""
+    media = bank.Bank(args.pack, device, clips=args.family == "video")
+    frozen = parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae")
     torch.manual_seed(args.seed)
-    cfg = {**dit.DIT_RUN[args.family], **(dit.TINY_DIT if args.tiny else {})}
-    model = parts.new_transformer(args.family)
-    if args.resume:
-        kind = WanTransformer3DModel if args.family == "video" else QwenImageTransformer2DModel
-        model = kind.from_pretrained(args.models / f"nano-{args.family}" / "transformer")
-        cfg |= {"lr": cfg["lr"] / 2, "adam_lr": cfg["adam_lr"] / 2}
-    text = parts.text_stack(args.family, args.models)
-    summary = dit.train(args.family, model, frozen, text, bank, args.seconds, cfg, args.seed)
-    parts.save_pipeline(args.family, model.cpu(), text, args.out)
+    cfg = dit.RECIPES[args.family] | (dit.REFINE if args.refine else {}) | (dit.TINY if args.tiny else {})
+    model = (parts.load_part(parts.transformer_class(args.family), args.models, args.family, "transformer")
+             if args.refine else parts.new_transformer(args.family))
+    text = parts.text_stack(args.family, args.models, media.captions)
+    budget, state = loop.Budget(args.seconds, args.steps), args.state / f"dit-{args.family}.pt"
+    summary = dit.train(args.family, model, frozen, text, media, budget, cfg, args.seed, rank, state, args.resume)
+    if rank == 0:
+        parts.save_pipeline(args.family, model.cpu(), text, args.out)
     return summary
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["prepare", "vae", "dit", "card"])
     parser.add_argument("--media", type=Path, help="the media folder (prepare), the test media (card)")
-    parser.add_argument("--pack", type=Path, help="where prepare puts the packed media")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="models to start from and to measure")
+    parser.add_argument("--pack", type=Path, default=Path("runs/nano-pack"), help="where prepare puts the packed media")
+    parser.add_argument("--limit", type=int, default=0, help="prepare: so many items of each source (a dry run)")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="models to go on from and to measure")
     parser.add_argument("--out", type=Path, default=Path("models"), help="where trained parts go")
+    parser.add_argument("--state", type=Path, default=Path("runs/nano-state"), help="where running pieces keep theirs")
     parser.add_argument("--family", choices=["video", "image"], default="video")
     parser.add_argument("--seconds", type=float, default=480, help="wall-clock budget of this piece")
-    parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--steps", type=int, default=0, help="budget in steps instead: the same result every time")
+    parser.add_argument("--seed", type=int, default=20261125)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--resume", action="store_true", help="go on from --models instead of from scratch")
-    parser.add_argument("--decoder-only", action="store_true", help="with --resume: train the VAE's decoder alone")
-    parser.add_argument("--tiny", action="store_true", help="smallest batches and a sliver of the media: a dry run")
+    parser.add_argument("--resume", action="store_true", help="go on with a piece that was killed, from --state")
+    parser.add_argument("--refine", action="store_true", help="a new piece from the weights in --models")
+    parser.add_argument("--decoder-only", action="store_true", help="with vae --refine: the latents stay as they are")
+    parser.add_argument("--tiny", action="store_true", help="smallest batches: a dry run")
     args = parser.parse_args()
-    if args.decoder_only and not (args.resume and args.step == "vae"):
-        parser.error("--decoder-only goes on from a trained VAE: use it with the step vae and --resume")
+    if args.decoder_only and not (args.refine and args.step == "vae"):
+        parser.error("--decoder-only goes on from a trained VAE: use it with the step vae and --refine")
+    if args.step in ("prepare", "card") and not args.media:
+        parser.error(f"the step {args.step} needs --media")
+    return args
+
+
+def main() -> None:
+    """Runs one step; prints what went wrong in one line."""
+    args = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.step == "prepare":
-        data.prepare(args.media, args.pack)
+        pack.prepare(args.media, args.pack, args.limit)
     elif args.step == "card":
         from nano import card
 
-        card.write(args.models, args.media, args.pack)
+        measured = card.measure(args.models, args.media, args.pack, args.state / "measured.json", args.device)
+        card.write(args.models, args.media, measured)
     else:
-        summary = train_vae(args) if args.step == "vae" else train_dit(args)
-        name = args.step if args.step == "vae" else f"{args.step}-{args.family}"
-        (args.out / f"run-{name}.json").write_text(
-            json.dumps({"seed": args.seed, "resumed": args.resume, **summary}) + "\n"
-        )
-        logging.info("%s: %s", name, summary)
+        rank, _, device = loop.join_processes(args.device)
+        summary = train_vae(args, device) if args.step == "vae" else train_dit(args, rank, device)
+        if rank == 0:
+            facts = {"seed": args.seed, "refined": args.refine, **summary}
+            write_json(args.out / f"run-{args.step}-{args.family}.json", facts)
+            logging.info("%s %s: %s", args.step, args.family, facts)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except VovError as error:
+        sys.exit(f"pretrain_nano: {error}")

@@ -1,16 +1,25 @@
-"""The embedded models' training: the optimiser's update and what one VAE step changes."""
+"""The embedded models' training: optimiser, packs, crops, the VAEs' forward, both tasks of nano-video, a dry run."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from nano import parts, vae
+from nano import bank as banks
+from nano import dit, loop, pack, parts, vae, vae_forward
 from nano.muon import Muon, orthogonalise
+
+from vov import VovError, media
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 40), (2, 40, 8), (1, 16, 16)])
@@ -54,9 +63,72 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Path:
+    """A pack of 40 stills of one source, each of its own grey level, and one clip whose frames brighten steadily."""
+    folder = tmp_path_factory.mktemp("media")
+    lines = []
+    for k in range(40):
+        path = folder / "made" / f"{k:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((120, 150, 3), 40 + 4 * k, np.uint8)).save(path)
+        lines.append(f"made/{path.name}\ta grey picture number {k}")
+    frames = np.stack([np.full((120, 160, 3), 50 + k, np.uint8) for k in range(100)])
+    media.write_video(folder / "made" / "clip.mp4", frames, 25.0)
+    lines.append("made/clip.mp4\ta brightening clip")
+    (folder / "captions_more.tsv").write_text("\n".join(lines))
+    pack.prepare(folder, folder / "pack")
+    return folder / "pack"
+
+
+def test_a_twentieth_of_every_source_is_held_out(packed):
+    items = pack.read_index(packed)
+    stills = [i for i in items if "span" in i]
+    assert [i["path"] for i in stills if i["held_out"]] == ["made/19.png", "made/39.png"]
+    assert items[-1]["frames"] == 100 and items[-1]["held_from"] == 83  # 17 frames, the fewest worth measuring
+
+
+def test_training_never_draws_what_is_held_out(packed):
+    train, held = banks.Bank(packed, "cpu"), banks.Bank(packed, "cpu", held_out=True)
+    grey = lambda atlas: {int(v) for v in atlas.pixels.float().mean(1).round()}  # noqa: E731
+    assert not grey(train.stills) & grey(held.stills)
+    assert len(train.clips.pixels) and max(grey(train.clips)) < min(grey(held.clips)) + 2  # the codec may be one off
+    assert train.captions == held.captions  # one numbering
+
+
+def test_a_crop_is_the_picture_itself():
+    picture = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+    atlas = banks.Atlas()
+    atlas.add([np.zeros((1, 5, 5, 3), np.uint8)], [(0, 1)], 1, 1.0)
+    atlas.add([picture], [(0, 3)], 2, 1.0)
+    atlas.finish("cpu")
+    got = atlas.crop(torch.tensor([1]), torch.tensor([[2, 0]]), torch.tensor([4]), torch.tensor([7]), (10, 12))
+    assert np.array_equal(got[0].numpy(), picture[[2, 0], 4:14, 7:19])
+    assert atlas.chances(3, 10, 12).tolist() == [0, 1]
+    with pytest.raises(VovError, match="no packed media hold 4 frames of 12×10"):
+        atlas.chances(4, 10, 12)
+
+
+def test_real_clips_keep_the_order_of_their_frames(packed):
+    x, caption = banks.Bank(packed, "cpu").draw_clips(6, 9, (64, 64))
+    steps = x.mean((1, 3, 4)).diff(dim=1)
+    assert ((steps > 0).all(1) | (steps < 0).all(1)).all()  # forwards or backwards, never mixed
+    assert x.shape == (6, 3, 9, 64, 64) and len(set(caption.tolist())) == 1
+
+
+@pytest.mark.parametrize(("family", "frames"), [("video", 1), ("video", 5), ("video", 9), ("image", 1)])
+def test_training_forward_equals_the_stock_vae(family, frames):
+    torch.manual_seed(0)
+    model, x = parts.new_vae(family).eval(), torch.rand(1, 3, frames, 32, 48) * 2 - 1
+    with torch.no_grad():
+        z = model.encode(x).latent_dist.mode()
+        assert torch.allclose(vae_forward.encode(model, x), z, atol=1e-5)
+        assert torch.allclose(vae_forward.decode(model, z).clamp(-1, 1), model.decode(z).sample, atol=1e-5)
+
+
 def small_vae():
     torch.manual_seed(0)
-    model = parts.new_vae()
+    model = parts.new_vae("video")
     vae.set_posterior(model)
     return model
 
@@ -64,9 +136,8 @@ def small_vae():
 def steps(model, count: int) -> list[float]:
     x = torch.rand(2, 3, 5, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
     x = nn.functional.avg_pool3d(x, (1, 9, 9), 1, (0, 4, 4)) * 4  # smooth: noise cannot be learned
-    optimiser = Muon(model, lambda _, p: p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8, 0.02, 1e-3)
-    step, generator = vae.Step(model, optimiser, 0.0, 0.5, "cpu"), torch.Generator().manual_seed(3)
-    return [float(step(x, generator)[0].mean()) for _ in range(count)]
+    step, generator = vae.Step(model, Muon(model, vae.is_matrix, 0.02, 1e-3), 0.5, "cpu"), torch.Generator()
+    return [float(step(x, generator.manual_seed(3))[0].mean()) for _ in range(count)]
 
 
 def test_vae_steps_lower_the_error():
@@ -80,8 +151,119 @@ def test_training_the_decoder_alone_leaves_the_latents():
         part.requires_grad_(False)
     x = torch.rand(1, 3, 5, 32, 32) * 2 - 1
     with torch.no_grad():
-        before, decoded = vae.encode(model, x), vae.decode(model, vae.encode(model, x))
+        before, decoded = vae_forward.encode(model, x), vae_forward.decode(model, vae_forward.encode(model, x))
     steps(model, 1)
     with torch.no_grad():
-        assert torch.equal(vae.encode(model, x), before)
-        assert not torch.equal(vae.decode(model, before), decoded)
+        assert torch.equal(vae_forward.encode(model, x), before)
+        assert not torch.equal(vae_forward.decode(model, before), decoded)
+
+
+def test_another_basis_of_the_latents_changes_no_picture():
+    model, x = small_vae(), torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    basis = torch.randn(48, 48, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 4 * torch.eye(48)
+    with torch.no_grad():
+        z = vae_forward.encode(model, x)
+        picture = vae_forward.decode(model, z)
+        vae.change_basis(model, basis)
+        moved = vae_forward.encode(model, x)
+        assert torch.allclose(moved, torch.einsum("ij,bj...->bi...", basis.float(), z), atol=1e-3)
+        assert torch.allclose(vae_forward.decode(model, moved), picture, atol=1e-3)
+
+
+def task(family: str, model_latents: torch.Tensor) -> dit.Task:
+    ring = type("Ring", (), {"rings": [model_latents[None]], "captions": [torch.zeros(1, len(model_latents)).long()],
+                             "shares": [1.0], "variance": model_latents.var()})()
+    return dit.Task(family, ring, torch.zeros(1, 32, 64), torch.ones(1, 32, dtype=torch.bool), 400)
+
+
+def test_half_of_the_steps_give_the_first_frame_clean():
+    task_ = task("video", torch.randn(4, 48, 3, 4, 4))
+    generator, chooser = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    batches = [task_.draw(generator, chooser) for _ in range(60)]
+    given = [b for b in batches if b["known"]]
+    assert 15 < len(given) < 45
+    assert all((b["t"][:, 0] == 0).all() and (b["t"][:, 1:] > 0).any() for b in given)
+    assert all((b["t"] == b["t"][:, :1]).all() for b in batches if not b["known"])
+
+
+def test_a_given_frame_has_no_part_in_the_loss():
+    class Wrong(nn.Module):  # off by one everywhere, by a hundred in the first frame
+        def forward(self, hidden_states, **_):
+            out = torch.ones_like(hidden_states)
+            out[:, :, 0] += 99
+            return (out,)
+
+    x0 = torch.zeros(2, 48, 3, 4, 4)
+    batch = {"x0": x0, "noise": x0, "t": torch.tensor([[0, 0.5, 0.5]] * 2), "caption": torch.zeros(2).long(),
+             "known": 1}
+    assert task("video", x0).loss(Wrong(), batch).tolist() == [1, 1]
+
+
+def test_a_spoiled_frame_has_the_error_of_a_gaussian_code():
+    x = torch.randn(400, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([1, 0.02]).view(1, 2, 1, 1)
+    spoiled = dit.spoil(x, torch.tensor([1, 4e-4]).view(1, 2, 1, 1), torch.Generator().manual_seed(2))
+    changed = (spoiled != x).flatten(1).any(1)
+    assert 0.4 < changed.float().mean() < 0.6
+    error = (spoiled - x)[changed].square().mean((0, 2, 3))
+    assert dit.SPOIL_FROM < error[0] < dit.SPOIL_TO
+    assert (spoiled[changed][:, 1] == 0).all()  # less variance than error: lost
+
+
+def test_budgets_count_steps_or_seconds():
+    assert loop.Budget(0, 4).progress(3) == 0.75
+    budget = loop.Budget(100)
+    budget.begin(50)
+    assert 0.5 <= budget.progress(0) < 0.6
+
+
+def run(*arguments: object) -> str:
+    done = subprocess.run([sys.executable, "scripts/pretrain_nano.py", *map(str, arguments)], cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.fixture()
+def places(packed, tmp_path) -> list[object]:
+    return ["--pack", packed, "--models", tmp_path / "m", "--out", tmp_path / "m", "--state", tmp_path / "s",
+            "--device", "cpu", "--tiny", "--family", "image"]
+
+
+def test_a_killed_vae_run_goes_on_exactly(packed, monkeypatch, tmp_path):
+    def train(steps_now: int, resume: bool, state: str) -> nn.Module:
+        torch.manual_seed(0)
+        model, budget = parts.new_vae("image"), loop.Budget(0, 4)
+        if steps_now < 4:  # killed: the state of step 2 is written, the run ends
+            monkeypatch.setattr(loop.Budget, "progress", lambda self, step: 2 if step >= steps_now else step / 4)
+        vae.train(model, banks.Bank(packed, "cpu", clips=False), budget, vae.recipe("image", False, False, True), 1,
+                  tmp_path / state, resume)
+        monkeypatch.undo()
+        return model
+
+    whole = train(4, False, "a.pt")
+    train(2, False, "b.pt")
+    resumed = train(4, True, "b.pt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_dry_run_makes_a_stock_pipeline(places, tmp_path):
+    run("vae", *places, "--steps", 2)
+    run("dit", *places, "--steps", 2)
+    from diffusers import QwenImagePipeline
+
+    pipe = QwenImagePipeline.from_pretrained(tmp_path / "m" / "nano-image")
+    assert pipe.vae.config.z_dim == parts.Z_DIM
+    facts = json.loads((tmp_path / "m" / "run-dit-image.json").read_text())
+    assert facts["steps"] == 2 and facts["seed"] == 20261125
+    assert "image      2" in run("dit", *places, "--steps", 3, "--resume")  # from the saved state's step on
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["vae", "--pack", "nowhere"], "PACK=nowhere: no packed media here"),
+    (["prepare", "--media", "nowhere"], "none of the captioned media are here"),
+    (["vae", "--decoder-only"], "use it with the step vae and --refine"),
+])
+def test_what_cannot_work_is_said_in_one_line(arguments, message):
+    done = subprocess.run([sys.executable, "scripts/pretrain_nano.py", *arguments], cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode and message in done.stderr.splitlines()[-1]

@@ -33,7 +33,8 @@ class WanBackbone(Backbone):
     def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
                  quantize: str = "none"):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
-        self.temporal, self.spatial = 2 ** sum(vae.temperal_downsample), 2 ** len(vae.temperal_downsample)
+        self.temporal = 2 ** sum(vae.temperal_downsample)
+        self.spatial = 2 ** len(vae.temperal_downsample) * (vae.config.patch_size or 1)
         self.unit = self.spatial * transformer.config.patch_size[1]
         index = path / "model_index.json"
         self.clean_first_frame = index.is_file() and bool(json.loads(index.read_text()).get("expand_timesteps"))

@@ -71,6 +71,19 @@ class Muon:
         self.factor.fill_(factor)
         self.adam.param_groups[0]["lr"].fill_(self.adam_lr * factor)
 
+    def state_dict(self) -> dict:
+        """Everything that the next step depends on."""
+        return {"momentum": [self.buffers[id(p)] for p in self.matrices], "adam": self.adam.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave. Raises ValueError when the number of matrices differs."""
+        for p, saved in zip(self.matrices, state["momentum"], strict=True):
+            self.buffers[id(p)].copy_(saved)
+        rate = self.adam.param_groups[0]["lr"]
+        self.adam.load_state_dict(state["adam"])
+        self.adam.param_groups[0]["lr"] = rate
+
     def zero_grad(self) -> None:
         """Forgets all gradients."""
         for p in (*self.matrices, *self.rest):

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import torch
 
+from vov import VovError
+
 HERE = Path(__file__).parent
-Z_DIM, TEXT_DIM, TEXT_SEED = 40, 64, 20261123
+Z_DIM, TEXT_DIM, TEXT_SEED = 48, 64, 20261123
 SHARD = "15MB"  # no file of the repository is above 16 MiB
-VAE = {
-    "base_dim": 16,
-    "z_dim": Z_DIM,
-    "dim_mult": [2, 4, 4, 5],
-    "num_res_blocks": 1,
-    "attn_scales": [],
-    "temperal_downsample": [False, True, True],
-    "dropout": 0.0,
+# Two pixels by two are one for the video VAE (`patch_size`, as in Wan2.2): at equal speed on a CPU its layers can be
+# three times as wide as at full resolution. Qwen-Image's class has no patches.
+VAES = {
+    "video": {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [6, 6, 6], "num_res_blocks": 1, "attn_scales": [],
+              "temperal_downsample": [True, True], "dropout": 0.0, "in_channels": 12, "out_channels": 12,
+              "patch_size": 2},
+    "image": {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [2, 4, 5, 5], "num_res_blocks": 1, "attn_scales": [],
+              "temperal_downsample": [False, True, True], "dropout": 0.0},
 }
 WAN = {
     "patch_size": (1, 2, 2),
@@ -31,7 +33,7 @@ WAN = {
     "text_dim": TEXT_DIM,
     "freq_dim": 256,
     "ffn_dim": 1024,
-    "num_layers": 8,
+    "num_layers": 9,
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
     "eps": 1e-6,
@@ -68,6 +70,7 @@ QWEN_SCHEDULER = {
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
+DROPPED = 34
 # The pipeline drops the template's first 34 tokens, so the small tokenizer has to cut it exactly as the real one does.
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -80,28 +83,26 @@ QWEN_SPLIT = (
 )
 
 
-def words() -> list[str]:
+def words(captions: list[str]) -> list[str]:
     """The vocabulary: every word of the captions and of words.txt, also capitalised, sorted."""
-    found = set((HERE / "words.txt").read_text().split())
-    found |= {"photograph", "rose", "tulips", "sunflower", "daisy", "dandelion"}
-    for line in (HERE / "captions.tsv").read_text().splitlines():
-        if not line.startswith("#"):
-            found |= set(line.split("\t")[1].split())
+    found = set((HERE / "words.txt").read_text(encoding="utf-8").split())
+    for caption in captions:
+        found |= set(caption.split())
     return sorted(found | {w.capitalize() for w in found})
 
 
-def t5_tokenizer():
+def t5_tokenizer(vocabulary: list[str]):
     """Unigram pieces: whole words where known, single characters otherwise."""
     from transformers import T5Tokenizer
 
     characters = [chr(c) for c in range(33, 127)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -12.0)]
-    vocab += [("▁" + w, -6.0) for w in words() if len(w) > 1] + [("▁" + c, -11.0) for c in characters]
+    vocab += [("▁" + w, -6.0) for w in vocabulary if len(w) > 1] + [("▁" + c, -11.0) for c in characters]
     vocab += [(c, -12.0) for c in characters]
     return T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
-def qwen_tokenizer():
+def qwen_tokenizer(vocabulary: list[str]):
     """Byte-level BPE in which every known word, with and without a leading space, is one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -113,7 +114,7 @@ def qwen_tokenizer():
     )
     bpe.decoder = decoders.ByteLevel()
     plain = TEMPLATE.replace("<|im_start|>", "\x00").replace("<|im_end|>", "\x00").replace("{}", "\x00")
-    corpus = plain.split("\x00") * 9 + [f" {w} {w}" for w in words()] * 3 + words() * 2
+    corpus = plain.split("\x00") * 9 + [f" {w} {w}" for w in vocabulary] * 3 + vocabulary * 2
     trainer = trainers.BpeTrainer(
         vocab_size=60000, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
@@ -124,7 +125,9 @@ def qwen_tokenizer():
     tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
     prefix = TEMPLATE.split("{}")[0]
     count = len(tokenizer(prefix).input_ids)
-    assert count == 34, f"the template's prefix has {count} tokens, the pipeline drops 34"
+    if count != DROPPED:
+        raise VovError(f"the template's prefix has {count} tokens, Qwen-Image's pipeline drops {DROPPED}; the "
+                       "installed tokenizers library merges differently, use the version in requirements.txt")
     return tokenizer
 
 
@@ -177,17 +180,28 @@ def text_encoders(t5_vocab: int, qwen_vocab: int):
     return umt5.eval().requires_grad_(False), qwen.eval().requires_grad_(False)
 
 
-def new_vae(**latents):
-    from diffusers import AutoencoderKLWan
+def vae_class(family: str) -> type:
+    """diffusers' class of a family's VAE."""
+    from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
 
-    latents = latents or {"latents_mean": [0.0] * Z_DIM, "latents_std": [1.0] * Z_DIM}
-    return AutoencoderKLWan(**VAE, **latents)
+    return AutoencoderKLWan if family == "video" else AutoencoderKLQwenImage
+
+
+def transformer_class(family: str) -> type:
+    """diffusers' class of a family's transformer."""
+    from diffusers import QwenImageTransformer2DModel, WanTransformer3DModel
+
+    return WanTransformer3DModel if family == "video" else QwenImageTransformer2DModel
+
+
+def new_vae(family: str, mean: list[float] | None = None, std: float = 1.0):
+    """A VAE with random weights; `mean` and `std` of its latents are what the pipelines normalise with."""
+    return vae_class(family)(**VAES[family], latents_mean=mean or [0.0] * Z_DIM, latents_std=[std] * Z_DIM)
 
 
 def new_transformer(family: str):
-    from diffusers import QwenImageTransformer2DModel, WanTransformer3DModel
-
-    model = WanTransformer3DModel(**WAN) if family == "video" else QwenImageTransformer2DModel(**QWEN)
+    """A transformer with random weights and no output."""
+    model = transformer_class(family)(**(WAN if family == "video" else QWEN))
     with torch.no_grad():  # the velocity starts at zero, the adaptive norms of Qwen-Image at the identity
         model.proj_out.weight.zero_()
         model.proj_out.bias.zero_()
@@ -204,32 +218,37 @@ def to_bf16(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def save_vae(vae, mean: list[float], std: float, models: Path) -> None:
-    """The same weights under both models' class names, with the latents' measured mean and common deviation."""
-    from diffusers import AutoencoderKLQwenImage
-
-    latents = {"latents_mean": [round(m, 5) for m in mean], "latents_std": [round(std, 5)] * Z_DIM}
-    state = {k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()}
-    for name, model in (("nano-video", new_vae(**latents)), ("nano-image", AutoencoderKLQwenImage(**VAE, **latents))):
-        model.load_state_dict(state)
-        to_bf16(model).save_pretrained(models / name / "vae")
+def save_vae(family: str, vae, mean: list[float], std: float, models: Path) -> None:
+    """The VAE's weights with the latents' measured mean and common deviation."""
+    model = new_vae(family, [round(m, 5) for m in mean], round(std, 5))
+    model.load_state_dict({k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()})
+    to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae")
 
 
-def text_stack(family: str, models: Path):
-    """(tokenizer, text encoder) of one family: those under `models` if there are any, else drawn anew from the seed.
+def load_part(kind: type, models: Path, family: str, part: str):
+    """One part of a model in float32. Raises VovError when it is not there."""
+    folder = models / f"nano-{family}" / part
+    if not (folder / "config.json").is_file():
+        raise VovError(f"{folder}: no {part} here; train it first (scripts/pretrain_nano.sh --help), or name the "
+                       "folder that holds nano-video/ and nano-image/ with OUT")
+    return kind.from_pretrained(folder, torch_dtype=torch.float32)
 
-    A resumed run must take the shipped ones: another library version may draw other numbers from the same seed."""
+
+def text_stack(family: str, models: Path, captions: list[str]):
+    """(tokenizer, text encoder) of one family: those under `models` if there are any, else drawn anew.
+
+    A transformer that is trained further must keep its own: another vocabulary gives every word another embedding, and
+    another library version may draw other numbers from the same seed.
+    """
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, T5Tokenizer, UMT5EncoderModel
 
     root = models / f"nano-{family}"
     if (root / "text_encoder" / "config.json").is_file():
-        kinds = (
-            (T5Tokenizer, UMT5EncoderModel)
-            if family == "video"
-            else (Qwen2Tokenizer, Qwen2_5_VLForConditionalGeneration)
-        )
+        kinds = ((T5Tokenizer, UMT5EncoderModel) if family == "video"
+                 else (Qwen2Tokenizer, Qwen2_5_VLForConditionalGeneration))
         return kinds[0].from_pretrained(root / "tokenizer"), kinds[1].from_pretrained(root / "text_encoder").eval()
-    t5, qwen = t5_tokenizer(), qwen_tokenizer()
+    vocabulary = words(captions)
+    t5, qwen = t5_tokenizer(vocabulary), qwen_tokenizer(vocabulary)
     encoders = text_encoders(len(t5), len(qwen))
     return (t5, encoders[0]) if family == "video" else (qwen, encoders[1])
 
@@ -250,7 +269,7 @@ def save_pipeline(family: str, transformer, text, models: Path) -> None:
         index = {
             "_class_name": "WanPipeline",
             "boundary_ratio": None,
-            "expand_timesteps": False,
+            "expand_timesteps": True,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"],
             "text_encoder": ["transformers", "UMT5EncoderModel"],
             "tokenizer": ["transformers", "T5Tokenizer"],

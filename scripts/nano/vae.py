@@ -1,216 +1,91 @@
-"""Training the small causal video VAE that both models share.
+"""Training the small VAEs: nano-video's causal one and nano-image's.
 
-The stock Wan VAE walks through a clip in chunks of four frames and is bound by kernel launches. `encode` and `decode`
-here run the same weights over all frames at once; the results are equal up to rounding (`tests/test_models.py`).
-Still pictures need only the last temporal tap of every kernel, a third of the work, so training starts on stills.
+Objective, per pixel value in [−1, 1]:   squared error + rate_weight × bits,   bits = ½ log2(1 + (z / σ)²) a latent.
+The latents carry fixed noise of σ = 0.1. The rate term makes scale cost something, so that the encoder spends it only
+where it buys pixels. It is off in the first third of the training: a channel that it closes early has no gradient with
+which to open again.
 
-Objective, per pixel value in [-1, 1]:   squared error + rate_weight × bits,   bits = ½ log2(1 + (z / σ)²) a latent.
-The latents carry fixed noise of σ = 0.1. Under this pair the encoder spends scale only where it buys pixels: a latent
-step of a given size costs about the same squared error in the picture whichever channel it is in. That is why the
-shipped `latents_std` is one number for all channels: the flow-matching loss then weighs latents as pixels would.
+Afterwards `equalise` changes the basis of the latents, which changes no picture: equal latent errors then cost equal
+pixel errors on average, and channels are sorted by variance. That is why the shipped `latents_std` is one number for
+all channels: the flow-matching loss then weighs latents as pixels would.
 """
+
+from __future__ import annotations
 
 import logging
 import math
-import time
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from . import vae_forward as forward
+from .bank import Bank
+from .loop import Budget, Ema, Training, rate_factor
 from .muon import Muon
 
 log = logging.getLogger(__name__)
 NOISE_STD = 0.1
+# A recipe is a list of batches by the progress at which they begin: (from, frames, batch, height, width), the last that
+# has begun is used; `stills` of every `cycle` steps are stills all the same, which the first frame of a clip is too.
 # fmt: off
-VAE_RUN = {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.998, "rate_weight": 5e-4, "stills_share": 0.1, "still_batch": 48,
-           "still_size": (128, 128), "clip_batch": 12, "clip_size": (112, 112), "frames": 9, "frames_late": 17,
-           "late": 0.75, "log_every": 201, "revive": False, "balance": 0.5, "decoder_only": False}
-# A later piece refines everything at lower rates; one of the decoder alone leaves the latents, and with them both
-# transformers, as they are.
-VAE_RESUME = {"lr": 0.02, "adam_lr": 1e-3, "rate_weight": 1e-4, "stills_share": 0.0, "revive": True}
-VAE_DECODER = {"lr": 0.015, "adam_lr": 1e-3, "rate_weight": 0.0, "stills_share": 0.0, "clip_size": (112, 192),
-               "late": 0.0, "clip_batch": 8, "balance": 1.0, "decoder_only": True}
-TINY_VAE = {"still_batch": 2, "still_size": (32, 32), "clip_batch": 2, "clip_size": (32, 32), "frames_late": 9,
-            "log_every": 3}
+RECIPES = {
+    "video": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
+              "batches": [(0.0, 1, 64, 128, 128), (0.08, 9, 16, 112, 112), (0.7, 17, 8, 112, 128)],
+              "stills": (64, 128, 128), "cycle": 6, "log_every": 120},
+    "image": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
+              "batches": [(0.0, 1, 96, 128, 128), (0.6, 1, 48, 192, 192)],
+              "stills": (96, 128, 128), "cycle": 4, "log_every": 400}}
+# A piece that goes on from finished weights refines them at lower rates. One of the decoder alone leaves the latents,
+# and with them the transformer, as they are.
+REFINE = {"lr": 0.015, "adam_lr": 1e-3}
+DECODER_ONLY = {"rate_weight": 0.0}
+REFINE_BATCHES = {"video": [(0.0, 17, 8, 112, 128), (0.6, 17, 6, 112, 192)], "image": [(0.0, 1, 48, 192, 192)]}
+TINY = {"batches": [(0.0, 1, 2, 32, 32), (0.34, 5, 2, 32, 32)], "stills": (2, 32, 32), "cycle": 3, "log_every": 1}
 # fmt: on
-COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
+WARMUP = 150  # steps
+RATE_FROM, RATE_FULL = 0.33, 0.5  # progress over which the rate term is switched on
+SAVE_EVERY_S = 120.0
 
 
-def _norm_act(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]."""
-    wide = x.float()
-    unit = wide * torch.rsqrt(wide.square().sum(1, keepdim=True).clamp_min(1e-24))
-    return F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+def recipe(family: str, refine: bool, decoder_only: bool, tiny: bool) -> dict:
+    """The settings of one piece of training."""
+    chosen = dict(RECIPES[family])
+    if refine:
+        chosen |= REFINE | {"batches": REFINE_BATCHES[family]} | (DECODER_ONLY if decoder_only else {})
+    if tiny:
+        chosen |= TINY if family == "video" else TINY | {"batches": TINY["batches"][:1]}
+    return chosen | {"refine": refine, "decoder_only": decoder_only}
 
 
-def speed_up() -> None:
-    """Fuse the norms; without a working compiler everything still runs, about half as fast."""
-    torch._dynamo.config.cache_size_limit = 64
-    try:
-        fused = torch.compile(_norm_act, dynamic=True)
-        probe = torch.ones(2, 32, 8, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        fused(probe, torch.ones(32, device="cuda")).sum().backward()
-        COMPILED["norm_act"] = fused
-    except Exception as error:  # any compiler failure at all: slow is better than dead
-        log.warning("torch.compile is not usable here (%s); running eager", type(error).__name__)
-
-
-def norm_act(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten())
-
-
-# Activations are [B·T, C, H, W] (channels last in memory, frames of one clip adjacent); t is carried beside them.
-def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
-    """A stride-1 causal Conv3d as one Conv2d over the last k_t frames stacked along channels."""
-    taps, w = m.kernel_size[0], m.weight
-    pad = m.kernel_size[1] // 2
-    if taps == 1 or t == 1:
-        return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
-    clip = x.unflatten(0, (-1, t))
-    clip = torch.cat([clip.new_zeros(clip.shape[0], taps - 1, *clip.shape[2:]), clip], 1)
-    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], 2).flatten(0, 1)
-    return F.conv2d(
-        stacked.contiguous(memory_format=torch.channels_last), w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad
-    )
-
-
-def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
-    h = x if isinstance(m.conv_shortcut, nn.Identity) else conv(m.conv_shortcut, x, t)
-    x = conv(m.conv1, norm_act(m.norm1, x), t)
-    return conv(m.conv2, norm_act(m.norm2, x), t) + h
-
-
-def attention(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    n, c, h, w = x.shape
-    wide = F.normalize(x.float(), dim=1) * m.norm.scale * m.norm.gamma
-    q, k, v = F.conv2d(wide.to(x.dtype), m.to_qkv.weight, m.to_qkv.bias).flatten(2).transpose(1, 2).chunk(3, -1)
-    out = F.scaled_dot_product_attention(*(a.unsqueeze(1) for a in (q, k, v))).squeeze(1)
-    return x + m.proj(out.transpose(1, 2).reshape(n, c, h, w))
-
-
-def middle(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
-    return res_block(m.resnets[1], attention(m.attentions[0], res_block(m.resnets[0], x, t)), t)
-
-
-def resample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int]:
-    """Spatial factor 2; the 3D modes halve or double all frames but the first, which has no past to mix with."""
-    if m.mode == "upsample3d" and t > 1:
-        clip = x.unflatten(0, (-1, t))
-        rest = conv(m.time_conv, clip[:, 1:].flatten(0, 1), t - 1)
-        rest = rest.unflatten(0, (-1, t - 1)).unflatten(2, (2, -1)).transpose(2, 3)  # [B, t-1, C, 2, H, W]
-        rest = rest.permute(0, 1, 3, 2, 4, 5).flatten(1, 2)
-        x, t = torch.cat([clip[:, :1], rest], 1).flatten(0, 1), 2 * t - 1
-    if m.mode.startswith("upsample"):
-        x = F.interpolate(x.contiguous(memory_format=torch.channels_last), scale_factor=2, mode="nearest-exact")
-        return m.resample[1](x), t
-    x = m.resample[1](F.pad(x, (0, 1, 0, 1)))
-    if m.mode == "downsample3d" and t > 1:
-        clip = x.unflatten(0, (-1, t))
-        stacked = torch.cat([clip[:, 0:-2:2], clip[:, 1:-1:2], clip[:, 2::2]], 2).flatten(0, 1)
-        weight = m.time_conv.weight.transpose(1, 2).flatten(1, 2)
-        rest = F.conv2d(stacked.contiguous(memory_format=torch.channels_last), weight, m.time_conv.bias)
-        t = (t + 1) // 2
-        x = torch.cat([clip[:, :1], rest.unflatten(0, (-1, t - 1))], 1).flatten(0, 1)
-    return x, t
-
-
-def encode(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """pixels [B, 3, 4n+1, H, W] in [-1, 1] → posterior mean [B, z, n+1, H/8, W/8], as `vae.encode(...).mode()`."""
-    t, encoder = pixels.shape[2], vae.encoder
-    x = pixels.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    x = conv(encoder.conv_in, x, t)
-    for m in encoder.down_blocks:
-        if hasattr(m, "resample"):
-            x, t = resample(m, x, t)
-        else:
-            x = res_block(m, x, t)
-    x = norm_act(encoder.norm_out, middle(encoder.mid_block, x, t))
-    x = conv(vae.quant_conv, conv(encoder.conv_out, x, t), t)
-    return x[:, : vae.z_dim].unflatten(0, (-1, t)).transpose(1, 2)
-
-
-def decode(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
-    """latents [B, z, n+1, h, w] → pixels [B, 3, 4n+1, 8h, 8w], not clamped; otherwise as `vae.decode`."""
-    t, decoder = latents.shape[2], vae.decoder
-    x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    x = middle(decoder.mid_block, conv(decoder.conv_in, conv(vae.post_quant_conv, x, t), t), t)
-    for block in decoder.up_blocks:
-        for m in block.resnets:
-            x = res_block(m, x, t)
-        if block.upsamplers is not None:
-            x, t = resample(block.upsamplers[0], x, t)
-    x = conv(decoder.conv_out, norm_act(decoder.norm_out, x), t)
-    return x.unflatten(0, (-1, t)).transpose(1, 2)
+def is_matrix(_: str, parameter: torch.Tensor) -> bool:
+    """What Muon trains: convolutions with at least eight inputs and outputs."""
+    return parameter.ndim >= 4 and min(parameter.shape[0], parameter[0].numel()) >= 8
 
 
 def set_posterior(vae: nn.Module) -> None:
     """The posterior's spread is not learned: its log variance is the constant log σ², whatever the picture."""
+    z = vae.config.z_dim
     with torch.no_grad():
-        vae.quant_conv.weight[vae.z_dim :] = 0
-        vae.quant_conv.bias[vae.z_dim :] = 2 * math.log(NOISE_STD)
-
-
-@torch.no_grad()
-def revive(vae: nn.Module, x: torch.Tensor, generator: torch.Generator) -> int:
-    """Give channels that carry less than the noise a fresh start; returns how many.
-
-    Stills alone need few channels, the rate term closes the rest, and a closed channel has no gradient with which to
-    open again when clips arrive. x [B, 3, T, H, W]."""
-    std = encode(vae, x).float().transpose(0, 1).flatten(1).std(1)
-    dead = (std < NOISE_STD).nonzero().flatten()
-    draw = lambda like: torch.randn(like.shape, generator=generator, device=like.device)  # noqa: E731
-    if len(dead):
-        spare = vae.encoder.conv_out.weight[vae.z_dim :]
-        spare.copy_(draw(spare) * spare[0].numel() ** -0.5)
-        vae.quant_conv.weight[dead] = draw(vae.quant_conv.weight[dead]) * vae.quant_conv.in_channels**-0.5
-        scale = encode(vae, x).float().transpose(0, 1).flatten(1).std(1)[dead] / (4 * NOISE_STD)
-        vae.quant_conv.weight[dead] /= scale.view(-1, 1, 1, 1, 1)
-        vae.quant_conv.bias[dead] = 0
-        columns = vae.post_quant_conv.weight[:, dead]
-        vae.post_quant_conv.weight[:, dead] = draw(columns) * 0.5 * vae.z_dim**-0.5
-    return len(dead)
+        vae.quant_conv.weight[z:] = 0
+        vae.quant_conv.bias[z:] = 2 * math.log(NOISE_STD)
 
 
 def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [B, 3, T, H, W], noise N(0, 1) [B, z, T', h, w] → squared error [B] and bits [B], both per pixel value."""
-    z = encode(vae, x).float()
+    z = forward.encode(vae, x).float()
     bits = 0.5 * torch.log2(1 + (z / NOISE_STD).square()).flatten(1).sum(1) / x[0].numel()
-    error = (decode(vae, z + NOISE_STD * noise).float() - x).square().flatten(1).mean(1)
+    error = (forward.decode(vae, z + NOISE_STD * noise).float() - x).square().flatten(1).mean(1)
     return error, bits
-
-
-class Ema:
-    """Exponential moving average of parameters; the decay warms up so that the first steps are forgotten."""
-
-    def __init__(self, module: nn.Module, decay: float):
-        self.live, self.decay, self.steps = list(module.parameters()), decay, 0
-        self.mean = [p.detach().clone() for p in self.live]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        for p, m in zip(module.parameters(), self.mean, strict=True):
-            p.copy_(m)
-
-
-def time_schedule(progress: float, step: int, warmup: int = 150) -> float:
-    """Learning-rate factor: linear warm-up in steps, cosine in the share `progress` of the time budget, floor 1 %."""
-    return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 class Step:
     """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the many
     small kernels of this model are slow to launch."""
 
-    def __init__(self, vae: nn.Module, optimiser: Muon, rate_weight: float, balance: float, device: str):
-        self.vae, self.optimiser, self.kind = vae, optimiser, device.split(":")[0]
-        self.rate_weight, self.balance = rate_weight, balance
+    def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str):
+        self.vae, self.optimiser, self.kind, self.balance = vae, optimiser, device.split(":")[0], balance
+        self.rate_weight = torch.zeros((), device=device)
         self.graphs: dict[torch.Size, tuple] = {}
 
     def eager(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -226,7 +101,8 @@ class Step:
 
     def __call__(self, x: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         b, _, t, h, w = x.shape
-        noise = torch.randn(b, self.vae.z_dim, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
+        z = self.vae.config.z_dim
+        noise = torch.randn(b, z, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
         if self.kind != "cuda":
             return self.eager(x, noise)
         if x.shape not in self.graphs:
@@ -251,56 +127,109 @@ class Step:
         return graph, inputs, outputs
 
 
-def train(vae: nn.Module, bank, seconds: float, cfg: dict, seed: int) -> dict:
-    """Train in place for `seconds` of wall clock, leave the EMA weights in `vae`; returns the log's last line."""
+def draw_batch(bank: Bank, cfg: dict, progress: float, step: int) -> torch.Tensor:
+    """The batch [B, 3, T, H, W] of this step."""
+    frames, n, height, width = [b[1:] for b in cfg["batches"] if b[0] <= progress][-1]
+    if frames == 1:
+        return bank.draw_stills(n, (height, width))[0]
+    if step % cfg["cycle"] == 0:
+        return bank.draw_stills(cfg["stills"][0], cfg["stills"][1:])[0]
+    return bank.draw_video(n, frames, (height, width))[0]
+
+
+def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, state: Path, resume: bool) -> dict:
+    """Trains in place, leaves the averaged weights in `vae`; returns what the card tells of the run.
+
+    The state of the run is saved to `state` now and then and at the end; with `resume` it is gone on from.
+    """
     device = bank.device
     set_posterior(vae)
     vae.to(device).train()
     bank.seed(seed)
     generator = torch.Generator(device).manual_seed(seed + 1)
-    if device != "cpu":
-        torch.backends.cudnn.benchmark = True
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        speed_up()
-    if cfg["revive"]:
-        log.info("%d latent channels revived", revive(vae, bank.draw_stills(32, (128, 128))[0], generator))
+        forward.speed_up()
     if cfg["decoder_only"]:
         for part in (vae.encoder, vae.quant_conv):
             part.requires_grad_(False)
-    optimiser = Muon(vae, lambda _, p: p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8, cfg["lr"], cfg["adam_lr"])
-    train_step = Step(vae, optimiser, cfg["rate_weight"], cfg["balance"], device)
-    ema, start, step, shown, last = Ema(vae, cfg["ema"]), time.monotonic(), 0, {}, {}
-    while (progress := (time.monotonic() - start) / seconds) < 1:
-        clips_now = progress >= cfg["stills_share"] and step % 3 != 0
-        if clips_now:
-            frames = cfg["frames_late"] if progress > cfg["late"] else cfg["frames"]
-            batch = max(1, cfg["clip_batch"] * cfg["frames"] // frames)
-            x, _ = bank.draw_video(batch, frames, cfg["clip_size"])
-        else:
-            x, _ = bank.draw_stills(cfg["still_batch"], cfg["still_size"])
-        optimiser.set_factor(time_schedule(progress, step))
-        error, bits = train_step(x, generator)
-        ema.update()
-        kind = "clips" if clips_now else "stills"
-        if step % cfg["log_every"] < 3:
-            shown[kind] = (-10 * torch.log10(error.mean() / 4), bits.mean() * x[0].numel())
-        if step % cfg["log_every"] == 2:
-            last = {k: f"{float(p):.2f} dB {float(b) / 1000:.1f} kbit" for k, (p, b) in shown.items()}
-            log.info("vae %5d  %4.0f s  %s", step, time.monotonic() - start, last)
-        step += 1
-    ema.copy_to(vae)
+    optimiser = Muon(vae, is_matrix, cfg["lr"], cfg["adam_lr"])
+    run = Training(vae, optimiser, Ema(vae, cfg["ema"]), (bank.generator, generator))
+    budget.begin(run.load(state) if resume and state.is_file() else 0.0)
+    one_step = Step(vae, optimiser, cfg["balance"], device)
+    saved, shown = budget.elapsed(), {}
+    while (progress := budget.progress(run.step)) < 1:
+        x = draw_batch(bank, cfg, progress, run.step)
+        ramp = 1.0 if cfg["refine"] else min(1.0, max(0.0, (progress - RATE_FROM) / (RATE_FULL - RATE_FROM)))
+        one_step.rate_weight.fill_(cfg["rate_weight"] * ramp)
+        optimiser.set_factor(rate_factor(progress, run.step, WARMUP))
+        error, bits = one_step(x, generator)
+        run.ema.update()
+        if run.step % cfg["log_every"] < 2:  # one batch of stills and one of clips
+            shown[f"{x.shape[2]} frames"] = (f"{float(-10 * torch.log10(error.mean() / 4)):.2f} dB, "
+                                             f"{float(bits.mean()) * x[0].numel() / 1000:.1f} kbit")
+        if run.step % cfg["log_every"] == 1:
+            log.info("vae %6d  %5.0f s  %s", run.step, budget.elapsed(), shown)
+        run.step += 1
+        if budget.elapsed() - saved > SAVE_EVERY_S:
+            run.save(state, saved := budget.elapsed())
+    run.save(state, budget.elapsed())
+    run.ema.copy_to(vae)
     set_posterior(vae)
-    return {"steps": step, "seconds": round(time.monotonic() - start), **last}
+    torch.backends.cudnn.benchmark = False  # what follows uses each shape a few times
+    return {"steps": run.step, "seconds": round(budget.elapsed()), **shown}
+
+
+def _latent_batches(vae: nn.Module, bank: Bank, family: str, count: int, tiny: bool) -> list[torch.Tensor]:
+    """Latents [B, z, T', h, w], float32, of `count` augmented batches in the model's native geometry."""
+    n, side = (2, (32, 32)) if tiny else (12, (112, 192) if family == "video" else (192, 192))
+    draws = [bank.draw_stills(n * 2, side) if family == "image" or k % 4 == 0 else
+             bank.draw_video(n, 5 if tiny else 17, side) for k in range(count)]
+    with torch.no_grad():
+        return [forward.encode(vae, x).float() for x, _ in draws]
+
+
+def pixel_metric(vae: nn.Module, latents: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """[z, z]: the channel blocks of JᵀJ of the decoder, averaged over places and pictures.
+
+    For pixels p(z) and random signs u, g = Jᵀu has E[g gᵀ] = JᵀJ."""
+    total, places = 0.0, 0
+    for z in latents:
+        z = z.detach().requires_grad_()
+        pixels = forward.decode(vae, z)
+        signs = torch.randint(0, 2, pixels.shape, generator=generator, device=z.device) * 2.0 - 1
+        gradient = torch.autograd.grad((pixels.float() * signs).sum(), z)[0].transpose(0, 1).flatten(1).double()
+        total, places = total + gradient @ gradient.T, places + gradient.shape[1]
+    return total / places
 
 
 @torch.no_grad()
-def measure_latents(vae: nn.Module, bank, seed: int) -> tuple[list[float], float, torch.Tensor]:
-    """Mean [z] of each latent channel, the common standard deviation, and every channel's own [z]."""
+def change_basis(vae: nn.Module, basis: torch.Tensor) -> None:
+    """Latents z become basis·z; the decoder undoes it, so pictures stay as they are. basis [z, z], float64."""
+    z, inverse = vae.config.z_dim, torch.linalg.inv(basis)
+    encoder, decoder = vae.quant_conv, vae.post_quant_conv
+    encoder.weight[:z] = torch.einsum("ij,j...->i...", basis, encoder.weight[:z].double()).to(encoder.weight.dtype)
+    encoder.bias[:z] = (basis @ encoder.bias[:z].double()).to(encoder.bias.dtype)
+    decoder.weight.copy_(torch.einsum("oj...,ji->oi...", decoder.weight.double(), inverse))
+
+
+def equalise(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bool = False) -> None:
+    """Gives the latents the basis in which equal errors cost equal pixel errors, sorted by variance."""
     bank.seed(seed)
-    sets = [bank.draw_stills(128, (128, 128))[0] for _ in range(4)] + [
-        bank.draw_video(16, 17, (112, 192))[0] for _ in range(6)
-    ]
-    with torch.autocast(bank.device.split(":")[0], torch.bfloat16, enabled=bank.device != "cpu"):
-        z = torch.cat([encode(vae, s).float().transpose(0, 1).flatten(1) for s in sets], 1)
+    generator = torch.Generator(bank.device).manual_seed(seed)
+    latents = _latent_batches(vae, bank, family, 8, tiny)
+    values, vectors = torch.linalg.eigh(pixel_metric(vae, latents, generator))
+    root = vectors @ torch.diag(values.clamp_min(1e-4 * values.mean()).sqrt()) @ vectors.T
+    samples = root @ torch.cat([z.transpose(0, 1).flatten(1) for z in latents], 1).double()
+    order = torch.linalg.eigh(torch.cov(samples))[1].flip(1)
+    change_basis(vae, order.T @ root)
+
+
+@torch.no_grad()
+def measure_latents(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bool = False) -> dict:
+    """mean [z] of each latent channel, their common standard deviation `std`, and every channel's `own` [z]."""
+    bank.seed(seed + 1)
+    z = torch.cat([z.transpose(0, 1).flatten(1) for z in _latent_batches(vae, bank, family, 12, tiny)], 1)
     mean, var = z.mean(1), z.var(1)
-    return mean.tolist(), float(var.mean().sqrt()), var.sqrt().cpu()
+    return {"mean": mean.tolist(), "std": float(var.mean().sqrt()), "own": var.sqrt().tolist()}

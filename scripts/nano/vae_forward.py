@@ -1,0 +1,149 @@
+"""The VAEs' encode and decode over all frames at once, for training.
+
+The stock classes walk through a clip in chunks of four frames and are bound by kernel launches. Here the same weights
+run over the whole clip; the results are equal up to rounding (tests/test_pretraining.py). Still pictures need only the
+last temporal tap of every kernel, a third of the work.
+
+Activations are [B·T, C, H, W], channels last in memory, the frames of one clip next to each other; T travels beside
+them.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+log = logging.getLogger(__name__)
+COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
+
+
+def _norm_act(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]."""
+    wide = x.float()
+    unit = wide * torch.rsqrt(wide.square().sum(1, keepdim=True).clamp_min(1e-24))
+    return F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+
+
+def speed_up() -> None:
+    """Fuses the norms; without a working compiler everything still runs, about half as fast."""
+    torch._dynamo.config.cache_size_limit = 64
+    try:
+        fused = torch.compile(_norm_act, dynamic=True)
+        probe = torch.ones(2, 32, 8, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        fused(probe, torch.ones(32, device="cuda")).sum().backward()
+        COMPILED["norm_act"] = fused
+    except Exception as error:  # any compiler failure at all: slow is better than dead
+        log.warning("torch.compile is not usable here (%s); running eager", type(error).__name__)
+
+
+def norm_act(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A norm of the VAE and the activation that follows it."""
+    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten())
+
+
+def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
+    """A stride-1 causal Conv3d as one Conv2d over the last k_t frames stacked along channels."""
+    taps, w = m.kernel_size[0], m.weight
+    pad = m.kernel_size[1] // 2
+    if taps == 1 or t == 1:
+        return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
+    # [B, T + taps - 1, H, W, C]
+    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))
+    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
+    return F.conv2d(stacked, w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
+
+
+def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
+    """norm, activation, convolution, twice, beside a shortcut."""
+    h = x if isinstance(m.conv_shortcut, nn.Identity) else conv(m.conv_shortcut, x, t)
+    x = conv(m.conv1, norm_act(m.norm1, x), t)
+    return conv(m.conv2, norm_act(m.norm2, x), t) + h
+
+
+def attention(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """One head of self-attention within each frame."""
+    n, c, h, w = x.shape
+    wide = F.normalize(x.float(), dim=1) * m.norm.scale * m.norm.gamma
+    q, k, v = F.conv2d(wide.to(x.dtype), m.to_qkv.weight, m.to_qkv.bias).flatten(2).transpose(1, 2).chunk(3, -1)
+    out = F.scaled_dot_product_attention(*(a.unsqueeze(1) for a in (q, k, v))).squeeze(1)
+    return x + m.proj(out.transpose(1, 2).reshape(n, c, h, w))
+
+
+def middle(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
+    """The mid block: residual block, attention, residual block."""
+    return res_block(m.resnets[1], attention(m.attentions[0], res_block(m.resnets[0], x, t)), t)
+
+
+def upsample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int]:
+    """Twice the height and width; the 3D mode also doubles all frames but the first, which has no past to mix with."""
+    if m.mode == "upsample3d" and t > 1:
+        clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
+        later = clip[:, 1:].flatten(0, 1).permute(0, 3, 1, 2)
+        rest = conv(m.time_conv, later, t - 1).permute(0, 2, 3, 1).unflatten(0, (-1, t - 1))
+        rest = rest.unflatten(-1, (2, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # two frames of each
+        x, t = torch.cat([clip[:, :1], rest], 1).flatten(0, 1).permute(0, 3, 1, 2), 2 * t - 1
+    x = F.interpolate(x.contiguous(memory_format=torch.channels_last), scale_factor=2, mode="nearest-exact")
+    return m.resample[1](x), t
+
+
+def downsample(m: nn.Module, x: torch.Tensor, t: int) -> tuple[torch.Tensor, int]:
+    """Half the height and width; the 3D mode also halves all frames but the first."""
+    x = m.resample[1](F.pad(x, (0, 1, 0, 1)))
+    if m.mode == "downsample3d" and t > 1:
+        clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))
+        stacked = torch.cat([clip[:, 0:-2:2], clip[:, 1:-1:2], clip[:, 2::2]], -1).flatten(0, 1).permute(0, 3, 1, 2)
+        weight = m.time_conv.weight.transpose(1, 2).flatten(1, 2)
+        rest = F.conv2d(stacked, weight, m.time_conv.bias)
+        t = (t + 1) // 2
+        rest = rest.permute(0, 2, 3, 1).unflatten(0, (-1, t - 1))
+        x = torch.cat([clip[:, :1], rest], 1).flatten(0, 1).permute(0, 3, 1, 2)
+    return x, t
+
+
+def fold(x: torch.Tensor, p: int) -> torch.Tensor:
+    """[N, C, H, W] → [N, C·p·p, H/p, W/p]: p×p pixels as channels, in the stock classes' order."""
+    return x if p == 1 else x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 1, 5, 3, 2, 4).flatten(1, 3)
+
+
+def unfold(x: torch.Tensor, p: int) -> torch.Tensor:
+    """The inverse of `fold`."""
+    if p == 1:
+        return x
+    return x.unflatten(1, (-1, p, p)).permute(0, 1, 4, 3, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+def patch(vae: nn.Module) -> int:
+    """Pixels on a side that the VAE takes as one; 1 where its class knows no patches."""
+    return getattr(vae.config, "patch_size", None) or 1
+
+
+def encode(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """pixels [B, 3, 4n+1, H, W] in [−1, 1] → posterior mean [B, z, n+1, H/8, W/8], as `vae.encode(...).mode()`."""
+    t, encoder = pixels.shape[2], vae.encoder
+    x = fold(pixels.transpose(1, 2).flatten(0, 1), patch(vae)).contiguous(memory_format=torch.channels_last)
+    x = conv(encoder.conv_in, x, t)
+    for m in encoder.down_blocks:
+        if hasattr(m, "resample"):
+            x, t = downsample(m, x, t)
+        else:
+            x = res_block(m, x, t)
+    x = norm_act(encoder.norm_out, middle(encoder.mid_block, x, t))
+    x = conv(vae.quant_conv, conv(encoder.conv_out, x, t), t)
+    return x[:, : vae.config.z_dim].unflatten(0, (-1, t)).transpose(1, 2)
+
+
+def decode(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    """latents [B, z, n+1, h, w] → pixels [B, 3, 4n+1, 8h, 8w], not clamped; otherwise as `vae.decode`."""
+    t, decoder = latents.shape[2], vae.decoder
+    x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    x = middle(decoder.mid_block, conv(decoder.conv_in, conv(vae.post_quant_conv, x, t), t), t)
+    for block in decoder.up_blocks:
+        for m in block.resnets:
+            x = res_block(m, x, t)
+        if block.upsamplers is not None:
+            x, t = upsample(block.upsamplers[0], x, t)
+    x = conv(decoder.conv_out, norm_act(decoder.norm_out, x), t)
+    return unfold(x, patch(vae)).unflatten(0, (-1, t)).transpose(1, 2)
