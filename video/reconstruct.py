@@ -23,16 +23,15 @@ def main(settings: Reconstruct) -> None:
     """Reads, checks, decodes, writes."""
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a .vov file")
-    from vov import bitstream, codec, results
-
-    header = bitstream.read(settings.bitstream).header  # before the model: a bad file fails in milliseconds
-    folder, name = Path(settings.output_dir), Path(settings.bitstream).stem
-    results.check_outputs([folder / name, folder / f"{name}.mp4"], settings.overwrite, "OUTPUT_DIR")
     from video.backbone import WanBackbone
+    from vov import codec, results
 
-    (clip,) = codec.decode_file(settings.bitstream, settings.load(WanBackbone, header, settings.bitstream))
-    results.save_decoded(folder, name, clip)
-    print(f"{len(clip.frames)} frames of {clip.size[0]}×{clip.size[1]} in {folder / name} and {folder / name}.mp4")
+    path, folder = Path(settings.bitstream), Path(settings.output_dir)
+    header = codec.read_file(path, WanBackbone).header  # before the model: a bad file fails at once
+    paths = results.decode_to(
+        folder, path.stem, [""], header.num_frames, results.made_from(settings, header.dtype, path), settings.overwrite,
+        lambda: codec.decode_file(path, settings.load(WanBackbone, header, settings.bitstream)))
+    print(f"{header.num_frames} frames in {' and '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":
