@@ -138,7 +138,7 @@ def item_names(names: Sequence[str]) -> list[str]:
     """Where each picture of an album is decoded to, relative and without ".png": its name without the suffix.
 
     A picture whose name is empty, too long for a file system, or would share a file or folder with another's (`a.png`
-    and `a.jpg`; `a.png` and `a.png.png/b.png`) is called by its number instead, counted from 1: 00002.
+    and `a.jpg`; `a.png` and `a.png/b.c`) is called by its number instead, counted from 1: 00002.
     """
     wanted = [name.rpartition(".")[0] or name for name in names]
     files = [f"{name}.png".casefold() for name in wanted]
