@@ -85,31 +85,31 @@ class Member(World):
     def gather(self, tensor):
         return self.ring.exchange(self.rank, tensor.detach().clone())
 
-    def largest(self, number):
-        return max(self.ring.exchange(self.rank, number))
+    def numbers(self, number):
+        return self.ring.exchange(self.rank, number)
 
     def barrier(self):
         self.ring.exchange(self.rank, None)
 
 
-def together(size: int, work) -> list:
-    """[work(world) of every member], each in a thread of its own; raises what the first of them raised."""
-    ring, found, errors = Ring(size), [None] * size, []
+def together(ring: Ring, work) -> list:
+    """[work(rank) of every member], each in a thread of its own; raises what the first of them raised."""
+    found, errors = [None] * ring.size, []
 
     def run(rank):
         torch.set_num_threads(1)
         try:
-            found[rank] = work(Member(rank, size, ring))
+            found[rank] = work(rank)
         except BaseException as error:
             errors.append(error)
             ring.barrier.abort()
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ring.size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     wrong = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
-    if wrong:
-        raise wrong[0]
+    if errors:
+        raise (wrong or errors)[0]
     return found

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from image.backbone import QwenBackbone
-from image.options import at_size
-from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
+from tests.runs import Member, Ring, image_settings, two_stage, video_settings, write_album, write_clip
 from tests.runs import together as threads
 from tests.test_video_commands import bash
 from video.backbone import WanBackbone
@@ -24,10 +23,13 @@ from vov.fitting.fit import Fit
 RANDOM = dict(noise="random", timesteps="shifted", train_steps=4, save_every=3, lr=0.05)
 
 
-def fit_stages(kind, sources, settings, folder, world):
-    """(the .vov's bytes, tensors of both checkpoints) of stage 1 and stage 2 in one process of `world`."""
-    backbone = kind.load(settings.model_id, "", "cpu")
-    encoder = codec.Encoder(backbone, sources, at_size(settings, sources, 16), world)
+def encoder_for(kind, sources, settings, world):
+    """Made one after the other: diffusers cannot load models in threads."""
+    return codec.Encoder(kind.load(settings.model_id, "", "cpu"), sources, settings, world)
+
+
+def fit_stages(encoder, settings, folder):
+    """(the .vov's bytes, tensors of both checkpoints) of stage 1 and stage 2."""
     first = encoder.fit(settings, folder / "stage1", preview=False)
     later = dataclasses.replace(settings, lambda_rate=0.02)
     second = encoder.fit(later, folder / "stage2", {"unilora_theta_d": first.theta}, preview=False)
@@ -35,10 +37,18 @@ def fit_stages(kind, sources, settings, folder, world):
     return bitstream.to_bytes(encoder.bitstream(later, second)), stages
 
 
-@pytest.mark.parametrize("changes", [RANDOM, dict(train_steps=4, save_every=3, noise="mix", lr=0.05), dict()],
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("changes", [RANDOM, dict(noise="mix", train_steps=3, lr=0.05), dict()],
                          ids=["random", "mix", "anchored"])
 @pytest.mark.parametrize("tree", ["video", "image"])
-def test_two_processes_are_one_with_twice_the_accumulation(tree, changes, tiny_wan, tiny_qwen, tmp_path):
+def test_two_processes_are_one_with_twice_the_accumulation(tree, changes, tiny_wan, tiny_qwen, tmp_path, one_thread):
     """Albums of three pictures do not share out evenly."""
     if tree == "video":
         settings = video_settings(tiny_wan, write_clip(tmp_path / "clip"), tmp_path, batch_size=2, **changes)
@@ -46,31 +56,29 @@ def test_two_processes_are_one_with_twice_the_accumulation(tree, changes, tiny_w
     else:
         settings = image_settings(tiny_qwen, write_album(tmp_path / "album"), tmp_path, **changes)
         kind, sources = QwenBackbone, settings.sources()
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    alone = fit_stages(kind, sources, dataclasses.replace(settings, accum_step=4), tmp_path / "one", World())
-    half = dataclasses.replace(settings, accum_step=2)
-    both = threads(2, lambda world: fit_stages(kind, sources, half, tmp_path / "two", world))
-    torch.set_num_threads(threads_before)
+    alone = fit_stages(encoder_for(kind, sources, settings, World()), dataclasses.replace(settings, accum_step=4),
+                       tmp_path / "one")
+    ring, half = Ring(2), dataclasses.replace(settings, accum_step=2)
+    encoders = [encoder_for(kind, sources, settings, Member(rank, 2, ring)) for rank in (0, 1)]
+    both = threads(ring, lambda rank: fit_stages(encoders[rank], half, tmp_path / "two"))
     assert alone[0] == both[0][0] == both[1][0]
     for ours, theirs in zip(alone[1], both[0][1], strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_processes_that_disagree_stop_with_the_cure(tiny_wan, tmp_path):
+def test_processes_that_disagree_stop_with_the_cure(tiny_wan, tmp_path, one_thread):
     settings = video_settings(tiny_wan, write_clip(tmp_path / "clip"), tmp_path, lambda_rate=0.02, train_steps=2)
-
-    def work(world):
-        encoder = codec.Encoder(WanBackbone.load(str(tiny_wan), "", "cpu"), [settings.source()], settings, world)
-        fit = Fit(encoder.backbone, encoder.adapter, encoder.projection, encoder.targets, settings, tmp_path / "out",
-                  world=world)
-        with torch.no_grad():  # one bit of one tensor of the rate model, as a faulty GPU would
-            fit.rate.bit_estimator.matrices[0].view(-1)[0] *= 1 + 2.0**-23 * world.rank
-        fit.run()
-
+    ring, fits = Ring(2), []
+    for rank in (0, 1):
+        world = Member(rank, 2, ring)
+        encoder = encoder_for(WanBackbone, [settings.source()], settings, world)
+        fits.append(Fit(encoder.backbone, encoder.adapter, encoder.projection, encoder.targets, settings,
+                        tmp_path / "out", world=world))
+    with torch.no_grad():  # one bit of one tensor of the rate model, as a faulty GPU would
+        fits[1].rate.bit_estimator.matrices[0].view(-1)[0] *= 1 + 2.0**-23
     with pytest.raises(VovError, match=r"θ and the rate model at step 1 differ between process 0 and 1; .*NUM_GPUS=1"):
-        threads(2, work)
+        threads(ring, lambda rank: fits[rank].run())
     assert not (tmp_path / "out/checkpoint.safetensors").exists()
 
 

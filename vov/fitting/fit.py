@@ -120,7 +120,7 @@ class Fit:
                         outputs = self.advance(step)
                         record.step(step + 1, lambda outputs=outputs: self._read(outputs))
                         self._after(step + 1, total, path, record)
-                        if number := self.world.largest(signalled()):
+                        if number := max(self.world.numbers(signalled())):
                             self._save(path, step + 1)
                             raise stopping.Stopped(number, f"{title} saved at step {step + 1} of {total}")
             finally:
