@@ -91,7 +91,7 @@ def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, 
     for name, (run, settings, _) in table.items():
         run(settings)
         monkeypatch.setattr(type(settings), "load", lambda *a, **k: pytest.fail("a model was loaded"))
-        with pytest.raises(VovError, match="is of other inputs or settings; set OVERWRITE=1"):
+        with pytest.raises(VovError, match=r"exists; set OVERWRITE=1 to replace it .it is of other inputs"):
             run(dataclasses.replace(settings, **others[name]))
     run, settings, _ = table["reconstruct"]
     moved = tmp_path / "elsewhere" / "ball.vov"

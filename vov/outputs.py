@@ -64,7 +64,7 @@ class Outputs:
                 self.made[key] = content
                 self.kept.add(key)
             elif not same:
-                raise VovError(f"{path} exists and is of other inputs or settings; set OVERWRITE=1 to replace it, or "
+                raise VovError(f"{path} exists; set OVERWRITE=1 to replace it (it is of other inputs or settings), or "
                                f"choose another {self.variable}")
             elif key in found.get("made", {}):
                 raise VovError(f"{path} has been changed since it was made; set OVERWRITE=1 to make it anew, or "

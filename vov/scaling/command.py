@@ -20,6 +20,7 @@ from vov.metrics import psnr
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
 from vov.results import Clock, decoded_paths, made_from, report, save_clips, settings_of
+from vov.scaling.progress import Progress
 from vov.scaling.search import scale
 from vov.scaling.settings import ScalingConfig
 
@@ -50,15 +51,18 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
     if outputs.has(path):
         clock.seconds["choose"] = outputs.notes["choose"]
     else:
+        kept = Progress(outputs.record.with_name(f".search-{outputs.mark}.safetensors"), outputs.identity,
+                        backbone.device)
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:
             scaled, seen = clock.time("choose", lambda: scale(stream, backbone, sources, settings,
-                                                              lambda step, x: bar.update()))
+                                                              lambda step, x: bar.update(), kept))
         restored = [restore_geometry(frames, item.original_width, item.original_height, header.resize)
                     for frames, item in zip(seen, stream.items, strict=True)]
         targets = [source.reference(header.width, header.height, header.resize) for source in sources]
         outputs.notes = {"encoder_psnr": float(np.mean([psnr(*pair) for pair in zip(targets, restored, strict=True)])),
                          "choose": clock.seconds["choose"]}
         outputs.make(path, lambda: bitstream.write(path, scaled))
+        kept.remove()
     clips = clock.time("decode", decode_file, path, backbone)
     save_clips(outputs, path.parent, path.stem, [item.name for item in stream.items], clips)
     geometry = FitConfig(width=header.width, height=header.height, resize=header.resize)
