@@ -65,8 +65,8 @@ def test_the_same_command_goes_on_and_another_is_refused(command, fitted, tiny_w
     assert not loads
     # A kill at the very moment after an output appeared and before it was noted, and one between two outputs.
     (record,) = outputs[0].parent.glob(".made-*.json")
-    noted = json.loads(record.read_text())
     for lost, unnoted in ((outputs[1], None), (outputs[-1], outputs[-1].name), (outputs[0], outputs[0].name)):
+        noted = json.loads(record.read_text())
         if unnoted:
             record.write_text(json.dumps(noted | {"complete": False, "made": {
                 k: v for k, v in noted["made"].items() if k != unnoted}}))

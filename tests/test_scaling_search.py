@@ -104,7 +104,7 @@ def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(mo
                           ScalingConfig(steps=6, atoms=2, **more))
         bitstream.write(path, scaled)
         settings = editing.EditConfig(caption="a blue ball", replay_noise=True)
-        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings)], settings)
+        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)
         assert np.array_equal(reconstruction, codec.decode_file(path, backbone)[0].frames)
         assert not np.array_equal(reconstruction, edited)
 

@@ -90,12 +90,13 @@ def _restore(tensors: dict[str, Tensor], theta: Tensor, rate: torch.nn.Module | 
                 if f"unilora_{key}" in tensors:
                     value.copy_(tensors[f"unilora_{key}"])
     for i, p in enumerate(_parameters(optimizer)):
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            name = f"optimizer.{i}.{key}"
-            if name in tensors:
-                value = tensors[name].reshape(p.shape if key != "step" else ())
-                device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
-                optimizer.state[p][key] = value.to(device)
+        keys = [f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
+        if i and not set(keys) & set(tensors):
+            continue  # a parameter that never had a gradient; θ, the first, always has
+        for key, name in zip(("step", "exp_avg", "exp_avg_sq"), keys, strict=True):
+            value = tensors[name].reshape(p.shape if key != "step" else ())
+            device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
+            optimizer.state[p][key] = value.to(device)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
