@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vov import cli
 from vov.evaluation.pairs import EvalConfig
-from vov.model.backbone import Backbone
+
+if TYPE_CHECKING:  # --help needs no torch
+    from vov.model.backbone import Backbone
 
 
 def load(*arguments) -> Backbone:

@@ -58,14 +58,14 @@ class ImageFit(FitConfig):
                             help="σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own, by size")
     save_every: int = override(FitConfig, "save_every", 50)
 
-    def sources(self) -> list[Source]:
+    def sources(self, caption_needed: bool = True) -> list[Source]:
         """Reads the chosen pictures. Raises VovError for any that is missing, naming all of them."""
         if not self.image:
             if self.caption:
                 raise VovError("CAPTION is set, but IMAGE is not; give a picture, or captions in DESCRIPTION_FILE")
             return read_pictures(described(self.description_file, self.caption_start, self.caption_end), self.data_root)
         caption = " ".join(self.caption.split())
-        if not caption:
+        if not caption and caption_needed:
             raise VovError("CAPTION is not set; say what IMAGE shows")
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
         return [Source(read_image(self.image)[None], 0.0, caption, Path(self.image).name)]

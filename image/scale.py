@@ -42,7 +42,7 @@ def main(settings: Scale) -> None:
     for file, source, item in zip(files, sources, stream.items, strict=True):
         media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
                                 "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
-    with command.outputs_of(path, stream, sources, settings, output) as outputs:
+    with command.outputs_of(path, stream.header.dtype, sources, settings, output) as outputs:
         result = command.scale_command(stream, lambda: settings.load(QwenBackbone, stream.header, str(path)), sources,
                                        settings, output, outputs)
     print(results.table(result))

@@ -31,15 +31,33 @@ def noisy(clip: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
 
 
 def film(path: Path, frames: np.ndarray, fps: Fraction | int = 24, codec: str = "libx264", pixels: str = "yuv420p",
-         options: dict[str, str] | None = None, ticks: Sequence[int] | None = None, **frame_fields: int) -> None:
+         options: dict[str, str] | None = None, ticks: Sequence[int] | None = None, aspect: int = 1,
+         turn: tuple[int, bool] = (0, False), clicks: Sequence[float] = (), sound: str = "aac",
+         **frame_fields: int) -> None:
     """Frames [T, H, W, 3 or 4] to a video file by PyAV, as a camera or an editor would write it.
 
-    options: of the encoder. ticks: when each frame is shown, in 1/fps. frame_fields: colorspace, color_trc, …
+    options: of the encoder. ticks: when each frame is shown, in 1/fps. aspect: of a pixel. turn: degrees to turn it
+    counter-clockwise for display, and whether to mirror it after. clicks: seconds of the sound at which it clicks, in
+    a track of codec `sound`. frame_fields: colorspace, color_trc, …
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "10"} | (options or {}))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.thread_count = pixels, 1
+        stream.pix_fmt, stream.thread_count, stream.sample_aspect_ratio = pixels, 1, aspect
+        if turn != (0, False):
+            stream.set_display_rotation(turn[0], hflip=turn[1])
+        track = container.add_stream(sound, rate=48000, layout="mono") if clicks else None
+        if track:
+            wave = np.zeros((1, round(48000 * len(frames) / fps)), np.float32)
+            for click in clicks:
+                wave[0, round(48000 * click):][:48] = 0.9
+            kind = track.codec_context.format.name
+            wave = wave if kind.startswith("flt") else np.round(wave * 32767).astype(np.int16)
+            for start in range(0, wave.shape[1], 1024):
+                given = av.AudioFrame.from_ndarray(wave[:, start:start + 1024], format=kind, layout="mono")
+                given.sample_rate, given.pts, given.time_base = 48000, start, Fraction(1, 48000)
+                container.mux(track.encode(given))
+            container.mux(track.encode(None))
         for name, value in frame_fields.items():
             setattr(stream.codec_context, name, value)
         for index, frame in enumerate(frames):

@@ -69,7 +69,7 @@ def test_codecs_of_pictures_refuse_clips(tmp_path):
         anchors.encode(anchors.CODECS["jpeg"], panning(3, 32, 32), 3, 25.0, 50, "", tmp_path)
 
 
-@pytest.mark.parametrize(("name", "preset"), [("x264", "warp9"), ("webp", "fast")])
+@pytest.mark.parametrize(("name", "preset"), [("x264", "warp9"), ("webp", "fast"), ("jxl", "12")])
 def test_an_unknown_preset_is_one_line_and_leaves_nothing(name, preset, tmp_path):
     with pytest.raises(VovError, match=f"ANCHORS={name}=") as caught:
         anchors.encode(anchors.CODECS[name], [photograph(64, 64)], 1, 25.0, 30, preset, tmp_path)

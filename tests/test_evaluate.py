@@ -224,6 +224,25 @@ def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, t
     assert results["items"][0]["metrics"]["psnr"] != results["items"][1]["metrics"]["psnr"]
 
 
+def test_a_sequence_is_evaluated_as_what_it_decodes_to(two_files, tiny_wan, tmp_path):
+    from video.backbone import WanBackbone
+    from vov.sequence.command import encode
+    from vov.sequence.settings import SequenceConfig
+
+    media.write_frames(tmp_path / "real", panning(7, 32, 48))
+    encode(SequenceConfig(model_id=str(tiny_wan), device="cpu", width=48, height=32, num_frames=5, steps=2,
+                          scenes="none", score="likelihood", bytes_per_frame=20), WanBackbone, str(tmp_path / "real"),
+           "a face", tmp_path / "run" / "clip.vov")
+    tree = two_files[0]
+    results = evaluate(EvalConfig(
+        real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "run" / "clip.vov"), skip_metrics=True, skip_fvd=True,
+        report_video=False, work_dir=str(tmp_path / "work"), out_dir=str(tmp_path / "out")), tree)
+    (item,) = results["items"]
+    assert item["frames"] == 7 and item["bytes"] == (tmp_path / "run" / "clip.vov").stat().st_size
+    expected = json.loads((tmp_path / "run" / "result.json").read_text())["psnr"]
+    assert item["metrics"]["psnr"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_loaded(two_files, clips, tmp_path):
     tree, folder, loads = two_files
     loads.clear()

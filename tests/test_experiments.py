@@ -56,7 +56,7 @@ def test_rows_count_only_whole_and_with_their_files_as_they_were(tmp_path):
     Rows(path, tmp_path).add("a", [{"n": 1, "file": "x.vov"}, {"n": 2}])
     assert len(Rows(path, tmp_path).find("a")) == 2
     (tmp_path / "x.vov").write_bytes(b"two")
-    assert not Rows(path, tmp_path).find("a")
+    assert not Rows(path, tmp_path).find("a") and len(Rows(path, tmp_path).where("n", 1)) == 1
     (tmp_path / "x.vov").write_bytes(b"one")
     path.write_text(path.read_text().splitlines()[0] + "\n")
     assert not Rows(path, tmp_path).find("a")
@@ -72,6 +72,8 @@ def test_a_grid_with_mistakes_is_refused_in_one_line(text, problem):
     with pytest.raises(VovError, match=problem) as caught:
         fits.grid(text)
     assert "\n" not in str(caught.value)
+    with pytest.raises(VovError, match="RANK is 1 in stage1 but 3 in stage2"):
+        fits.stages_of({"stage2.rank": "3"}, "clip", {})
     assert fits.grid("stage1.lr=1,2 rank=3") == [{"stage1.lr": "1", "rank": "3"}, {"stage1.lr": "2", "rank": "3"}]
 
 

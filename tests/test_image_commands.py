@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from image import reconstruct, train
+from image import reconstruct, scale, train
 from image.options import ImageFit, at_size, described
 from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
@@ -64,6 +65,14 @@ def test_one_theta_regenerates_an_album_at_every_pictures_own_size(run, album):
     stream = bitstream.read(run / "captions.vov")
     assert (stream.header.width, stream.header.height, stream.header.resize) == (48, 32, "pad")
     assert [i.caption for i in stream.items] == ["a gradient | with a bar", "grey", "sixteen bits"]
+
+
+def test_scale_refuses_an_original_of_another_size(run, album, tmp_path, tiny_qwen):
+    shutil.copytree(album, tmp_path / "album")
+    media.write_image(tmp_path / "album/a.png", np.zeros((31, 44, 3), np.uint8))
+    with pytest.raises(VovError, match=r"DATA_ROOT=.*a\.png: 44×31, but the file was made from 44×30"):
+        scale.main(scale.Scale(bitstream=str(run / "captions.vov"), data_root=str(tmp_path / "album"),
+                               output=str(tmp_path / "x.vov"), model_id=str(tiny_qwen), device="cpu"))
 
 
 def test_the_file_alone_decodes_to_the_same_pictures(run, tiny_qwen, tmp_path, monkeypatch, capsys):
@@ -146,6 +155,9 @@ def test_other_bad_descriptions(tmp_path, album):
     (tmp_path / "d.txt").write_bytes(b"a.png|caf\xe9")
     with pytest.raises(VovError, match=r"byte 9 \(0x.*is not UTF-8; save it as UTF-8"):
         described(str(tmp_path / "d.txt"))
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "d.txt").write_bytes("# album\r\na.png|café\r\n".encode(encoding))
+        assert described(str(tmp_path / "d.txt")) == [("a.png", "café")]
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)
     assert described(str(album / "captions.txt"), 2, 2) == [("sub/grey b.jpg", "grey")]

@@ -142,11 +142,11 @@ def test_a_killed_process_ends_the_others(tmp_path):
 
 
 def test_two_machines_meet(tmp_path):
-    """Two local "machines" of one process each: gloo's mean over both."""
+    """Two local "machines" of one process each: what each has, gathered by gloo."""
     (tmp_path / "meet.py").write_text(
         "import torch\nfrom vov.fitting.distributed import world\n"
-        "with world() as here:\n    values = here.gather(torch.tensor(float(here.rank)))\n"
-        "    print(here.rank, here.size, sum(map(float, values)) / 2)\n")
+        "with world() as here:\n    value = torch.tensor(float(here.rank))\n    both = here.gather(value)\n"
+        "    print(here.rank, here.size, [float(one) for one in both])\n")
     with socket.socket() as free:
         free.bind(("", 0))
         port = str(free.getsockname()[1])
@@ -158,7 +158,7 @@ def test_two_machines_meet(tmp_path):
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     for node, process in enumerate(nodes):
         code, output, errors = end(process)
-        assert (code, output) == (0, f"{node} 2 0.5\n"), errors
+        assert (code, output) == (0, f"{node} 2 [0.0, 1.0]\n"), errors
 
 
 def test_help_ends_with_the_variables_of_the_launch(monkeypatch):

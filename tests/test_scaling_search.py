@@ -97,6 +97,14 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
             assert len(stream.noise) <= 60
 
 
+def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
+    media.write_frames(tmp_path / "large", ball(5, 40, 48))
+    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
+        command.main(command.Sample(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
+                                    output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
+    assert not (tmp_path / "x.vov").exists()
+
+
 def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(model, fit, tmp_path):
     backbone, path = WanBackbone.load(str(model), "", "cpu"), tmp_path / "scaled.vov"
     for more in ({"end_level": 0.0}, {"end_level": 0.4}, {"start_level": 0.6, "end_level": 0.3}):
@@ -167,6 +175,8 @@ def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path,
     scaling_curves.main(scaling_curves.Curves(check=True, **shared))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
+    with pytest.raises(VovError, match="no files made from these FITS"):
+        scaling_curves.main(scaling_curves.Curves(check=True, **(shared | {"out": str(tmp_path / "other")})))
 
 
 @pytest.mark.parametrize(("text", "problem"), [

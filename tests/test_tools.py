@@ -22,7 +22,7 @@ from vov.evaluation.perceptual import Unavailable
 
 
 class Frames:
-    """A clip as a source of frames, read one by one; `most` is how far any reader was ahead of the slowest."""
+    """A clip as a source of frames that can be read again."""
 
     fps, path = 24.0, "clip"
 
@@ -128,6 +128,28 @@ def test_vmaf_and_xpsnr_are_those_of_ffmpeg_s_own_filters(tmp_path):
     assert alone == result.values["xpsnr"] and measure("xpsnr", CLIP, CLIP)[0] == float("inf")
     odd = Suite(skipped=only("vmaf", "xpsnr")).measure(Frames(CLIP[:, :47, :63]), Frames(PAIR[1][:, :47, :63]), 4)
     assert {"vmaf", "xpsnr"} <= set(odd.values)
+
+
+def test_frames_stream_through_ffmpeg():
+    """A few frames are alive at a time, whatever the length of the clip."""
+    alive, most = 0, 0
+
+    class Counted(np.ndarray):
+        def __del__(self):
+            nonlocal alive
+            alive -= self.base is None
+
+    def frames():
+        nonlocal alive, most
+        for _ in range(60):
+            frame = Counted((200, 300, 3), np.uint8)
+            frame[:] = 7
+            alive += 1
+            most = max(most, alive)
+            yield frame
+
+    values, _ = tools.FfmpegMetrics(["xpsnr", "vmaf"])(frames(), frames(), (300, 200), 60, 24.0)
+    assert values["xpsnr"] == float("inf") and most <= 6
 
 
 def test_vmaf_needs_two_frames_and_all_need_some_pixels():

@@ -30,7 +30,8 @@ class VideoFit(FitConfig):
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
                                identity=False)
     num_frames: int = option(81, "frames to code, 4n+1", minimum=1)
-    fps: float = option(0.0, "frames per second of the decoded clip; 0: the source's (24 for a folder)", minimum=0)
+    fps: float = option(0.0, "frames per second: a video is brought to it, a folder's frames have it; 0: the "
+                        "source's (24 for a folder)", minimum=0)
     model_id: str = override(FitConfig, "model_id", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
                              help="hub id or folder of the model", alias=("WAN_MODEL_ID",))
     width: int = override(FitConfig, "width", 832, help="pixels, a multiple of 16")
@@ -43,8 +44,8 @@ class VideoFit(FitConfig):
 
         if not self.frames_dir:
             raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
-        clip = read_clip(self.frames_dir, self.num_frames)
-        return Source(clip.frames, self.fps or clip.fps, self.read_caption(), self.name)
+        clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
+        return Source(clip.frames, clip.fps, self.read_caption(), self.name)
 
     def read_caption(self, missing: str | None = None) -> str:
         """CAPTION, else the contents of CAPTION_FILE; without either `missing`, or a VovError when that is None."""

@@ -16,6 +16,8 @@ class Reconstruct(WanOptions):
 
     bitstream: str = option("", "the .vov file (required)")
     output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", alias=("OUT_DIR",))
+    start_at: int = option(0, "of a sequence: first frame to decode; only the chunks that are needed are", minimum=0)
+    frames: int = option(0, "of a sequence: how many frames; 0: to the end", minimum=0)
     overwrite: bool = option(False, "replace existing outputs")
 
 
@@ -27,11 +29,22 @@ def main(settings: Reconstruct) -> None:
     from vov import codec, results
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
-    header = codec.read_file(path, WanBackbone).header  # before the model: a bad file fails at once
-    paths = results.decode_to(
-        folder, path.stem, [""], header.num_frames, results.made_from(settings, header.dtype, path), settings.overwrite,
-        lambda: codec.decode_file(path, settings.load(WanBackbone, header, settings.bitstream)))
-    print(f"{header.num_frames} frames in {' and '.join(map(str, paths))}")
+    stream = codec.read_file(path, WanBackbone)  # before the model: a bad file fails at once
+    precision = stream.header.dtype
+
+    def backbone() -> WanBackbone:
+        return settings.load(WanBackbone, stream.header, settings.bitstream)
+
+    if stream.sequence:
+        from vov.sequence.command import decode_to
+
+        identity = results.made_from(settings, precision, path, settings.start_at, settings.frames)
+        paths = decode_to(stream, backbone, folder, path.stem, identity, settings)
+    else:
+        identity = results.made_from(settings, precision, path)
+        paths = results.decode_to(folder, path.stem, [""], stream.header.num_frames, identity, settings.overwrite,
+                                  lambda: codec.decode_file(path, backbone()))
+    print(" and ".join(map(str, paths)))
 
 
 if __name__ == "__main__":

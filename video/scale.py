@@ -50,7 +50,7 @@ def main(settings: Scale) -> None:
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
                             stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
-    with command.outputs_of(path, stream, [source], settings, output) as outputs:
+    with command.outputs_of(path, header.dtype, [source], settings, output) as outputs:
         result = command.scale_command(stream, lambda: settings.load(WanBackbone, header, str(path)), [source],
                                        settings, output, outputs)
     print(results.table(result))

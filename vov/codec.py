@@ -78,12 +78,7 @@ class Decoder:
         Raises:
             VovError: the header was made for another model, or this NumPy draws other indices.
         """
-        refuse_other_tree(header, backbone, source)
-        if not backbone.recognises(header.fingerprint):
-            raise VovError(f"{source}: was made with {header.model_id}, fingerprint {header.fingerprint.hex()}; the "
-                           f"model at hand has {backbone.fingerprint().hex()}; give the very model it was made with, "
-                           "text encoder and tokenizer included")
-        backbone.check_geometry(header.width, header.height, header.num_frames)
+        backbone.refuse_stranger(header, source)
         adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
         return cls(backbone, header, adapter, projection.to(backbone.device))
 
@@ -265,15 +260,9 @@ def check_caption(source: Source) -> None:
 def read_file(path: str | Path, kind: Backbone | type[Backbone]) -> Bitstream:
     """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded."""
     stream = bitstream.read(path)
-    refuse_other_tree(stream.header, kind, str(path))
+    kind.refuse_other_tree(stream.header, str(path))
     check_file(stream, str(path))
     return stream
-
-
-def refuse_other_tree(header: Header, kind: Backbone | type[Backbone], source: str) -> None:
-    """Raises VovError for a file of the other tree."""
-    if header.tree != kind.tree:
-        raise VovError(f"{source}: is a file of the {header.tree} tree; use the commands of that tree")
 
 
 def check_file(stream: Bitstream, source: str) -> None:

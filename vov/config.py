@@ -21,6 +21,7 @@ from vov.files import REPO, read_text, write_bytes
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
+SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for encode.sh alone
 
 
 def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
@@ -117,11 +118,16 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
         raise VovError(f"{path}: not valid YAML ({str(error).splitlines()[0]:.100})") from error
     if not isinstance(tree, dict):
         raise VovError(f"{path}: must be a mapping of variable names to values")
-    sections = {name: tree.pop(name, None) or {} for name in STAGES}
+    sections = {name: tree.pop(name, None) or {} for name in SECTIONS}
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise VovError(f"{path}: {name}: must be a mapping of variable names to values")
-    for key in [*tree, *sections["stage1"], *sections["stage2"]]:
+    if stage == "encode":  # a preset serves both ways of coding: what only fits know is not for this one
+        tree = {key: value for key, value in tree.items() if key in known}
+        checked = sections["encode"]
+    else:
+        checked = [*tree, *sections["stage1"], *sections["stage2"]]
+    for key in checked:
         if key not in known:
             raise VovError(f"{path}: unknown key {key!r}; run the script with --help for the known ones")
     return tree | sections.get(stage, {})

@@ -49,7 +49,7 @@ def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], s
     return result
 
 
-def made_from(settings: ModelOptions, precision: str, source: str | Path, *parts: object) -> str:
+def made_from(settings: ModelOptions, precision: str, source: str | Path | None, *parts: object) -> str:
     """The identity of what a command makes: the content of its source file, the arithmetic, and what else counts.
 
     Where files are does not count, nor does a DTYPE that only says what the source says.
@@ -57,9 +57,10 @@ def made_from(settings: ModelOptions, precision: str, source: str | Path, *parts
     Args:
         settings: which model, in which arithmetic; a .vov file names its model by a fingerprint.
         precision: that of the source's header, "" for a checkpoint.
+        source: the file; None where there is none.
         parts: settings that shape the outputs, hashes of further inputs.
     """
-    return content_hash(path_hash(source), settings.precision(precision, str(source)),
+    return content_hash(path_hash(source) if source else "", settings.precision(precision, str(source)),
                         "" if precision else settings.model_id, *parts)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.experiments.scaling_curves import Curves
 from vov import VovError, cli
 from vov.config import option
+
+if TYPE_CHECKING:
+    from scripts.experiments.curves import Bench
+    from scripts.experiments.rows import Rows
 
 AUTO = {"video": "x264=veryslow,x265=veryslow,svtav1=2", "image": "jpeg,webp,avif"}
 
@@ -29,59 +33,60 @@ class AnchoredCurves(Curves):
 def main(settings: AnchoredCurves) -> None:
     """Measures ours, then the anchors; prints and draws all of them."""
     from scripts.experiments import curves, curves_figure, scaling_curves
+    from scripts.experiments.rows import Rows
     from vov import bitstream
-    from vov.evaluation.anchors import parse_anchors
+    from vov.config import number_list
+    from vov.evaluation.anchors import CODECS, parse_anchors
 
     if settings.redraw:
         curves_figure.redraw(Path(settings.results or Path(settings.out) / "curves"))
         return
-    try:
-        sizes = [int(size) for size in settings.anchor_bytes.split(",")]
-    except ValueError:
-        raise VovError(f"ANCHOR_BYTES={settings.anchor_bytes}: must be whole numbers with commas between") from None
-    if settings.anchors != "auto":
-        parse_anchors(settings.anchors)  # mistakes before any work
+    sizes = sorted({round(size) for size in number_list("ANCHOR_BYTES", settings.anchor_bytes, positive=True)})
+    if settings.anchors != "auto" and any(name not in CODECS for name, _ in parse_anchors(settings.anchors)):
+        raise VovError(f"ANCHORS={settings.anchors}: quantised latents are drawn by EXPLICIT here; leave explicit out")
     plain = Curves(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Curves)})
-    scaling_curves.main(plain)
+    rows = scaling_curves.main(plain)
     if settings.check:
         return
-    path = Path(settings.out) / "curves.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    fits = {Path(fit).stem: Path(fit) for fit in settings.fits.split(",")}
-    tree = bitstream.read(next(iter(fits.values()))).header.tree
-    for clip, fit in fits.items():
-        bench = curves.Bench(fit, [Path(p) for p in settings.originals.split(",")], None)
-        for name, preset in parse_anchors(AUTO[tree] if settings.anchors == "auto" else settings.anchors):
-            done = {row["scheme"] for row in rows if row["clip"] == clip and row["fit"] == name}
-            todo = [size for size in sizes if f"{preset}: at most {size}" not in done]
-            for row in anchor_rows(bench, name, preset, todo, Path(settings.out)):
-                scaling_curves.add(row, rows, path)
-    means = curves.mean_rows([row for row in rows if row.get("bytes")])
+    fits, originals = ([Path(path) for path in text.split(",")] for text in (settings.fits, settings.originals))
+    header = bitstream.read(fits[0]).header
+    backbone = curves.backbone_for(header, settings.cache_dir, settings.device)
+    anchors = parse_anchors(AUTO[header.tree] if settings.anchors == "auto" else settings.anchors)
+    folder = Path(settings.out)
+    kept = Rows(folder / "curves.jsonl", folder)
+    for fit in {fit.stem: fit for fit in fits}.values():
+        bench = curves.Bench(fit, originals, backbone, folder)
+        for name, preset in anchors:
+            for row in anchor_rows(bench, name, preset, sizes, kept):
+                print(curves.line(row), flush=True)
+                rows.append(row)
     document = {"command": "bash scripts/scaling_curves.sh", "date": datetime.now(timezone.utc).date().isoformat(),
-                "clips": sorted({row["clip"] for row in rows}), "tree": tree, "rows": means}
-    for target in filter(None, (str(Path(settings.out) / "curves"), settings.results)):
+                "clips": sorted({row["clip"] for row in rows}), "tree": header.tree, "rows": curves.mean_rows(rows)}
+    for target in filter(None, (str(folder / "curves"), settings.results)):
         curves_figure.save(Path(target), document)
 
 
-def anchor_rows(bench, name: str, preset: str, sizes: Sequence[int], folder: Path) -> list[dict]:
-    """One row for each size that the codec can keep to; a codec that cannot has no row, and so no mean there."""
+def anchor_rows(bench: Bench, name: str, preset: str, sizes: Sequence[int], kept: Rows) -> Iterator[dict]:
+    """A row for each size that the codec can keep to, kept or new; a size that it cannot has no row, and so no mean."""
     import numpy as np
 
+    from scripts.experiments.rows import key, quality
     from vov.evaluation.anchors import CODECS, anchor_points
 
-    if name not in CODECS:
-        raise VovError(f"ANCHORS: {name} is drawn by EXPLICIT here; leave it out")
-    rows = []
     for size in sizes:
-        place = folder / bench.fit.stem / f"{name}_{preset}_{size}"
+        found = key(bench.backbone, [bench.source], "anchor", bench.target.shape, name, preset, size)
+        if rows := kept.find(found):
+            yield from rows
+            continue
+        place = bench.folder / bench.fit.stem / f"{name}_{preset}_{size}"
         count, fps = len(bench.target), bench.source.fps or 24.0
-        [encoded] = anchor_points(name, preset, bench.target, count, fps, [size], place)
+        [encoded] = anchor_points(CODECS[name].name, preset, bench.target, count, fps, [size], place)
         if encoded.bytes <= size:
-            rows.append({"clip": bench.fit.stem, "fit": name, "scheme": f"{preset}: at most {size}",
-                         "file": str(encoded.path.relative_to(folder)), "bytes": encoded.bytes, "noise": 0,
-                         "quality": encoded.quality, "command": encoded.command,
-                         **bench.quality(np.stack(list(encoded.open())))})
-    return rows
+            row = {"clip": bench.fit.stem, "fit": name, "scheme": f"{preset}: at most {size}",
+                   "file": str(encoded.path.relative_to(bench.folder)), "bytes": encoded.bytes, "noise": 0,
+                   "quality": encoded.quality, "command": encoded.command,
+                   **quality(bench.target, np.stack(list(encoded.open())))}
+            yield from kept.add(found, [row])
 
 
 if __name__ == "__main__":

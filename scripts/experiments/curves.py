@@ -13,7 +13,9 @@ from vov import VovError, bitstream, codec, media
 from vov.bitstream.header import Header
 from vov.config import load, number_list
 from vov.evaluation import explicit
+from vov.files import content_hash
 from vov.model.backbone import Backbone
+from vov.model.options import ModelOptions
 from vov.scaling import search
 from vov.scaling.settings import ScalingConfig
 
@@ -34,13 +36,13 @@ def parse(text: str) -> ScalingConfig:
         raise VovError(f"{text}: {error}") from error
 
 
-def backbone_for(header: Header, cache_dir: str, device: str) -> Backbone:
-    """The model that a header names, of its tree."""
+def backbone_for(settings: ModelOptions, header: Header, source: str) -> Backbone:
+    """The model that the header of `source` names, of its tree."""
     if header.tree == "image":
         from image.backbone import QwenBackbone as Kind
     else:
         from video.backbone import WanBackbone as Kind
-    return Kind.load(header.model_id, cache_dir, device, header.dtype, trusted=False)
+    return settings.load(Kind, header, source)
 
 
 def explicit_sizes(text: str) -> list[int]:
@@ -70,12 +72,13 @@ class Bench:
                 else media.read_clip(found[0], header.num_frames))
         self.source = codec.Source(clip.frames, clip.fps, self.stream.items[0].caption)
         self.target = self.source.reference(header.width, header.height, header.resize)
-        self.key = key(backbone, [self.source], fit.stem, fit.parent.name, fit.read_bytes())
+        # whatever device made the rows: another one may check them
+        self.made_from = content_hash(fit.stem, fit.parent.name, fit.read_bytes(), self.source.frames.tobytes())
 
     def measure(self, schemes: Mapping[str, ScalingConfig], sizes: Sequence[int], kept: Rows) -> Iterator[dict]:
         """The rows of the fit alone, of every scheme on it, and of explicit files of these sizes, kept or new."""
         for text, settings in {"none": None, **schemes}.items():
-            found = key(self.backbone, [], self.key, text, settings)
+            found = key(self.backbone, [self.source], self.made_from, text, settings)
             yield from kept.find(found) or kept.add(found, [self.row(text, settings)])
         if sizes:
             found = key(self.backbone, [self.source], "explicit", self.header.width, self.header.height,
@@ -92,7 +95,7 @@ class Bench:
             more = {"encoder_psnr": quality(self.target, seen)["psnr"]}
         file = self.folder / f"{self.fit.stem}_{self.fit.parent.name}_{text.replace(':', '_')}.vov"
         bitstream.write(file, scaled)
-        return {"clip": self.fit.stem, "fit": self.fit.parent.name, "scheme": text, "made_from": self.key,
+        return {"clip": self.fit.stem, "fit": self.fit.parent.name, "scheme": text, "made_from": self.made_from,
                 "file": file.name, "bytes": file.stat().st_size, "noise": len(scaled.noise or b""),
                 **quality(self.target, codec.decode_file(file, self.backbone)[0].frames), **more}
 
@@ -106,12 +109,11 @@ class Bench:
                  **quality(self.target, explicit.decode_file(file, self.backbone).frames)}
                 for number, file in enumerate(files)]
 
-    def compare(self, kept: Rows) -> Iterator[str]:
-        """Decodes the files of this fit's rows here and now, next to what the rows say."""
-        for row in kept.where("made_from", self.key):
-            psnr = quality(self.target, codec.decode_file(self.folder / row["file"], self.backbone)[0].frames)["psnr"]
-            yield (f"{row['file']:<70} encoder {row.get('encoder_psnr', row['psnr']):.4f}, row {row['psnr']:.4f}, "
-                   f"here {psnr:.4f} dB, difference {psnr - row['psnr']:+.4f}")
+    def compare(self, row: dict) -> str:
+        """Decodes the file of a row here and now, next to what the row says."""
+        psnr = quality(self.target, codec.decode_file(self.folder / row["file"], self.backbone)[0].frames)["psnr"]
+        return (f"{row['file']:<70} encoder {row.get('encoder_psnr', row['psnr']):.4f}, row {row['psnr']:.4f}, "
+                f"here {psnr:.4f} dB, difference {psnr - row['psnr']:+.4f}")
 
 
 def line(row: dict) -> str:

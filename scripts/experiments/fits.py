@@ -13,7 +13,7 @@ import torch
 from video.options import VideoFit
 from vov import VovError, config
 from vov.codec import Encoder, Source, decode_file
-from vov.fitting.settings import FitConfig
+from vov.fitting.settings import FitConfig, refuse_disagreement
 from vov.model.backbone import Backbone
 from vov.results import report
 
@@ -45,6 +45,7 @@ def stages_of(point: Point, clip: str, environ: Mapping[str, str]) -> list[Video
         chosen = {k.split(".")[-1]: v for k, v in point.items() if "." not in k or k.startswith(stage + ".")}
         given = {"frames_dir": clip, "name": Path(clip).stem, "preview_every": "0", **chosen}
         stages.append(config.load(VideoFit, given, environ, stage))
+    refuse_disagreement(dict(zip(config.STAGES, stages, strict=True)))
     return stages
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +61,9 @@ class Rows:
             row.get("file_hash", "") == file_hash(self.files / row["file"]) for row in found if "file" in row)
         return found if whole else []
 
-    def where(self, name: str, value: object) -> Iterator[dict]:
-        """Every kept row that has this value."""
-        for found in self._groups:
-            yield from (row for row in self.find(found) if row.get(name) == value)
+    def where(self, name: str, value: object) -> list[dict]:
+        """Every row that has this value, whatever became of its file; of rows measured twice the last ones."""
+        return [row for rows in self._groups.values() for row in rows[-rows[-1]["of"]:] if row.get(name) == value]
 
     def add(self, key: str, rows: Sequence[dict]) -> list[dict]:
         """Keeps the rows of one measurement, and a hash of the file that each names; returns them as kept."""

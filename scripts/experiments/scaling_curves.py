@@ -7,13 +7,14 @@ from pathlib import Path
 
 from vov import VovError, cli
 from vov.config import option
+from vov.model.options import ModelOptions
 
 SCHEMES = ("paper:50 paper:100 paper:250 blocks:50:4096 "
            + " ".join(f"atoms:100:{size}:score=lookahead" for size in (250, 500, 1000, 2000)))
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(ModelOptions):
     """Which fits, and which schemes on them."""
 
     fits: str = option("", "comma-separated .vov files of one tree, named after their originals; the folder that each "
@@ -25,12 +26,10 @@ class Curves:
     explicit: str = option("600,1000,1500,2500,4000", "bytes of files of quantised latents to compare with; none: none")
     out: str = option("runs/scaling", "gets curves.jsonl (equal settings are measured once), curves.png and all files")
     check: bool = option(False, "measure nothing new: decode every file in OUT again, on this device, and compare")
-    cache_dir: str = option("../pretrained_models", "where the foundation models are")
-    device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
 
 
-def main(settings: Curves) -> None:
-    """Measures what is not measured yet, prints and draws all."""
+def main(settings: Curves) -> list[dict]:
+    """Measures what is not measured yet, prints and draws all; returns the rows."""
     from scripts.experiments import curves
     from scripts.experiments.rows import Rows, four_digits
     from vov import bitstream
@@ -40,13 +39,16 @@ def main(settings: Curves) -> None:
     schemes = {text: curves.parse(text) for text in settings.schemes.split() if text != "none"}
     sizes = curves.explicit_sizes(settings.explicit)
     fits, originals = ([Path(p) for p in text.split(",")] for text in (settings.fits, settings.originals))
-    backbone = curves.backbone_for(bitstream.read(fits[0]).header, settings.cache_dir, settings.device)
+    backbone = curves.backbone_for(settings, bitstream.read(fits[0]).header, str(fits[0]))
     benches = [curves.Bench(fit, originals, backbone, Path(settings.out)) for fit in fits]
     kept, rows = Rows(Path(settings.out) / "curves.jsonl", Path(settings.out)), []
     if settings.check:
-        for line in (line for bench in benches for line in bench.compare(kept)):
-            print(line, flush=True)
-        return
+        found = [(bench, row) for bench in benches for row in kept.where("made_from", bench.made_from)]
+        if not found:
+            raise VovError(f"OUT={settings.out}: no files made from these FITS and ORIGINALS; run without CHECK first")
+        for bench, row in found:
+            print(bench.compare(row), flush=True)
+        return []
     for bench in benches:
         for row in bench.measure(schemes, sizes, kept):
             print(curves.line(row), flush=True)
@@ -57,6 +59,7 @@ def main(settings: Curves) -> None:
               f"{four_digits(row['ms_ssim'])} "
               f"(mean of {row['clips']})")
     curves.draw(averages, Path(settings.out) / "curves.png")
+    return rows
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def main(settings: Sweep) -> None:
     for _, stages in planned:
         stages[-1].source()  # all mistakes before any work
     base = planned[0][1][0]
+    if settings.random_base and (base.quantize not in ("auto", "none") or base.offload != "none"):
+        raise VovError("RANDOM_BASE=1 draws plain weights on the device; leave QUANTIZE and OFFLOAD unset")
     backbone = base.load(WanBackbone)
     if settings.random_base:
         backbone = fits.random_base(backbone, base.seed)

@@ -1,9 +1,10 @@
 """Anchors: what a user would pick instead, encoded here and now, at sizes matched to ours.
 
-Video: x264, x265, SVT-AV1 and VVC (libvvenc) of imageio-ffmpeg's ffmpeg. Images: JPEG, WebP and AVIF of Pillow; the
-video codecs code a picture as a clip of one frame. Every codec is tuned for PSNR, codes the clip as one group of
-pictures (one intra frame, as a `.vov` file is one piece), and is fed our RGB frames converted to BT.709 4:2:0, whose
-loss is the codec's. Bytes are those of the elementary stream: no container, no SEI messages.
+Video: x264, x265, SVT-AV1 and VVC (libvvenc) of imageio-ffmpeg's ffmpeg. Images: JPEG, WebP and AVIF of Pillow,
+JPEG XL (libjxl) of that ffmpeg; the video codecs code a picture as a clip of one frame. The video codecs are tuned for
+PSNR, code the clip as one group of pictures (one intra frame, as a `.vov` file is one piece), and are fed our RGB
+frames converted to BT.709 4:2:0, whose loss is the codec's. Bytes are those of the elementary stream: no container, no
+SEI messages.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ CODECS = {codec.name: codec for codec in (
     Codec("jpeg", "JPEG", 99, "optimised, progressive", "jpg", finest=5),
     Codec("webp", "WebP", 100, "6", "webp", finest=0),
     Codec("avif", "AVIF", 100, "4", "avif", finest=0),
+    Codec("jxl", "JPEG XL", 60, "9", "jxl", finest=0),
 )}
 VIDEO_CODECS = tuple(name for name, codec in CODECS.items() if codec.is_video)
 IMAGE_CODECS = tuple(name for name, codec in CODECS.items() if not codec.is_video)
@@ -73,7 +75,7 @@ class Encoded:
 
     Attributes:
         bytes: of the elementary stream.
-        quality: CRF or QP; for pictures 100 − quality.
+        quality: CRF or QP; for pictures 100 − quality; for JPEG XL see `jxl_distance`.
         command: that makes the stream from raw RGB frames on standard input (or the Pillow call).
     """
 
@@ -116,6 +118,10 @@ class Decoded:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields uint8 RGB [H, W, 3]."""
         e = self.encoded
+        if e.codec.name == "jxl":
+            yield np.frombuffer(_ffmpeg("-i", str(e.path), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"),
+                                np.uint8).reshape(e.height, e.width, 3)
+            return
         if not e.codec.is_video:
             with Image.open(e.path) as image:
                 yield np.array(image.convert("RGB"))  # a copy: PIL's own is read-only
@@ -249,6 +255,15 @@ def _encode_video(codec: Codec, first: np.ndarray, rest: Iterator[np.ndarray], f
     return shlex.join(["ffmpeg", *head, *arguments, path.name])
 
 
+def _ffmpeg(*arguments: str, data: bytes = b"") -> bytes:
+    """What ffmpeg writes to its standard output; VovError with its first line when it fails."""
+    done = subprocess.run([ffmpeg(), "-v", "error", *arguments], input=data, capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise VovError(f"ffmpeg failed ({lines[0][:120]})")
+    return done.stdout
+
+
 def _padded(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     padding = ((0, first.shape[0] % 2), (0, first.shape[1] % 2), (0, 0))
     yield np.pad(first, padding, mode="edge")
@@ -256,7 +271,21 @@ def _padded(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarra
         yield np.pad(frame, padding, mode="edge")
 
 
+def jxl_distance(quality: int) -> float:
+    """Butteraugli distance of a quality step of JPEG XL: 15 (ffmpeg's largest) at 60, half of it every 8 steps."""
+    return round(15 * 2 ** ((quality - CODECS["jxl"].coarsest) / 8), 4)
+
+
 def _encode_picture(codec: Codec, frame: np.ndarray, quality: int, preset: str) -> tuple[bytes, str]:
+    if codec.name == "jxl":
+        size = f"{frame.shape[1]}x{frame.shape[0]}"
+        arguments = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i", "-", "-c:v", "libjxl", "-effort", preset,
+                     "-distance", f"{jxl_distance(quality):g}", "-f", "image2pipe", "-"]
+        try:
+            return _ffmpeg(*arguments, data=np.ascontiguousarray(frame).tobytes()), shlex.join(["ffmpeg", *arguments])
+        except VovError as error:
+            raise VovError(f"ANCHORS=jxl={preset}: {error}; the preset must be 1 to 9, and this ffmpeg needs "
+                           "libjxl, as imageio-ffmpeg's has") from error
     options: dict = {"quality": 100 - quality}
     if codec.name == "jpeg":
         options |= {"optimize": True, "progressive": True}

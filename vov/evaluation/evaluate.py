@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vov import VovError, codec, media
+from vov import VovError, bitstream, codec, media
 from vov.config import number_list
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
@@ -26,6 +26,7 @@ from vov.files import content_hash, path_hash, refuse_unwritable, write_bytes, w
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
 from vov.outputs import Outputs
+from vov.sequence.decode import SequenceDecoder
 
 logger = logging.getLogger(__name__)
 PLACES = ("real_dir", "fake_dir", "bitstream", "manifest", "media_dir", "out_dir", "work_dir", "overwrite",
@@ -176,11 +177,16 @@ def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
 
 
 def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:
-    """Decodes a .vov file of one clip or picture; returns the folder of its frames, in `folder`."""
-    (clip,) = codec.decode_file(path, backbone)
+    """Decodes a .vov file of one clip, picture or sequence; returns the folder of its frames, in `folder`."""
     frames = folder / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
     shutil.rmtree(frames, ignore_errors=True)  # frames of an interrupted run
-    media.write_frames(frames, clip.frames)
+    stream = bitstream.read(path)
+    if stream.sequence:
+        with SequenceDecoder(backbone, stream, str(path)) as decoder:
+            media.write_frames(frames, decoder.frames())
+    else:
+        (clip,) = codec.decode_file(path, backbone)
+        media.write_frames(frames, clip.frames)
     return frames
 
 

@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vov import VovError, media
-from vov.bitstream import Header
 from vov.config import option
-from vov.evaluation.measure import Measured
 from vov.model.options import ModelOptions
+
+if TYPE_CHECKING:  # --help needs no torch
+    from vov.bitstream import Header
+    from vov.evaluation.measure import Measured
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class EvalConfig(ModelOptions):
     frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS, DISTS, ST-LPIPS and SSIMULACRA2 of every N-th frame", minimum=1)
     metric_weights_dir: str = option("", "where VGG-16, AlexNet, DISTS and I3D weights are; then PyTorch's cache")
     anchors: str = option("", "codecs to encode for comparison, CODEC[=PRESET],…: x264, x265, svtav1, vvc, jpeg, "
-                          "webp, avif, explicit (quantised latents of the same VAE); video or image: all of a kind")
+                          "webp, avif, jxl, explicit (quantised latents of the same VAE); video, image: all of a kind")
     anchor_rates: str = option("0.5,1,2", "sizes of the anchors, as multiples of our bytes")
     anchor_bytes: str = option("", "sizes of the anchors in bytes, instead")
     bd_anchor: str = option("", "codec that BD-rates compare with; default: the first anchor")
@@ -65,7 +67,7 @@ class Pair:
         detail: further entries of results.json: preset, quality, command, model_id, bytes_by_part.
         fps, count: frames per second and frames to compare; `open_pairs` fills them in.
         crop: (width, height) that the original is cropped to, as the fit did.
-        header, header_size: of a .vov file, and (width, height) of what it decodes to.
+        header, header_size, header_frames: of a .vov file; (width, height) and number of the frames it decodes to.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Pair:
     crop: tuple[int, int] | None = None
     header: Header | None = None
     header_size: tuple[int, int] = (0, 0)
+    header_frames: int = 0
 
     @property
     def is_coded(self) -> bool:
@@ -90,8 +93,8 @@ class Pair:
         return isinstance(self.decoded, str | Path) and Path(self.decoded).suffix == ".vov"
 
     def reference(self) -> Any:
-        """Frames of the original; of a clip that was cropped to the model's geometry, the same crop."""
-        source = media.FrameSource(self.original)
+        """Frames of the original at the reproduction's rate; of a clip that was cropped, the same crop."""
+        source = media.FrameSource(self.original, fps=self.fps)
         return Cropped(source, *self.crop) if self.crop else source
 
     def source(self) -> Any:
@@ -110,7 +113,7 @@ class Pair:
     def decoded_geometry(self) -> tuple[tuple[int, int], int]:
         """((width, height), frames) of the reproduction; of a .vov file, what its header promises."""
         if self.is_coded:
-            return self.header_size, self.header.num_frames
+            return self.header_size, self.header_frames
         source = self.source()
         height, width = next(iter(source)).shape[:2]
         return (width, height), len(source)
@@ -234,12 +237,12 @@ def read_header(pair: Pair) -> None:
     from vov import bitstream
 
     stream = bitstream.read(pair.decoded)
-    if len(stream.items) != 1:
+    if len(stream.items) != 1 and not stream.sequence:
         raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
                        "FAKE_DIR and the file as BITSTREAM")
     header, item = stream.header, stream.items[0]
     cropped = header.resize == "crop"
-    pair.header = header
+    pair.header, pair.header_frames = header, stream.sequence.frames if stream.sequence else header.num_frames
     pair.header_size = ((header.width, header.height) if cropped else (item.original_width, item.original_height))
     pair.crop = pair.header_size if cropped else None
     pair.detail["model_id"] = header.model_id

@@ -181,8 +181,8 @@ def to_html(results: dict, pairs: Sequence[Pair]) -> str:
             "video": _video(measured.video[1], pair.fps) if measured.video else None})
     data = {"results": results, "pictures": pictures, "labels": LABELS, "digits": DIGITS,
             "units": {name: metric.unit for name, metric in METRICS.items() if metric.unit},
-           
-            "lower": [name for name, metric in METRICS.items() if metric.lower], "columns": columns(results)}
+            "lower": [name for name, metric in METRICS.items() if metric.lower],
+            "columns": columns(results), "without_curve": WITHOUT_CURVE}
     # "<" as an escape: no text of the data can end the script element
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def load(module: str, package: str, *stand_ins: str) -> types.ModuleType:
 
     stand_ins: modules that it imports and does not use; where they are missing, empty ones serve while it is loaded.
     """
-    absent = [name for name in stand_ins if importlib.util.find_spec(name) is None]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it wants CUDA where there is none
+    absent = [name for name in stand_ins if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in absent:
         sys.modules[name] = empty = types.ModuleType(name)
         empty.summary = empty.embed = None

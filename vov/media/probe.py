@@ -184,8 +184,11 @@ def _packets(path: Path) -> Packets:
                 damage = error.strerror
         container_name = container.format.name
         damage = next((text.strip() for _, name, text in said if name == container_name), damage)
-        if container_name == "yuv4mpegpipe" and end != container.size:  # ffmpeg takes a cut frame for the end
+        # ffmpeg takes a cut frame or packet for the end of these
+        if container_name == "yuv4mpegpipe" and end != container.size:
             damage = damage or "the last frame is cut"
+        if container_name == "mpegts" and container.size % 188 and container.size % 192:
+            damage = damage or "the last transport packet is cut"
         if damage:
             raise VovError(f"{path}: damaged or cut short after {len(kept)} frames ({damage}); make or fetch it anew")
         if not kept:

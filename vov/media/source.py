@@ -62,6 +62,8 @@ class FrameSource:
         self.path = Path(path)
         if not str(path) or not self.path.exists():
             raise VovError(f"{path or 'FRAMES_DIR'}: no such folder, video or image; give a path that exists")
+        if not 0 <= fps <= timing.HIGHEST_FPS:
+            raise VovError(f"FPS={fps:g}: must lie in 0…{timing.HIGHEST_FPS}; 0 keeps the rate of {self.path}")
         self._medium = _medium(self.path)
         info = self.info = self._medium.info
         self.geometry = Geometry((info.width, info.height), size, resize) if size else None
@@ -73,7 +75,7 @@ class FrameSource:
         elif not info.timed or (not info.variable and abs(self.fps / info.rate - 1) < 1e-4):
             picks, times = np.arange(info.count), np.arange(info.count) / self.fps
         else:
-            picks = timing.at_constant_rate(info.times, info.duration, self.fps)
+            picks = timing.at_constant_rate(info.times, info.duration, self.fps, self.path)
             times = np.arange(len(picks)) / self.fps
             stills.say(self.path, f"{'variable frame rate' if info.variable else f'{info.rate:.5g} frames a second'} "
                                   f"brought to {self.fps:.5g}: {len(picks)} frames from {info.count}")
@@ -104,7 +106,9 @@ class FrameSource:
                 frames, at = self._medium.frames(pick), pick - 1
             repeated = at == pick
             while at < pick:
-                frame, at = next(frames), at + 1
+                frame, at = next(frames, None), at + 1
+                if frame is None:
+                    raise VovError(f"{self.path}: ends after {at} of {self.info.count} frames; make or fetch it anew")
             if self.geometry and not repeated:
                 frame = self.geometry.fit(frame[None])[0]
             yield frame.copy() if repeated else frame

@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise VovError(f"{path}: no such image")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of it is said in our own words
+            image = Image.open(path)
+        with image:
             yield image
     except VovError:
         raise
@@ -75,10 +79,12 @@ def picture_size(path: Path) -> tuple[int, int]:
 def orientation(said_of: Path, image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1, and a line, when the EXIF block cannot be read."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1) or 1)
+        tags = dict(image.getexif())
     except Exception:  # a damaged EXIF block can raise nearly anything, and says nothing about the pixels
+        tags = {}
+    if not tags and image.info.get("exif"):
         say(said_of, "its EXIF block is damaged; no rotation is applied")
-        return 1
+    return tags.get(ORIENTATION, 1) if tags.get(ORIENTATION) in TURNS else 1
 
 
 def is_animated(path: Path) -> bool:

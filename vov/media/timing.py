@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 
 from vov import VovError
 
 DEFAULT_FPS = 24.0  # of a folder of frames, which does not say
+HIGHEST_FPS = 1000
+MOST_REPEATS = 1000  # a picture that stands still for half a minute
 LATE = 0.5  # of a frame's duration: a constant rate may show a frame that much early or late
 
 
@@ -44,8 +47,14 @@ def _usual(span: float, slack: float) -> float:
     return float(rate) if abs(1 / rate - span) <= slack else 1 / span
 
 
-def at_constant_rate(times: np.ndarray, duration: float, fps: float) -> np.ndarray:
-    """Which frame is on screen in the middle of each of `fps` intervals a second: int64 [round(duration·fps)]."""
+def at_constant_rate(times: np.ndarray, duration: float, fps: float, path: Path | str = "") -> np.ndarray:
+    """Which frame is on screen in the middle of each of `fps` intervals a second: int64 [round(duration·fps)].
+
+    Raises VovError when the time stamps cannot be true: a frame that stands for MOST_REPEATS.
+    """
+    if duration * fps > MOST_REPEATS * (len(times) + 1):
+        raise VovError(f"{path}: time stamps of {len(times)} frames span {duration:g} s, at {fps:g} frames a second "
+                       f"{duration * fps:.0f} frames; set FPS lower, or re-encode the video")
     middles = (np.arange(max(1, round(duration * fps))) + 0.5) / fps
     return np.maximum(np.searchsorted(times, middles, side="right") - 1, 0)
 

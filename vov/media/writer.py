@@ -15,6 +15,7 @@ import numpy as np
 from vov import VovError
 from vov.files import atomic
 from vov.media import audio
+from vov.media.timing import HIGHEST_FPS
 
 TICKS = 90000  # a second, of kept time stamps
 BT709, LIMITED = 1, 1  # ITU-T H.273; AVCOL_RANGE_MPEG
@@ -35,8 +36,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
     Raises:
         VovError: the disk is full, no frames, or a rate that no video has.
     """
-    if not 0.01 <= fps <= 1000:
-        raise VovError(f"{path}: {fps:g} frames per second cannot be written; set FPS to 0.01…1000")
+    if not 0.01 <= fps <= HIGHEST_FPS:
+        raise VovError(f"{path}: {fps:g} frames per second cannot be written; set FPS to 0.01…{HIGHEST_FPS}")
     frames = iter(frames)
     first = next(frames, None)
     if first is None:

@@ -25,16 +25,21 @@ from vov.scaling.search import scale
 from vov.scaling.settings import ScalingConfig
 
 
-def outputs_of(source: Path, stream: Bitstream, sources: Sequence[Source], settings: Any, path: Path) -> Outputs:
+def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], settings: Any, path: Path,
+               *parts: object) -> Outputs:
     """What `scale_command` writes: the file, its .json and what it decodes to.
 
-    source: the file that noise is added to; stream: its contents; settings: a `ScalingConfig` with model options.
+    Args:
+        file: that noise is added to, and the `precision` of its header; None and "" where there is none.
+        sources: the originals.
+        settings: a `ScalingConfig` with model options.
+        path: of the new file.
+        parts: further settings that shape it.
     """
-    paths = [path, *decoded_paths(path.parent, path.stem, len(stream.items), stream.header.num_frames),
-             path.with_suffix(".json")]
-    originals = [(one.frames.shape, content_hash(one.frames.tobytes())) for one in sources]
-    identity = made_from(settings, stream.header.dtype, source, originals, settings_of(settings, ScalingConfig))
-    return Outputs(path.name, paths, identity, settings.overwrite, "OUTPUT")
+    decoded = decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames))
+    content = [(one.frames.shape, one.caption, one.name, content_hash(one.frames.tobytes())) for one in sources]
+    identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts)
+    return Outputs(path.name, [path, *decoded, path.with_suffix(".json")], identity, settings.overwrite, "OUTPUT")
 
 
 def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequence[Source], settings: ScalingConfig,

@@ -1,0 +1,214 @@
+"""Claims about sequences: the file, the plan of chunks, coding and decoding with an untrained 2-layer Wan."""
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.test_fit import ball
+from video.backbone import WanBackbone
+from vov import VovError, bitstream, media
+from vov.bitstream import Bitstream, Item
+from vov.bitstream.sequence_code import (
+    LEVELS,
+    MAX_SCALE,
+    Chunk,
+    Scene,
+    SequenceCode,
+    atoms,
+    pack,
+    payload_bytes,
+    unpack,
+)
+from vov.media import FrameSource
+from vov.sequence.decode import SequenceDecoder
+from vov.sequence.encode import SequenceEncoder, scale_for
+from vov.sequence.plan import spans
+from vov.sequence.scenes import detect, scene_starts
+from vov.sequence.settings import SequenceConfig
+from vov.stopping import Stopped
+
+SETTINGS = SequenceConfig(width=32, height=32, num_frames=5, steps=5, bytes_per_frame=16.0, resize="crop",
+                          score="pixel", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_wan):
+    return WanBackbone.load(str(tiny_wan), "unused", "cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A folder of 16 frames with a cut at frame 9."""
+    folder = tmp_path_factory.mktemp("film") / "film"
+    media.write_frames(folder, np.concatenate([ball(9, 32, 32), 255 - ball(7, 32, 32)]))
+    return folder
+
+
+def encoder(backbone, clip, folder, settings=SETTINGS, key_every=2):
+    source = FrameSource(clip, size=(32, 32), resize="crop")
+    planned = spans([0, 9], len(source), 5, key_every)
+    return SequenceEncoder(backbone, source, planned, ["", "inverted"], settings, folder)
+
+
+@pytest.fixture(scope="module")
+def coded(backbone, clip, tmp_path_factory):
+    """(encoder, stream, what `done` saw)."""
+    seen = {}
+    made = encoder(backbone, clip, tmp_path_factory.mktemp("chunks"))
+    code = made.run(lambda number, chunk: seen.update({number: chunk}))
+    return made, made.bitstream(code, 32, 32), seen
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_atoms_grow_with_profile_and_scale_and_are_levels():
+    profile = np.array([0, 1, 200, 254, 255])
+    plans = [atoms(profile, scale) for scale in (0, 64, 300, MAX_SCALE)]
+    assert all((a <= b).all() for a, b in pairwise(plans)) and all(set(plan) <= set(LEVELS) for plan in plans)
+    assert plans[0].tolist() == [0, 0, 0, 0, 1] and plans[1][4] == 2 and plans[3][4] == 512 and plans[3][0] == 0
+
+
+def test_the_scale_meets_a_budget_closely_and_never_exceeds_it():
+    profile = np.clip(255 - 5 * np.arange(40), 0, 255)
+    for budget in (60, 400, 3000):
+        scale = scale_for(profile, 15, budget)
+        assert payload_bytes(profile, scale, 15) <= budget < payload_bytes(profile, scale + 1, 15)
+        assert payload_bytes(profile, scale, 15) > 0.9 * budget
+
+
+def test_packed_symbols_come_back_in_the_bits_they_need():
+    symbols = np.random.default_rng(0).integers(0, 1 << 17, 333)
+    assert len(pack(symbols, 17)) == -(-333 * 17 // 8) and np.array_equal(unpack(pack(symbols, 17), 333, 17), symbols)
+
+
+def test_a_sequence_reads_back_as_it_was_and_its_parts_add_up(coded, tmp_path):
+    _, stream, _ = coded
+    theta = np.array([3, -128, 0, 5])
+    scenes = (dataclasses.replace(stream.sequence.scenes[0], symbols=theta, step=0.25), *stream.sequence.scenes[1:])
+    header = dataclasses.replace(stream.header, theta_length=4)
+    stream = Bitstream(header, stream.items, None, extra={0x81: b"sound"},
+                       sequence=dataclasses.replace(stream.sequence, scenes=scenes))
+    parts = bitstream.write(tmp_path / "x.vov", stream)
+    assert parts.total == (tmp_path / "x.vov").stat().st_size and parts.sound == 5 and parts.theta > 4
+    again = bitstream.read(tmp_path / "x.vov")
+    assert bitstream.to_bytes(again) == bitstream.to_bytes(stream) and again.items == stream.items
+    assert again.sequence.noise == stream.sequence.noise and again.sequence.scenes[0].step == 0.25
+    assert np.array_equal(again.sequence.scenes[0].symbols, theta) and again.sequence.scenes[1].symbols is None
+    for ours, theirs in zip(again.sequence.chunks, stream.sequence.chunks, strict=True):
+        assert (ours.frames, ours.chained, ours.scale) == (theirs.frames, theirs.chained, theirs.scale)
+        assert np.array_equal(ours.symbols, theirs.symbols)
+    assert "chunk 1" in bitstream.describe(tmp_path / "x.vov")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda c: dataclasses.replace(c, bits=(25, 9)), "bits"),
+    (lambda c: dataclasses.replace(c, noise=c.noise | {"steps": 900}), "steps"),
+    (lambda c: dataclasses.replace(c, scenes=c.scenes[:1], chunks=c.chunks[:c.scenes[0].chunks]), "captions"),
+    (lambda c: dataclasses.replace(c, chunks=(dataclasses.replace(c.chunks[0], chained=True), *c.chunks[1:])), "fit"),
+    (lambda c: dataclasses.replace(c, chunks=(dataclasses.replace(c.chunks[0], frames=6), *c.chunks[1:])), "frames"),
+])
+def test_what_no_encoder_writes_is_refused_in_one_line(coded, change, said):
+    _, stream, _ = coded
+    data = bitstream.to_bytes(dataclasses.replace(stream, sequence=change(stream.sequence)))
+    with pytest.raises(VovError, match=said) as caught:
+        bitstream.from_bytes(data, "x.vov")
+    assert "\n" not in str(caught.value)
+
+
+def test_scenes_and_chunks_must_add_up():
+    with pytest.raises(VovError, match="do not add up"):
+        SequenceCode({}, (9, 9), (Scene(2, np.zeros(3)),), (Chunk(5, False, 0, np.zeros(0)),))
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("starts", "count", "size", "key_every"), [
+    ([0], 1, 5, 0), ([0], 23, 5, 0), ([0, 7, 8], 23, 5, 2), ([0, 3], 40, 17, 3)])
+def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key_every):
+    found = spans(starts, count, size, key_every)
+    covered = [frame for span in found for frame in range(span.first, span.first + span.frames)]
+    assert covered == list(range(count))
+    for span in found:
+        assert span.frames <= size - span.chained
+        assert max(start for start in starts if start <= span.first) == starts[span.scene]
+        assert not (span.chained and span.first in starts)
+    if key_every:
+        for before, after in pairwise(found):
+            assert after.chained or before.scene != after.scene or before.chained or key_every == 1
+
+
+def test_cuts_are_found_and_none_where_there_is_none(clip, tmp_path):
+    frames = np.concatenate([np.repeat(ball(20, 64, 48), 1, 0), 255 - ball(20, 64, 48)])
+    assert detect(frames, 40, 5) == [0, 20] and detect(frames[:20], 20, 5) == [0]
+    (tmp_path / "cuts.txt").write_text("# first frames\n9\n")
+    assert scene_starts(str(tmp_path / "cuts.txt"), (), 16, 3) == [0, 9] and scene_starts("none", (), 16, 3) == [0]
+    (tmp_path / "bad.txt").write_text("nine\n")
+    with pytest.raises(VovError, match=r"bad.txt, line 1: 'nine' is no frame"):
+        scene_starts(str(tmp_path / "bad.txt"), (), 16, 3)
+
+
+# --- coding -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_decoder_makes_the_frames_that_the_encoder_saw(backbone, coded):
+    _, stream, seen = coded
+    stream = bitstream.from_bytes(bitstream.to_bytes(stream))
+    with SequenceDecoder(backbone, stream) as decoder:
+        chunks = dict(decoder.chunks())
+        assert [len(frames) for frames in chunks.values()] == [chunk.frames for chunk in stream.sequence.chunks]
+        for number, frames in enumerate(chunks.values()):
+            assert np.array_equal(frames[-1], seen[number].last)
+        assert sum(1 for _ in decoder.frames()) == 16
+
+
+def test_a_chunk_in_the_middle_decodes_alone_to_the_same_frames(backbone, coded):
+    _, stream, _ = coded
+    with SequenceDecoder(backbone, stream) as decoder:
+        whole = np.stack(list(decoder.frames()))
+        for start, count in ((6, 2), (9, 3), (12, 4), (15, 1)):
+            assert np.array_equal(np.stack(list(decoder.frames(start, count))), whole[start:start + count])
+        with pytest.raises(VovError, match="16 frames"):
+            next(decoder.frames(16, 1))
+
+
+def test_a_stopped_run_goes_on_at_the_chunk_at_hand_and_ends_with_the_same_file(backbone, coded, clip, tmp_path):
+    _, whole, _ = coded
+
+    def stop(number, _):
+        if number == 1:
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        encoder(backbone, clip, tmp_path).run(stop)
+    made = encoder(backbone, clip, tmp_path)
+    chosen = []
+    made.chunk = lambda number, *rest, plain=made.chunk: chosen.append(number) or plain(number, *rest)
+    assert bitstream.to_bytes(made.bitstream(made.run(), 32, 32)) == bitstream.to_bytes(whole)
+    assert chosen == list(range(2, len(made.spans)))
+
+
+def test_another_setting_or_clip_uses_no_old_chunk(backbone, coded, clip, tmp_path):
+    made = encoder(backbone, clip, tmp_path)
+    made.run()
+    other = encoder(backbone, clip, tmp_path, dataclasses.replace(SETTINGS, seed=7))
+    assert other.settings_hash() != made.settings_hash()
+
+
+def test_a_budget_for_the_whole_file_is_met(backbone, clip, tmp_path):
+    settings = dataclasses.replace(SETTINGS, bytes_per_frame=0.0, target_bytes=900)
+    made = encoder(backbone, clip, tmp_path, settings)
+    size = len(bitstream.to_bytes(made.bitstream(made.run(), 32, 32)))
+    assert 0.9 * 900 <= size <= 900
+    with pytest.raises(VovError, match="too few"):
+        encoder(backbone, clip, tmp_path, dataclasses.replace(settings, target_bytes=50))
+    with pytest.raises(VovError, match="give one of them"):
+        encoder(backbone, clip, tmp_path, dataclasses.replace(settings, target_kbps=1.0))
+
+
+def test_a_caption_is_kept_for_every_scene(coded):
+    assert [item.caption for item in coded[1].items] == ["", "inverted"]
+    assert Item("", 1, 1).caption == ""
