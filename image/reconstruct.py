@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from image.backbone import QwenBackbone
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
-from vov import VovError, cli, codec, metrics, results
+from vov import VovError, cli
 from vov.config import option
-from vov.formats.reference import load_reference, told_settings
 from vov.media import Clip
 
 log = logging.getLogger(__name__)
@@ -50,26 +48,31 @@ def main(settings: Reconstruct) -> None:
     """Decodes to OUTPUT_DIR/NAME.png, or OUTPUT_DIR/NAME/….png when there are several pictures."""
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
-    from_file(settings) if settings.bitstream else from_checkpoint(settings)
+    from vov import results
 
-
-def save(settings: Reconstruct, made_from: str, names: list[str], decode: Callable[[], list[Clip]]) -> None:
-    """Writes what decode() gives to OUTPUT_DIR, unless it is there."""
-    stem, folder = Path(settings.bitstream or settings.init_lora_path).stem, Path(settings.output_dir)
-    (path,) = results.decode_to(folder, stem, names, 1, made_from, settings.overwrite, decode)
+    names, identity, decode = (from_file if settings.bitstream else from_checkpoint)(settings)
+    stem = Path(settings.bitstream or settings.init_lora_path).stem
+    (path,) = results.decode_to(Path(settings.output_dir), stem, names, 1, identity, settings.overwrite, decode)
     print(f"{len(names)} picture{'s' * (len(names) > 1)} in {path}")
 
 
-def from_file(settings: Reconstruct) -> None:
-    """The pictures of a .vov file."""
+def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
+    """Names, identity and decoder of the pictures of a .vov file."""
+    from image.backbone import QwenBackbone
+    from vov import codec, results
+
     path = settings.bitstream
     stream = codec.read_file(path, QwenBackbone)  # before the model: a bad file fails at once
-    save(settings, results.made_from(settings, stream.header.dtype, path), [item.name for item in stream.items],
-         lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path)))
+    return ([item.name for item in stream.items], results.made_from(settings, stream.header.dtype, path),
+            lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path)))
 
 
-def from_checkpoint(settings: Reconstruct) -> None:
-    """The pictures that a checkpoint regenerates from captions; prints PSNR where all originals are there."""
+def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
+    """The same of a checkpoint with captions; the decoder prints PSNR where all originals are there."""
+    from image.backbone import QwenBackbone
+    from vov import codec, metrics, results
+    from vov.formats.reference import load_reference, told_settings
+
     path, root = settings.init_lora_path, Path(settings.data_root)
     found = load_reference(path)
     known = told_settings(found.metadata, (*SHARED, "resize"), ImageFit, path)
@@ -88,8 +91,8 @@ def from_checkpoint(settings: Reconstruct) -> None:
                 print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
         return clips
 
-    save(settings, results.made_from(settings, "", path, entries, sorted(values.items())),
-         [name for name, _ in entries], decode)
+    identity = results.made_from(settings, "", path, entries, sorted(values.items()))
+    return [name for name, _ in entries], identity, decode
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from image import reconstruct as image_reconstruct
 from image import scale as image_scale
+from image.backbone import QwenBackbone
 from image.reconstruct import Reconstruct as ImageReconstruct
 from image.scale import Scale as ImageScale
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
@@ -226,7 +227,7 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
                              model_id=str(tiny_qwen))
     image_reconstruct.main(asked)
     assert sorted(p.name for p in (tmp_path / "decoded/odd").iterdir()) == ["00001.png", "00002.png", "00003.png"]
-    model = asked.load(image_reconstruct.QwenBackbone, stream.header)
+    model = asked.load(QwenBackbone, stream.header)
     for index, clip in enumerate(codec.decode_file(path, model)):
         assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
     scaled = ImageScale(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),

@@ -37,7 +37,8 @@ def test_what_names_the_same_thing_is_the_same_run(tiny_wan, clip, tmp_path, mon
     same = [dict(frames_dir="moved"), dict(frames_dir="./clip/"), dict(device="cpu"), dict(dtype="float32"),
             dict(caption="", caption_file=str(caption)), dict(caption="a  red ball\nrolls"), dict(name="other"),
             dict(save_every=5, preview_every=1, checkpointing="none", compile="never"),
-            dict(model_id="tiny-wan", cache_dir=str(tiny_wan.parent)), dict(out_dir="./out/"), dict(overwrite=True)]
+            dict(model_id="tiny-wan", cache_dir=str(tiny_wan.parent)), dict(out_dir="./out/"), dict(overwrite=True),
+            dict(shift=0.0)]
     for changes in same:
         train.stage1(dataclasses.replace(settings, **changes))
         assert steps_logged(tmp_path / "out") == before, changes
