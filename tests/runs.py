@@ -30,7 +30,7 @@ def video_settings(model: Path, clip: Path, folder: Path, **changes) -> VideoFit
 def image_settings(model: Path, album: Path, folder: Path, **changes) -> ImageFit:
     return ImageFit(**SHORT | dict(model_id=str(model), description_file=str(album / "album.txt"), shift=1.5,
                                    data_root=str(album), out_dir=str(folder), caption_end=0, batch_size=1,
-                                   accum_step=1) | changes)
+                                   name="album", accum_step=1) | changes)
 
 
 def two_stage(settings, **second) -> Path:

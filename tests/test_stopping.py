@@ -71,7 +71,7 @@ def test_a_fit_goes_on_from_the_very_step(number, fitted, tiny_wan, tmp_path, mo
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("changes", [dict(scheme="atoms", scaling_bytes=12), dict(scheme="paper", theta_steps=2)],
+@pytest.mark.parametrize("changes", [dict(scheme="atoms", scaling_bytes=40), dict(scheme="paper", theta_steps=2)],
                          ids=["budget", "paper"])
 def test_a_search_for_noise_goes_on_from_the_very_step(changes, fitted, tiny_wan, tmp_path, monkeypatch, capsys):
     def settings(name):
