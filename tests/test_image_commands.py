@@ -48,7 +48,7 @@ def run(tiny_qwen, album, tmp_path_factory):
     """One θ for the album, both stages."""
     folder = tmp_path_factory.mktemp("run")
     first = settings_for(tiny_qwen, album, folder)
-    train.main(first, dataclasses.replace(first, lambda_rate=0.003), first)
+    train.main(first, first, dataclasses.replace(first, lambda_rate=0.003))
     return folder
 
 
