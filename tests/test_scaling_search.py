@@ -175,7 +175,7 @@ def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path,
     scaling_curves.main(scaling_curves.Curves(check=True, **shared))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
-    with pytest.raises(VovError, match="no files made from these FITS"):
+    with pytest.raises(VovError, match="no rows made from these FITS"):
         scaling_curves.main(scaling_curves.Curves(check=True, **(shared | {"out": str(tmp_path / "other")})))
 
 

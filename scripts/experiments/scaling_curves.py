@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vov import VovError, cli
 from vov.config import option
 from vov.model.options import ModelOptions
+
+if TYPE_CHECKING:
+    from scripts.experiments.curves import Bench
+    from scripts.experiments.rows import Rows
 
 SCHEMES = ("paper:50 paper:100 paper:250 blocks:50:4096 "
            + " ".join(f"atoms:100:{size}:score=lookahead" for size in (250, 500, 1000, 2000)))
@@ -43,11 +49,7 @@ def main(settings: Curves) -> list[dict]:
     benches = [curves.Bench(fit, originals, backbone, Path(settings.out)) for fit in fits]
     kept, rows = Rows(Path(settings.out) / "curves.jsonl", Path(settings.out)), []
     if settings.check:
-        found = [(bench, row) for bench in benches for row in kept.where("made_from", bench.made_from)]
-        if not found:
-            raise VovError(f"OUT={settings.out}: no files made from these FITS and ORIGINALS; run without CHECK first")
-        for bench, row in found:
-            print(bench.compare(row), flush=True)
+        check(benches, kept)
         return []
     for bench in benches:
         for row in bench.measure(schemes, sizes, kept):
@@ -60,6 +62,15 @@ def main(settings: Curves) -> list[dict]:
               f"(mean of {row['clips']})")
     curves.draw(averages, Path(settings.out) / "curves.png")
     return rows
+
+
+def check(benches: Sequence[Bench], kept: Rows) -> None:
+    """Decodes the files of the rows that were made from these fits, here and now."""
+    found = [(bench, row) for bench in benches for row in kept.where("made_from", bench.made_from)]
+    if not found:
+        raise VovError(f"{kept.path}: has no rows made from these FITS and ORIGINALS; run without CHECK first")
+    for bench, row in found:
+        print(bench.compare(row), flush=True)
 
 
 if __name__ == "__main__":

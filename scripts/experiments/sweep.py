@@ -28,7 +28,7 @@ class Sweep:
 def main(settings: Sweep) -> None:
     """Prints a line per fit."""
     from scripts.experiments import fits
-    from scripts.experiments.rows import Rows, four_digits, key
+    from scripts.experiments.rows import Rows, key
     from video.backbone import WanBackbone
 
     if not settings.clips:
@@ -56,8 +56,15 @@ def main(settings: Sweep) -> None:
                 row = {"clip": source.name, "vary": vary, "random_base": settings.random_base, **point,
                        **fits.measured_fit(backbone, source, stages, Path(settings.keep or scratch, place))}
             rows.add(found, [row | ({"file": str(place)} if settings.keep else {})])
-        print(f"{row['clip']:<18} {vary:<60} {row['bytes']:>7} bytes {row['psnr']:6.2f} dB MS-SSIM "
-              f"{four_digits(row['ms_ssim'])} {row['seconds']['fit']:6.1f} s{' (from OUT)' * again}", flush=True)
+        print(line(row, " (from OUT)" * again), flush=True)
+
+
+def line(row: dict, remark: str) -> str:
+    """One fit as text."""
+    from scripts.experiments.rows import four_digits
+
+    return (f"{row['clip']:<18} {row['vary']:<60} {row['bytes']:>7} bytes {row['psnr']:6.2f} dB MS-SSIM "
+            f"{four_digits(row['ms_ssim'])} {row['seconds']['fit']:6.1f} s{remark}")
 
 
 if __name__ == "__main__":

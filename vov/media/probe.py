@@ -184,15 +184,7 @@ def _packets(path: Path) -> Packets:
                 damage = error.strerror
         container_name = container.format.name
         damage = next((text.strip() for _, name, text in said if name == container_name), damage)
-        # ffmpeg takes a cut frame or packet for the end of these
-        if container_name == "yuv4mpegpipe" and end != container.size:
-            damage = damage or "the last frame is cut"
-        if container_name == "mpegts" and container.size % 188 and container.size % 192:
-            damage = damage or "the last transport packet is cut"
-        if damage:
-            raise VovError(f"{path}: damaged or cut short after {len(kept)} frames ({damage}); make or fetch it anew")
-        if not kept:
-            raise VovError(f"{path}: not a readable video (no frames); fetch it anew, or {CURE}")
+        _refuse_damage(path, len(kept), damage or _cut_end(container_name, container.size, end))
         alpha = stream.metadata.get("alpha_mode") == "1" and {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(
             stream.codec_context.name, "")
         # AVI has no presentation times, and ffmpeg's guesses are not those of the frames
@@ -202,6 +194,20 @@ def _packets(path: Path) -> Packets:
                        alpha or "", stream.time_base or Fraction(1),
                        max(kept, key=lambda packet: packet[1 if pts is None else 0] or 0)[2],
                        float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS))
+
+
+def _cut_end(container_name: str, size: int, end: int) -> str:
+    """What is wrong with the end of a file whose cut frame or packet ffmpeg takes for its end; nothing: ""."""
+    if container_name == "yuv4mpegpipe" and end != size:
+        return "the last frame is cut"
+    return "the last transport packet is cut" if container_name == "mpegts" and size % 188 and size % 192 else ""
+
+
+def _refuse_damage(path: Path, kept: int, damage: str) -> None:
+    if damage:
+        raise VovError(f"{path}: damaged or cut short after {kept} frames ({damage}); make or fetch it anew")
+    if not kept:
+        raise VovError(f"{path}: not a readable video (no frames); fetch it anew, or {CURE}")
 
 
 def _stamps(found: list[int | None]) -> np.ndarray | None:
