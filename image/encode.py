@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,13 @@ def main(settings: Encode) -> None:
     fit = dataclasses.replace(ImageFit(), decode_steps=settings.steps, **asked)
     sources = fit.sources(caption_needed=False)
     path = Path(settings.out_dir) / f"{fit.run_name(sources)}.vov"
-    results.check_outputs([path, path.with_suffix(""), path.with_suffix(".png")], settings.overwrite)
-    backbone = settings.load(QwenBackbone)
-    stream = bare(backbone, sources, at_size(fit, sources, backbone.unit))
-    print(results.table(command.scale_command(stream, backbone, sources, settings, path)))
+    with command.outputs_of(None, "", sources, settings, path, fit.width, fit.height, fit.shift, fit.seed) as outputs:
+        if outputs.complete:
+            print(results.table(json.loads(path.with_suffix(".json").read_bytes())))
+            return
+        backbone = settings.load(QwenBackbone)
+        stream = bare(backbone, sources, at_size(fit, sources, backbone.unit))
+        print(results.table(command.scale_command(stream, lambda: backbone, sources, settings, path, outputs)))
 
 
 if __name__ == "__main__":

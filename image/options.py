@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vov import VovError
 from vov.bitstream import Item
@@ -16,7 +16,8 @@ from vov.fitting.settings import FitConfig
 from vov.media import read_image
 from vov.model.options import ModelOptions
 
-from vov.codec import Source  # isort: skip
+if TYPE_CHECKING:  # --help, and a signal in its first seconds, need no torch
+    from vov.codec import Source
 
 EXAMPLES = "./descriptions/example_descriptions.txt"
 C = TypeVar("C", bound=FitConfig)
@@ -68,6 +69,8 @@ class ImageFit(FitConfig):
         if not caption and caption_needed:
             raise VovError("CAPTION is not set; say what IMAGE shows")
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
+        from vov.codec import Source
+
         return [Source(read_image(self.image)[None], 0.0, caption, Path(self.image).name)]
 
     def run_name(self, sources: Sequence[Source]) -> str:
@@ -127,6 +130,8 @@ def read_pictures(entries: Sequence[tuple[str, str]], root: str) -> list[Source]
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise VovError(f"DATA_ROOT={root}: {len(missing)} of {len(entries)} pictures are missing: "
                        f"{', '.join(missing[:10])}{more}")
+    from vov.codec import Source
+
     return [Source(read_image(Path(root) / name)[None], 0.0, caption, name) for name, caption in entries]
 
 

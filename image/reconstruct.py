@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
 from vov import VovError, cli
 from vov.config import option
+from vov.media import Clip
 
 log = logging.getLogger(__name__)
 SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "seed", "guidance",
@@ -48,52 +48,51 @@ def main(settings: Reconstruct) -> None:
     """Decodes to OUTPUT_DIR/NAME.png, or OUTPUT_DIR/NAME/….png when there are several pictures."""
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
-    source, folder = Path(settings.bitstream or settings.init_lora_path), Path(settings.output_dir)
     from vov import results
 
-    results.check_outputs([folder / source.stem, folder / f"{source.stem}.png"], settings.overwrite, "OUTPUT_DIR")
-    names, clips = from_file(settings) if settings.bitstream else from_checkpoint(settings)
-    results.save_items(folder, source.stem, names, clips)
-    many, size = len(clips) > 1, "×".join(map(str, clips[0].size))
-    print(f"{len(clips)} picture{'s' * many} of {size} in {folder / source.stem}{'' if many else '.png'}")
+    names, identity, decode = (from_file if settings.bitstream else from_checkpoint)(settings)
+    stem = Path(settings.bitstream or settings.init_lora_path).stem
+    (path,) = results.decode_to(Path(settings.output_dir), stem, names, 1, identity, settings.overwrite, decode)
+    print(f"{len(names)} picture{'s' * (len(names) > 1)} in {path}")
 
 
-def from_file(settings: Reconstruct) -> tuple[list[str], list]:
-    """Names and pictures of a .vov file."""
+def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
+    """Names, identity and decoder of the pictures of a .vov file."""
     from image.backbone import QwenBackbone
-    from vov import bitstream, codec
+    from vov import codec, results
 
-    stream = bitstream.read(settings.bitstream)  # before the model: a bad file fails in milliseconds
-    backbone = settings.load(QwenBackbone, stream.header, settings.bitstream)
-    return [item.name for item in stream.items], codec.decode_file(settings.bitstream, backbone)
+    path = settings.bitstream
+    stream = codec.read_file(path, QwenBackbone)  # before the model: a bad file fails at once
+    return ([item.name for item in stream.items], results.made_from(settings, stream.header.dtype, path),
+            lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path)))
 
 
-def from_checkpoint(settings: Reconstruct) -> tuple[list[str], list]:
-    """Names and pictures that a checkpoint regenerates from captions."""
+def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
+    """The same of a checkpoint with captions; the decoder prints PSNR where all originals are there."""
     from image.backbone import QwenBackbone
-    from vov import codec, media, metrics
-    from vov.formats.reference import load_reference, refuse_stranger, told_hash
+    from vov import codec, metrics, results
+    from vov.formats.reference import load_reference, told_settings
 
-    path = settings.init_lora_path
+    path, root = settings.init_lora_path, Path(settings.data_root)
     found = load_reference(path)
-    known = found.metadata.get("config", {})
+    known = told_settings(found.metadata, (*SHARED, "resize"), ImageFit, path)
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:
         log.info("settings are the checkpoint's: %s", " ".join(f"{k.upper()}={v}" for k, v in values.items()))
-    fit = dataclasses.replace(ImageFit(), **values)
+    fit = dataclasses.replace(ImageFit(), **values, resize=known.get("resize", "crop"))
     entries = described(settings.description_file, fit.caption_start, fit.caption_end)
-    backbone = settings.load(QwenBackbone, found.metadata, path)
-    refuse_stranger(found.metadata, backbone, path)
-    blank = codec.Source(np.zeros((1, fit.height, fit.width, 3), np.uint8), 0.0, "")
-    with codec.Decoder.for_theta(backbone, found.theta, fit, blank, told_hash(found.metadata, path)) as decoder:
-        conditions = backbone.embed([caption for _, caption in entries])
-        clips = [media.Clip(decoder.frames(found.theta_hat, condition, index), 0.0)
-                 for index, condition in enumerate(conditions)]
-    if all((Path(settings.data_root) / name).is_file() for name, _ in entries):
-        for item, clip in zip(read_pictures(entries, settings.data_root), clips, strict=True):
-            target = item.fitted(fit.width, fit.height, known.get("resize", fit.resize))
-            print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
-    return [name for name, _ in entries], clips
+
+    def decode() -> list[Clip]:
+        backbone = settings.load(QwenBackbone, found.metadata, path)
+        clips = codec.decode_checkpoint(path, found, backbone, fit, [caption for _, caption in entries])
+        if all((root / name).is_file() for name, _ in entries):
+            for item, clip in zip(read_pictures(entries, settings.data_root), clips, strict=True):
+                target = item.fitted(fit.width, fit.height, fit.resize)
+                print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
+        return clips
+
+    identity = results.made_from(settings, "", path, entries, sorted(values.items()))
+    return [name for name, _ in entries], identity, decode
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_old_names_still_set_the_length(name):
     ({"RANK": "1.5"}, "not a whole number"),
     ({"RANK": "0"}, "at least 1"),
     ({"NOISE": "pink"}, "not one of random, anchored, mix"),
-    ({"LR": "nan"}, "at least 0"),
+    ({"LR": "nan"}, "lr='nan' is not a number"),
     ({"OVERWRITE": "maybe"}, "not 0 or 1"),
     ({"CONFIG": "no-such"}, "presets are nano-"),
 ])

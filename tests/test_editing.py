@@ -43,11 +43,11 @@ def settings(**more):
 
 def test_quantised_theta_is_used_from_files_and_checkpoints(files):
     vov, reference, _ = files
-    a, b = load(vov, settings()), load(reference, settings())
+    a, b = load(vov, settings(), WanBackbone), load(reference, settings(), WanBackbone)
     assert torch.allclose(a.theta, b.theta, atol=1e-6)
     assert torch.allclose(a.theta / 0.01, (a.theta / 0.01).round(), atol=1e-4)
     with pytest.raises(VovError, match="V_LENGTH=300"):
-        load(reference, settings(theta_length=10))
+        load(reference, settings(theta_length=10), WanBackbone)
 
 
 def test_merge_is_the_weighted_sum_of_products_even_of_unlike_fits(backbone):

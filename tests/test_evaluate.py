@@ -57,7 +57,7 @@ def test_the_command_writes_every_file_and_prints_the_table(clips, tmp_path):
                 TORCH_HOME=str(tmp_path / "no-weights"), OMP_NUM_THREADS="2",
                 METRICS=QUICK + ",lpips_vgg,lpips_alex,dists,fvd,xpsnr")
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+    assert {p.name for p in (tmp_path / "out").glob("[!.]*")} == {
         "results.json", "results.csv", "results.md", "rd.svg", "report.html"}
     (item,) = json.loads((tmp_path / "out" / "results.json").read_text())["items"]
     assert item["codec"] == "mine" and item["bytes"] == 777 and item["rate_source"] == "file"

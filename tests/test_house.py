@@ -9,13 +9,13 @@ from vov.files import REPO
 
 # From the ground up. A room knows rooms of its own floor and of those below it.
 FLOORS = [
-    ("vov", "vov.config", "vov.files", "vov.noise", "vov.stopping"),
+    ("vov", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping"),
     ("vov.cli", "vov.media", "vov.metrics"),
     ("vov.bitstream",),
     ("vov.model",),
     ("vov.fitting",),
     ("vov.scaling.replay", "vov.scaling.kernel", "vov.scaling.triton_kernel", "vov.scaling.choose", "vov.scaling.aim",
-     "vov.scaling.allocate", "vov.scaling.settings"),
+     "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress"),
     ("vov.codec", "vov.formats"),
     ("vov.scaling.search", "vov.scaling.bare"),
     ("vov.results", "vov.training", "vov.scaling.command", "vov.sequence"),

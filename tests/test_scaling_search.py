@@ -100,7 +100,7 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
 def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
     media.write_frames(tmp_path / "large", ball(5, 40, 48))
     with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
-        command.main(command.Sample(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
+        command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
                                     output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
     assert not (tmp_path / "x.vov").exists()
 
@@ -112,7 +112,7 @@ def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(mo
                           ScalingConfig(steps=6, atoms=2, **more))
         bitstream.write(path, scaled)
         settings = editing.EditConfig(caption="a blue ball", replay_noise=True)
-        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings)], settings)
+        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)
         assert np.array_equal(reconstruction, codec.decode_file(path, backbone)[0].frames)
         assert not np.array_equal(reconstruction, edited)
 

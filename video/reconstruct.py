@@ -25,23 +25,26 @@ def main(settings: Reconstruct) -> None:
     """Reads, checks, decodes, writes."""
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a .vov file")
-    from vov import bitstream, codec, results
-
-    stream = bitstream.read(settings.bitstream)  # before the model: a bad file fails in milliseconds
-    folder, name = Path(settings.output_dir), Path(settings.bitstream).stem
-    results.check_outputs([folder / name, folder / f"{name}.mp4"], settings.overwrite, "OUTPUT_DIR")
     from video.backbone import WanBackbone
+    from vov import codec, results
 
-    backbone = settings.load(WanBackbone, stream.header, settings.bitstream)
+    path, folder = Path(settings.bitstream), Path(settings.output_dir)
+    stream = codec.read_file(path, WanBackbone)  # before the model: a bad file fails at once
+    precision = stream.header.dtype
+
+    def backbone() -> WanBackbone:
+        return settings.load(WanBackbone, stream.header, settings.bitstream)
+
     if stream.sequence:
-        from vov.sequence.command import decode
+        from vov.sequence.command import decode_to
 
-        done = decode(stream, backbone, folder, name, settings.start_at, settings.frames or None)
-        print(f"{done['frames'][0]} frames of {done['size']} in {folder / name} and {folder / name}.mp4")
-        return
-    (clip,) = codec.decode_file(settings.bitstream, backbone)
-    results.save_decoded(folder, name, clip)
-    print(f"{len(clip.frames)} frames of {clip.size[0]}×{clip.size[1]} in {folder / name} and {folder / name}.mp4")
+        identity = results.made_from(settings, precision, path, settings.start_at, settings.frames)
+        paths = decode_to(stream, backbone, folder, path.stem, identity, settings)
+    else:
+        identity = results.made_from(settings, precision, path)
+        paths = results.decode_to(folder, path.stem, [""], stream.header.num_frames, identity, settings.overwrite,
+                                  lambda: codec.decode_file(path, backbone()))
+    print(" and ".join(map(str, paths)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Header, Item
+from vov.bitstream.header import MAX_PIXELS
 from vov.bitstream.noise_code import NoiseCode
 from vov.files import content_hash
 from vov.fitting.distributed import World
@@ -26,9 +28,15 @@ from vov.fitting.rate import RateModel, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import Velocity, decoder_noise, sample
+from vov.model.flow import Velocity, decoder_noise, sample, sigma_grid
 from vov.model.unilora import Adapter, Projection
 from vov.scaling.replay import Replay, levels
+
+if TYPE_CHECKING:
+    from vov.formats.reference import Reference
+
+MIN_FPS = 0.01  # of what an mp4 can hold
+MAX_ENLARGED = 256  # pixels shown for each that the model makes
 
 
 @dataclass(frozen=True)
@@ -171,8 +179,19 @@ class Encoder:
         width, height = settings.width, settings.height
         backbone.check_geometry(width, height, self.sources[0].frames.shape[0])
         for source in self.sources:
-            if not source.caption.strip():
-                raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+            check_caption(source)
+        self.adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
+        self.projection = projection.to(backbone.device)
+        try:
+            self.check(settings)
+            self._prepare(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, settings: FitConfig) -> None:
+        """What is fitted: conditions and latents."""
+        backbone, width, height = self.backbone, settings.width, settings.height
         self.conditions = backbone.embed([source.caption for source in self.sources])
         latents = [backbone.encode(source.fitted(width, height, settings.resize)) for source in self.sources]
         self.targets = [Target(*pair, index) for index, pair in enumerate(zip(latents, self.conditions, strict=True))]
@@ -181,8 +200,13 @@ class Encoder:
                         "captions": content_hash(*(source.caption for source in self.sources))}
         self.notes = {"captions": [source.caption for source in self.sources], "fps": self.sources[0].fps,
                       "num_frames": self.sources[0].frames.shape[0]}
-        self.adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
-        self.projection = projection.to(backbone.device)
+
+    def check(self, settings: FitConfig) -> None:
+        """Raises VovError when the file of a fit with these settings could not be written, or not be read again."""
+        step = Fitted(torch.zeros(settings.theta_length), 1.0, Path())
+        stream = self.bitstream(settings, step)
+        bitstream.to_bytes(stream)
+        check_file(stream, "the file of this fit")
 
     def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
             preview: bool = True) -> Fitted:
@@ -226,6 +250,38 @@ class Encoder:
         return preview
 
 
+def check_caption(source: Source) -> None:
+    """Raises VovError for a caption that is empty, or that a file cannot hold."""
+    if not source.caption.strip():
+        raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+    Item(source.caption, 1, 1)
+
+
+def read_file(path: str | Path, kind: Backbone | type[Backbone]) -> Bitstream:
+    """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded."""
+    stream = bitstream.read(path)
+    kind.refuse_other_tree(stream.header, str(path))
+    check_file(stream, str(path))
+    return stream
+
+
+def check_file(stream: Bitstream, source: str) -> None:
+    """Raises VovError when decoding would ask for what no sensible file asks for: rates and sizes beyond all bounds."""
+    header = stream.header
+    if header.num_frames > 1 and header.fps < MIN_FPS:
+        raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set FPS to {MIN_FPS} or more, "
+                       "or the file is damaged")
+    sigma_grid(header.decode_steps, header.shift or 1.0)
+    coded = header.width * header.height
+    for item in stream.items:
+        size = item.original_width, item.original_height
+        width, height = media.Geometry(size, (header.width, header.height), header.resize).shown
+        if width * height > MAX_ENLARGED * coded or width * height * header.num_frames > MAX_PIXELS:
+            raise VovError(f"{source}: original size: {size[0]}×{size[1]} is too large for {header.num_frames} frames "
+                           f"coded as {header.width}×{header.height}; use RESIZE=crop or a smaller source, or the file "
+                           "is damaged")
+
+
 def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: Projection) -> dict[str, Tensor] | None:
     """The tensors of INIT_LORA_PATH (our checkpoint or the reference's) that a fit starts from.
 
@@ -248,7 +304,7 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
 
 def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
-    stream = bitstream.read(path)
+    stream = read_file(path, backbone)
     header = stream.header
     with Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
@@ -261,6 +317,21 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
             clips.append(media.Clip(media.restore_geometry(
                 frames, item.original_width, item.original_height, header.resize), header.fps))
     return clips
+
+
+def decode_checkpoint(path: str | Path, found: Reference, backbone: Backbone, settings: FitConfig,
+                      captions: Sequence[str]) -> list[media.Clip]:
+    """Pictures that a checkpoint regenerates from captions, at WIDTH×HEIGHT.
+
+    Raises VovError when the checkpoint says that it was fitted on another model, or with other layers.
+    """
+    from vov.formats.reference import refuse_stranger, told_hash
+
+    refuse_stranger(found.metadata, backbone, path)
+    blank = Source(np.zeros((1, settings.height, settings.width, 3), np.uint8), 0.0, "")
+    with Decoder.for_theta(backbone, found.theta, settings, blank, told_hash(found.metadata, path)) as decoder:
+        return [media.Clip(decoder.frames(found.theta_hat, condition, index), 0.0)
+                for index, condition in enumerate(backbone.embed(captions))]
 
 
 def rounded(fitted: Fitted, bits: float) -> Fitted:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from vov import VovError
-from vov.files import REPO, write_bytes
+from vov.files import REPO, read_text, write_bytes
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
@@ -113,14 +113,15 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
     """The keys of a preset, those of its `stage` section over the common ones. An unknown key is an error."""
     path = preset_path(preset)
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise VovError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        tree = yaml.safe_load(read_text(path)) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise VovError(f"{path}: not valid YAML ({str(error).splitlines()[0]:.100})") from error
     if not isinstance(tree, dict):
         raise VovError(f"{path}: must be a mapping of variable names to values")
     sections = {name: tree.pop(name, None) or {} for name in SECTIONS}
-    if not all(isinstance(section, dict) for section in sections.values()):
-        raise VovError(f"{path}: {', '.join(SECTIONS)} must be mappings of variable names to values")
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise VovError(f"{path}: {name}: must be a mapping of variable names to values")
     if stage == "encode":  # a preset serves both ways of coding: what only fits know is not for this one
         tree = {key: value for key, value in tree.items() if key in known}
         checked = sections["encode"]
@@ -162,9 +163,16 @@ def number_list(name: str, text: str, count: int = 0, positive: bool = False) ->
     return values
 
 
+def checked(cls: type, name: str, value: Any, source: str) -> Any:
+    """A value of field `name` of `cls` that stands in a file: of its type, its choices, its range, or VovError."""
+    return _parse(source, name, value, get_type_hints(cls)[name], variables(cls)[name])
+
+
 def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
     kind = next((k for k in get_args(kind) if k is not type(None)), kind)
     try:
+        if isinstance(value, list | dict) or value is None:
+            raise TypeError
         if kind is bool and isinstance(value, str):
             parsed: Any = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
                            "no": False, "off": False, "": False}[value.lower()]
@@ -172,7 +180,9 @@ def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Fie
             parsed = int(str(value))
         else:
             parsed = kind(value)
-    except (KeyError, ValueError, TypeError):
+        if kind is float and not math.isfinite(parsed):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "0 or 1"}.get(kind, "text")
         raise VovError(f"{source}: {name}={value!r} is not {wanted}") from None
     choices, minimum = field.metadata.get("choices", ()), field.metadata.get("minimum")

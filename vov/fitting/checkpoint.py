@@ -56,31 +56,47 @@ def load(path: str | Path) -> Checkpoint:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise VovError(f"{path}: not a readable checkpoint ({error}); remove it or set RESUME=never") from error
-    if metadata.get("format") != FORMAT:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VovError(f"{path}: not a checkpoint of this program; to start from a reference checkpoint "
                        "use INIT_LORA_PATH")
-    return Checkpoint(metadata["step"], tensors, metadata)
+    step = metadata.get("step")
+    if type(step) is not int or step < 0 or "unilora_theta_d" not in tensors:
+        raise VovError(f"{path}: holds no θ, or not its step; it is damaged, remove it or set RESUME=never")
+    return Checkpoint(step, tensors, metadata)
 
 
 def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
             optimizer: torch.optim.Optimizer, extra: dict[str, Tensor] | None = None) -> None:
-    """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses)."""
+    """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses).
+
+    Raises VovError when a tensor is missing or of another shape.
+    """
+    try:
+        _restore(checkpoint.tensors, theta, rate, optimizer, extra or {})
+    except (KeyError, RuntimeError) as error:
+        raise VovError(f"the checkpoint of step {checkpoint.step} is incomplete ({str(error).splitlines()[0]:.80}); "
+                       "remove it or set RESUME=never") from error
+
+
+def _restore(tensors: dict[str, Tensor], theta: Tensor, rate: torch.nn.Module | None,
+             optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        theta.copy_(checkpoint.tensors["unilora_theta_d"])
-        for key, value in (extra or {}).items():
-            value.copy_(checkpoint.tensors[f"fit.{key}"])
+        theta.copy_(tensors["unilora_theta_d"])
+        for key, value in extra.items():
+            value.copy_(tensors[f"fit.{key}"])
         if rate is not None:
             own = rate.state_dict()
             for key, value in own.items():
-                if f"unilora_{key}" in checkpoint.tensors:
-                    value.copy_(checkpoint.tensors[f"unilora_{key}"])
+                if f"unilora_{key}" in tensors:
+                    value.copy_(tensors[f"unilora_{key}"])
     for i, p in enumerate(_parameters(optimizer)):
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            name = f"optimizer.{i}.{key}"
-            if name in checkpoint.tensors:
-                value = checkpoint.tensors[name]
-                device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
-                optimizer.state[p][key] = value.to(device)
+        keys = [f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
+        if i and not set(keys) & set(tensors):
+            continue  # a parameter that never had a gradient; θ, the first, always has
+        for key, name in zip(("step", "exp_avg", "exp_avg_sq"), keys, strict=True):
+            value = tensors[name].reshape(p.shape if key != "step" else ())
+            device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
+            optimizer.state[p][key] = value.to(device)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vov import VovError
 from vov.noise import Stream, normal
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) → v
@@ -25,7 +26,11 @@ def shift_sigma(sigma: np.ndarray | Tensor | float, shift: float):
 
 def sigma_grid(steps: int, shift: float) -> list[float]:
     """The decoder's σ values, `steps` + 1 of them, falling from 1 to 0; rounded to float32 as files keep them."""
-    grid = shift_sigma(np.linspace(1, 0, steps + 1), shift)
+    with np.errstate(all="ignore"):
+        grid = shift_sigma(np.linspace(1, 0, steps + 1), shift)
+    if not np.isfinite(grid).all() or grid[0] != 1:
+        raise VovError(f"shift: {shift:g} gives no noise levels from 1 to 0; set SHIFT between 0.001 and 1000, or the "
+                       "file is damaged")
     return [float(s) for s in grid.astype(np.float32)]
 
 

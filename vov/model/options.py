@@ -39,6 +39,10 @@ class ModelOptions:
         """
         dtype, _, storage = stored.partition("-")
         storage = storage or "none"
+        if stored and (dtype not in ("auto", "float32", "bfloat16", "float16") or storage not in
+                       ("none", "fp8", "nf4")):
+            raise VovError(f"{source}: precision: is {stored!r:.40}, which this program does not know; the file is "
+                           "damaged")
         if stored and self.quantize not in ("auto", storage):
             raise VovError(f"QUANTIZE={self.quantize}, but {source} was made with QUANTIZE={storage}, whose weights "
                            "are others; leave QUANTIZE unset")
@@ -54,8 +58,9 @@ class ModelOptions:
         """
         stored, named = "", ""
         if isinstance(made, Mapping):
-            config = made.get("config") or {}
-            named, stored = config.get("model_id", ""), str((made.get("identity") or {}).get("precision", ""))
+            config, identity = (made.get(name) if isinstance(made.get(name), dict) else {} for name in
+                                ("config", "identity"))
+            named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
         elif made is not None:
             named, stored = made.model_id, made.dtype
         return kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,

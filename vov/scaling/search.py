@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError
+from vov import VovError, stopping
 from vov.bitstream import Bitstream
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.codec import Decoder, Source
@@ -34,6 +34,7 @@ from vov.model.flow import euler
 from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
+from vov.scaling.progress import Progress
 from vov.scaling.replay import levels, stochastic_step
 from vov.scaling.settings import ScalingConfig
 
@@ -48,10 +49,12 @@ class Search:
         theta: θ̂ [d] as decoded.
         conditions, targets: of the items; targets are their true latents [1, C, T, h, w].
         settings: what to spend where.
+        kept: what a stopped search had found; a signal saves it there.
     """
 
     def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
-                 settings: ScalingConfig):
+                 settings: ScalingConfig, kept: Progress | None = None):
+        self.kept, self.signalled = kept or Progress(), lambda: 0
         if decoder.header.sampler != "euler":
             raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
         self.decoder, self.theta, self.settings = decoder, theta, settings
@@ -79,6 +82,10 @@ class Search:
 
         progress: called after every sampler step with its number and the state.
         """
+        with stopping.graceful() as self.signalled:
+            return self._run(progress)
+
+    def _run(self, progress: Callable[[int, Tensor], None]) -> tuple[NoiseCode, list[Tensor]]:
         budget, count = self.settings.scaling_bytes, len(self.targets)
         code, spent = self._planned(budget, progress) if budget else (self.code, True)
         while not spent and self.settings.end_level < 0 and code.end > END_STEP:  # lower levels have use for the rest
@@ -105,13 +112,26 @@ class Search:
         chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
                           decoder.adapter.unbind)
 
+        first, x, finished = self.kept.begin(chooser, decoder.noise(item))
+        if finished:
+            return chooser, x
+
         def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
-            x = chooser(i, x, x0)
-            progress(i, x)
+            x = chooser(first + i, x, x0)
+            progress(first + i, x)
+            self.kept.note(first + i + 1, chooser, x)
+            if number := self.signalled():
+                self.kept.save()
+                raise stopping.Stopped(number, f"saved at sampler step {first + i + 1} of {len(self.sigmas) - 1}"
+                                       if self.kept.path else "")
             return x
 
         decoder.bind(self.theta)
-        return chooser, euler(aim.velocity, decoder.noise(item), self.sigmas, after_step)
+        if first and code.theta_steps and first >= code.theta_steps:
+            decoder.adapter.unbind()
+        x = euler(aim.velocity, x, self.sigmas[first:], after_step)
+        self.kept.end()
+        return chooser, x
 
     def _weights(self, target: Tensor) -> Tensor | None:
         """`loss.pixel_weights` where the score looks at pixels."""
@@ -121,10 +141,12 @@ class Search:
 
 
 def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,
-          progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[Bitstream, list[np.ndarray]]:
+          progress: Callable[[int, Tensor], None] = lambda step, x: None,
+          kept: Progress | None = None) -> tuple[Bitstream, list[np.ndarray]]:
     """A file with a noise section, and the frames [T, height, width, 3] of each item as the encoder sees them.
 
     stream: a file without one (a noise section it has is replaced). sources: its originals, in its order.
+    kept: as in `Search`.
     """
     header = stream.header
     if settings.steps and settings.steps != header.decode_steps:
@@ -140,5 +162,5 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
             latents = [decoder.latents(theta, condition, index) for index, condition in enumerate(conditions)]
             return replace(stream, header=header, noise=None), [backbone.decode(x) for x in latents]
         targets = [backbone.encode(s.fitted(header.width, header.height, header.resize)) for s in sources]
-        code, latents = Search(decoder, theta, conditions, targets, settings).run(progress)
+        code, latents = Search(decoder, theta, conditions, targets, settings, kept).run(progress)
         return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,8 @@ from vov.bitstream.container import SOUND
 from vov.files import locked, refuse_existing, refuse_unwritable, write_json
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
-from vov.results import table
+from vov.outputs import Outputs
+from vov.results import decoded_paths, table
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.plan import spans
@@ -75,6 +77,23 @@ def _run(encoder: SequenceEncoder, title: str):
             bar.update()
 
         return encoder.run(done)
+
+
+def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, name: str, identity: str,
+              settings: Any) -> list[Path]:
+    """`decode` of the frames START_AT and FRAMES ask for, unless that is there; returns what was written.
+
+    load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these and OVERWRITE.
+    """
+    paths = decoded_paths(folder, name, 1, stream.sequence.frames)
+    with Outputs(name, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
+        if not outputs.complete:
+            outputs.forget()  # both are written in one pass
+            outputs.make(paths[0], lambda: decode(stream, load(), folder, name, settings.start_at,
+                                                  settings.frames or None))
+            outputs.make(paths[-1], lambda: None)
+            outputs.finish()
+    return paths
 
 
 def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start: int = 0, count: int | None = None,
