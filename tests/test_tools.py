@@ -15,6 +15,7 @@ from PIL import Image
 from tests.clips import noisy, panning, photograph
 from vov import VovError, media, metrics
 from vov.evaluation import tools
+from vov.evaluation.anchors import ffmpeg
 from vov.evaluation.catalogue import METRICS, left_out, only
 from vov.evaluation.measure import Suite
 from vov.evaluation.perceptual import Unavailable
@@ -105,7 +106,7 @@ def y4m(path, clip):
     from vov.evaluation.anchors import TO_YUV
 
     height, width = clip.shape[1:3]
-    subprocess.run([media.ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s",
+    subprocess.run([ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s",
                     f"{width}x{height}", "-r", "24", "-i", "-", "-vf", TO_YUV, "-pix_fmt", "yuv420p", str(path)],
                    input=clip.tobytes(), check=True)
     return path
@@ -115,7 +116,7 @@ def test_vmaf_and_xpsnr_are_those_of_ffmpeg_s_own_filters(tmp_path):
     reference, decoded = y4m(tmp_path / "r.y4m", PAIR[0]), y4m(tmp_path / "d.y4m", PAIR[1])
 
     def ask(first, second, graph):
-        return subprocess.run([media.ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second),
+        return subprocess.run([ffmpeg(), "-hide_banner", "-nostdin", "-i", str(first), "-i", str(second),
                                "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True).stderr
 
     vmaf = float(re.search(r"VMAF score: (\S+)", ask(decoded, reference, "libvmaf=model=version=vmaf_v0.6.1"))[1])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vov import VovError, media
+from vov import VovError
 from vov.evaluation import bdrate, fvd
+from vov.evaluation.anchors import ffmpeg
 from vov.evaluation.catalogue import METRICS
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair
@@ -135,7 +136,7 @@ def delta(reference: bdrate.Curve, test: bdrate.Curve, metric: str, method: str)
 
 def ffmpeg_version() -> str:
     """First line of ffmpeg -version."""
-    text = subprocess.run([media.ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run([ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     return text.splitlines()[0] if text else ""
 
 

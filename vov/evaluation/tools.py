@@ -26,10 +26,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vov import VovError
-from vov.evaluation.anchors import TO_YUV
+from vov.evaluation.anchors import TO_YUV, ffmpeg
 from vov.evaluation.catalogue import CURE
 from vov.evaluation.perceptual import SMALLEST, Unavailable, check_size
-from vov.media import ffmpeg
 
 PACKAGES = {"stlpips_vgg": "stlpips-pytorch", "stlpips_alex": "stlpips-pytorch", "ssimulacra2": "ssimulacra2",
             "jod": "cvvdp"}  # on the package index
