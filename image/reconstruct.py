@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +71,16 @@ def from_checkpoint(settings: Reconstruct) -> tuple[list[str], list]:
     """Names and pictures that a checkpoint regenerates from captions."""
     from image.backbone import QwenBackbone
     from vov import codec, media, metrics
-    from vov.formats.reference import load_reference, refuse_stranger, told_hash
+    from vov.fitting.settings import as_told
+    from vov.formats.reference import load_reference, refuse_stranger, told_hash, told_settings
 
     path = settings.init_lora_path
     found = load_reference(path)
-    known = found.metadata.get("config", {})
+    known = told_settings(found.metadata)
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:
         log.info("settings are the checkpoint's: %s", " ".join(f"{k.upper()}={v}" for k, v in values.items()))
-    fit = dataclasses.replace(ImageFit(), **values)
+    fit = as_told(ImageFit, values | {"resize": known.get("resize", "crop")}, path)
     entries = described(settings.description_file, fit.caption_start, fit.caption_end)
     backbone = settings.load(QwenBackbone, found.metadata, path)
     refuse_stranger(found.metadata, backbone, path)
@@ -91,7 +91,7 @@ def from_checkpoint(settings: Reconstruct) -> tuple[list[str], list]:
                  for index, condition in enumerate(conditions)]
     if all((Path(settings.data_root) / name).is_file() for name, _ in entries):
         for item, clip in zip(read_pictures(entries, settings.data_root), clips, strict=True):
-            target = item.fitted(fit.width, fit.height, known.get("resize", fit.resize))
+            target = item.fitted(fit.width, fit.height, fit.resize)
             print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
     return [name for name, _ in entries], clips
 

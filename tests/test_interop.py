@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from vov.bitstream.header import Header
 from vov.config import load
 from vov.fitting import checkpoint
 from vov.fitting.rate import RateModel
-from vov.formats import export
+from vov.formats import export, peft
 from vov.formats.lora import WAN_NAMES, write_lora
 from vov.formats.peft import read_peft, write_peft
 from vov.formats.reference import load_reference, save_reference
@@ -289,6 +290,14 @@ def test_indices_that_the_folder_was_not_made_with_are_found(pipelines, tmp_path
     adapter = Adapter(copy.deepcopy(transformer), names)
     with pytest.raises(VovError, match="index_hash: differs"):
         read_peft(tmp_path).projection(adapter)
+
+
+def test_an_expression_that_takes_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(peft, "PATIENCE", 1)
+    with pytest.raises(VovError, match="takes too long to match; give a list of names"):
+        peft.matching(r"([a-z0-9_.]+)+!", ["blocks.0.attn1.to_q.and.so.on.and.on"], Path("adapter_config.json"))
+    assert peft.matching(r"blocks\.[01]\.(q|k)", ["blocks.0.q", "blocks.0.v", "blocks.1.k"], Path("x")) == [
+        "blocks.0.q", "blocks.1.k"]
 
 
 @pytest.mark.parametrize(("change", "said"), [

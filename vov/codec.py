@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Header, Item
+from vov.bitstream.header import MAX_PIXELS
 from vov.bitstream.noise_code import NoiseCode
 from vov.files import content_hash
 from vov.fitting.distributed import World
@@ -26,9 +27,11 @@ from vov.fitting.rate import RateModel, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import Velocity, decoder_noise, sample
+from vov.model.flow import Velocity, decoder_noise, refuse_not_finite, sample
 from vov.model.unilora import Adapter, Projection
 from vov.scaling.replay import Replay, levels
+
+MAX_ENLARGEMENT = 32  # of a decoded side beside the coded one
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Decoder:
     """
 
     noise_code: NoiseCode | None = None
+    source = "this fit"  # for errors
 
     def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
         if not header.shift:  # 0 stands for the model's own
@@ -79,7 +83,9 @@ class Decoder:
                            "text encoder and tokenizer included")
         backbone.check_geometry(header.width, header.height, header.num_frames)
         adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
-        return cls(backbone, header, adapter, projection.to(backbone.device))
+        decoder = cls(backbone, header, adapter, projection.to(backbone.device))
+        decoder.source = source
+        return decoder
 
     @classmethod
     def for_theta(cls, backbone: Backbone, theta: Tensor, settings: FitConfig, source: Source,
@@ -137,7 +143,8 @@ class Decoder:
         """Samples item `index`: normalised latents [1, C, T, h, w]."""
         self.bind(theta)
         replay = self.noise_code and Replay(self.noise_code, self.sigmas, self.header.seed, index, self.adapter.unbind)
-        return sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
+        found = sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
+        return refuse_not_finite(found, self.source)
 
     def frames(self, theta: Tensor, condition: Condition, index: int = 0) -> np.ndarray:
         """Decodes item `index` at the model's geometry: uint8 [T, height, width, 3]."""
@@ -177,6 +184,8 @@ class Encoder:
         self.backbone, self.sources, self.world = backbone, list(sources), world or World()
         width, height = settings.width, settings.height
         backbone.check_geometry(width, height, self.sources[0].frames.shape[0])
+        check_sizes(settings, [source.frames.shape[2:0:-1] for source in self.sources], "the originals",
+                    self.sources[0].frames.shape[0])
         for source in self.sources:
             if not source.caption.strip():
                 raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
@@ -257,6 +266,7 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
     stream = bitstream.read(path)
     header = stream.header
+    check_sizes(header, [(item.original_width, item.original_height) for item in stream.items], str(path))
     with Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
@@ -268,6 +278,23 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
             clips.append(media.Clip(media.restore_geometry(
                 frames, item.original_width, item.original_height, header.resize), header.fps))
     return clips
+
+
+def check_sizes(coded: Header | FitConfig, originals: Sequence[tuple[int, int]], source: str, frames: int = 0) -> None:
+    """Raises VovError when what is decoded would be out of all proportion to what is coded.
+
+    coded: width, height and resize. originals: (width, height) of the items. frames: of each; 0: as the header says.
+    """
+    frames = frames or coded.num_frames
+    shown = [(coded.width, coded.height)] * len(originals) if coded.resize == "crop" else originals
+    for width, height in shown:
+        if width > MAX_ENLARGEMENT * coded.width or height > MAX_ENLARGEMENT * coded.height:
+            raise VovError(f"{source}: original_width, original_height: {width}×{height} is more than "
+                           f"{MAX_ENLARGEMENT} times the coded {coded.width}×{coded.height}; code a smaller original, "
+                           "or the file is damaged")
+    if (total := frames * sum(width * height for width, height in shown)) > MAX_PIXELS:
+        raise VovError(f"{source}: original_width, original_height: {total:,} pixels in all, more than {MAX_PIXELS:,}; "
+                       "use smaller or fewer originals, or the file is damaged")
 
 
 def rounded(fitted: Fitted, bits: float) -> Fitted:

@@ -21,14 +21,15 @@ from torch import Tensor
 
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Header
+from vov.bitstream.header import HIGHEST, LOWEST_FPS
 from vov.bitstream.noise_code import NoiseCode
 from vov.config import number_list, option
 from vov.fitting.rate import from_symbols
-from vov.fitting.settings import FitConfig
-from vov.formats.reference import load_reference, refuse_stranger, told_hash
+from vov.fitting.settings import FitConfig, as_told
+from vov.formats.reference import load_reference, refuse_stranger, told_hash, told_settings
 from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import decoder_noise, sample, sigma_grid
+from vov.model.flow import decoder_noise, refuse_not_finite, sample, sigma_grid
 from vov.model.options import ModelOptions
 from vov.model.unilora import Adapter
 from vov.results import check_outputs
@@ -40,8 +41,10 @@ class EditConfig(ModelOptions):
     """What all editing commands share. The variables up to LORA_PRESET are for checkpoints that do not say."""
 
     caption: str = option("", "what the edited result shows (required)")
-    steps: int = option(0, "sampler steps; 0: the fit's own, 50 for a checkpoint that does not say", minimum=0)
-    seed: int = option(-1, "of the noise; -1: the fit's own, 42 for a checkpoint that does not say", minimum=-1)
+    steps: int = option(0, "sampler steps; 0: the fit's own, 50 for a checkpoint that does not say", minimum=0,
+                        maximum=HIGHEST["decode_steps"])
+    seed: int = option(-1, "of the noise; -1: the fit's own, 42 for a checkpoint that does not say", minimum=-1,
+                       maximum=HIGHEST["seed"])
     strength: str = option("1", "weight of each θ, comma-separated; 0 is the frozen model", alias=("STRENGTHS",))
     start_step: str = option("0", "first sampler step at which each θ acts, comma-separated")
     stop_step: str = option("0", "step before which it stops, comma-separated; 0: acts to the end")
@@ -56,8 +59,8 @@ class EditConfig(ModelOptions):
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
     width: int = option(832, "pixels", minimum=1)
     height: int = option(480, "pixels", minimum=1)
-    num_frames: int = option(81, "frames", minimum=1)
-    fps: float = option(16.0, "frames per second", minimum=0)
+    num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
+    fps: float = option(16.0, "frames per second", minimum=LOWEST_FPS, maximum=HIGHEST["fps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0)
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
 
@@ -121,18 +124,22 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
                           item.caption, header, stream.noise, index, len(stream.items),
                           original_size=(item.original_width, item.original_height))
     found = load_reference(path)
-    known = found.metadata.get("config", {})
+    known = told_settings(found.metadata)
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
     names = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "shift", *own)
-    fit = FitConfig(**{name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names})
+    fit = as_told(FitConfig, {name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names},
+                  str(path))
     if found.theta.numel() != fit.theta_length:
         raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set V_LENGTH={found.theta.numel()}")
     captions = found.metadata.get("captions") or [known.get("caption", "")]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise VovError(f"{path}: metadata: captions: is no list of texts; the file is damaged")
     index = item_number(settings.item, captions, str(path))
     facts = known | found.metadata
-    return Adaptation(str(path), found.theta_hat, fit, facts.get("num_frames", settings.num_frames),
-                      facts.get("fps") or settings.fps, captions[index], index=index, items=len(captions),
-                      metadata=found.metadata)
+    clip = as_told(EditConfig, {"num_frames": facts.get("num_frames", settings.num_frames),
+                                "fps": facts.get("fps") or settings.fps}, str(path))
+    return Adaptation(str(path), found.theta_hat, fit, clip.num_frames, clip.fps, captions[index], index=index,
+                      items=len(captions), metadata=found.metadata)
 
 
 def item_number(wanted: str, names: Sequence[str], source: str) -> int:
@@ -258,7 +265,7 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         replay = code and Replay(code, sigmas, seed, first.index, merged.adapter.unbind)
         start = decoder_noise(seed, shape, first.index, backbone.device)
         latents = sample(velocity, start, sigmas, fit.sampler, replay)
-        return backbone.decode(latents)
+        return backbone.decode(refuse_not_finite(latents, first.source))
 
     with Merged(backbone, adaptations) as merged:
         plain = ([1.0] + [0.0] * (count - 1), [0] * count, [0] * count)

@@ -128,9 +128,11 @@ def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") ->
 def locked(folder: str | Path) -> Iterator[None]:
     """Holds `folder` for one run; a second run gets a VovError. The lock dies with its process, however that ends.
 
-    Temporary files that dead processes of this machine left in the folder are removed; a folder that stays empty too.
+    Temporary files that dead processes of this machine left in the folder are removed; a folder that was made for this
+    and stays empty too.
     """
     folder = Path(folder)
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder)
@@ -143,7 +145,8 @@ def locked(folder: str | Path) -> Iterator[None]:
         finally:
             with suppress(OSError):  # the folder may have vanished, or hold results
                 (folder / ".lock").unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
 
 
 def _lock(folder: Path):

@@ -20,6 +20,7 @@ from vov import VovError
 from vov.files import atomic
 
 FORMAT = "vov-checkpoint-1"
+CURE = "the file is damaged: remove it or set RESUME=never"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | Non
     metadata: JSON: model, configuration, config hash. extra: further state of the fit, kept as `fit.<name>`.
     """
     tensors = {"unilora_theta_d": theta} | {f"fit.{k}": v for k, v in (extra or {}).items()}
-    if rate is not None:
-        tensors |= {f"unilora_{k}": v for k, v in rate.state_dict().items() if v.is_floating_point() and v.numel()}
+    tensors |= _kept(rate)
     for i, p in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state.get(p, {}).items():
             tensors[f"optimizer.{i}.{key}"] = torch.as_tensor(value)
@@ -55,32 +55,51 @@ def load(path: str | Path) -> Checkpoint:
             metadata = json.loads((file.metadata() or {}).get("vov", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise VovError(f"{path}: not a readable checkpoint ({error}); remove it or set RESUME=never") from error
-    if metadata.get("format") != FORMAT:
+        raise VovError(f"{path}: not a readable checkpoint ({(str(error).splitlines() or ['?'])[0]:.80}); {CURE}"
+                       ) from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VovError(f"{path}: not a checkpoint of this program; to start from a reference checkpoint "
                        "use INIT_LORA_PATH")
-    return Checkpoint(metadata["step"], tensors, metadata)
+    step = metadata.get("step")
+    if type(step) is not int or step < 0:
+        raise VovError(f"{path}: metadata: step: is {step!r:.40}, no number of steps; {CURE}")
+    return Checkpoint(step, tensors, metadata)
 
 
-def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
-            optimizer: torch.optim.Optimizer, extra: dict[str, Tensor] | None = None) -> None:
-    """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses)."""
-    with torch.no_grad():
-        theta.copy_(checkpoint.tensors["unilora_theta_d"])
-        for key, value in (extra or {}).items():
-            value.copy_(checkpoint.tensors[f"fit.{key}"])
-        if rate is not None:
-            own = rate.state_dict()
-            for key, value in own.items():
-                if f"unilora_{key}" in checkpoint.tensors:
-                    value.copy_(checkpoint.tensors[f"unilora_{key}"])
+def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None, optimizer: torch.optim.Optimizer,
+            extra: dict[str, Tensor] | None = None, source: str | Path = "the checkpoint") -> None:
+    """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses).
+
+    Raises VovError, before anything is changed, when a tensor is missing, has another shape or type, or is not finite.
+    """
+    places = {"unilora_theta_d": theta} | {f"fit.{key}": value for key, value in (extra or {}).items()} | _kept(rate)
+    states = {}
     for i, p in enumerate(_parameters(optimizer)):
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            name = f"optimizer.{i}.{key}"
-            if name in checkpoint.tensors:
-                value = checkpoint.tensors[name]
-                device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
-                optimizer.state[p][key] = value.to(device)
+        names = {key: f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        if any(name in checkpoint.tensors for name in names.values()) or (checkpoint.step and p is theta):
+            places |= {name: torch.zeros(()) if key == "step" else p for key, name in names.items()}
+            states[p] = names
+    for name, place in places.items():
+        found = checkpoint.tensors.get(name)
+        if found is None or found.shape != place.shape or found.dtype != place.dtype:
+            told = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
+            raise VovError(f"{source}: {name}: {told}, not {place.dtype} {list(place.shape)}; {CURE}")
+        if not torch.isfinite(found).all():
+            raise VovError(f"{source}: {name}: holds NaN or infinity; {CURE}")
+    with torch.no_grad():
+        for name, place in places.items():
+            if not name.startswith("optimizer."):
+                place.copy_(checkpoint.tensors[name])
+    for p, names in states.items():
+        for key, name in names.items():
+            device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
+            optimizer.state[p][key] = checkpoint.tensors[name].to(device)
+
+
+def _kept(rate: torch.nn.Module | None) -> dict[str, Tensor]:
+    """What a checkpoint holds of the rate model, by name."""
+    state = rate.state_dict() if rate is not None else {}
+    return {f"unilora_{key}": value for key, value in state.items() if value.is_floating_point() and value.numel()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -90,6 +90,12 @@ def save_reference(path: str | Path, theta: Tensor, step: float | None = None,
     write_tensors(path, tensors, {"vov": json.dumps(dict(metadata or {}), ensure_ascii=False)})
 
 
+def told_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that our metadata tell, unchecked; empty where they tell none."""
+    config = metadata.get("config")
+    return config if isinstance(config, dict) else {}
+
+
 def told_hash(metadata: Mapping[str, Any], source: str | Path) -> bytes | None:
     """The index hash that our metadata tell; None where they tell none. Raises VovError for one that is no hash."""
     text = metadata.get("index_hash")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vov import VovError
 from vov.noise import Stream, normal
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) → v
@@ -76,6 +77,14 @@ def unipc(velocity: Velocity, x: Tensor, sigmas: Sequence[float], order: int = 2
     for timestep, now in zip(scheduler.timesteps, sigmas[:-1], strict=True):
         x = scheduler.step(velocity(x, now), timestep, x, return_dict=False)[0]
     return x
+
+
+def refuse_not_finite(latents: Tensor, source: str) -> Tensor:
+    """The latents; VovError when a damaged file, or arithmetic too coarse for it, has led the sampler to NaN."""
+    if not torch.isfinite(latents).all():
+        raise VovError(f"{source}: sampling ends in values that are not finite; the file is damaged, or needs "
+                       "DTYPE=float32")
+    return latents
 
 
 def sample(velocity: Velocity, x: Tensor, sigmas: Sequence[float], sampler: str = "euler",

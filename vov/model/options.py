@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vov import VovError
+from vov.bitstream.header import PRECISIONS
 from vov.config import option
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -54,8 +55,12 @@ class ModelOptions:
         """
         stored, named = "", ""
         if isinstance(made, Mapping):
-            config = made.get("config") or {}
-            named, stored = config.get("model_id", ""), str((made.get("identity") or {}).get("precision", ""))
+            config, identity = (made[key] if isinstance(made.get(key), Mapping) else {}
+                                for key in ("config", "identity"))
+            named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
+            if stored and stored not in PRECISIONS:
+                raise VovError(f"{source}: metadata: precision: is {stored!r:.40}, not one of {', '.join(PRECISIONS)}; "
+                               "the file is damaged")
         elif made is not None:
             named, stored = made.model_id, made.dtype
         return kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,
