@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class WanBackbone(Backbone):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
         self.temporal, self.spatial = 2 ** sum(vae.temperal_downsample), 2 ** len(vae.temperal_downsample)
         self.unit = self.spatial * transformer.config.patch_size[1]
+        index = path / "model_index.json"
+        self.clean_first_frame = index.is_file() and bool(json.loads(index.read_text()).get("expand_timesteps"))
 
     @staticmethod
     def classes() -> tuple[type, type]:
@@ -85,5 +88,8 @@ class WanBackbone(Backbone):
         return found
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        if t.dim() == 2:  # every token gets the time of its frame
+            depth, height, width = self.transformer.config.patch_size
+            t = t[:, ::depth].repeat_interleave((x.shape[3] // height) * (x.shape[4] // width), dim=1)
         return self.transformer(hidden_states=x, timestep=t * 1000, encoder_hidden_states=condition["text"],
                                 return_dict=False)[0]

@@ -16,6 +16,8 @@ class Reconstruct(WanOptions):
 
     bitstream: str = option("", "the .vov file (required)")
     output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", alias=("OUT_DIR",))
+    start_at: int = option(0, "of a sequence: first frame to decode; only the chunks that are needed are", minimum=0)
+    frames: int = option(0, "of a sequence: how many frames; 0: to the end", minimum=0)
     overwrite: bool = option(False, "replace existing outputs")
 
 
@@ -25,12 +27,19 @@ def main(settings: Reconstruct) -> None:
         raise VovError("BITSTREAM is not set; give a .vov file")
     from vov import bitstream, codec, results
 
-    header = bitstream.read(settings.bitstream).header  # before the model: a bad file fails in milliseconds
+    stream = bitstream.read(settings.bitstream)  # before the model: a bad file fails in milliseconds
     folder, name = Path(settings.output_dir), Path(settings.bitstream).stem
     results.check_outputs([folder / name, folder / f"{name}.mp4"], settings.overwrite, "OUTPUT_DIR")
     from video.backbone import WanBackbone
 
-    (clip,) = codec.decode_file(settings.bitstream, settings.load(WanBackbone, header, settings.bitstream))
+    backbone = settings.load(WanBackbone, stream.header, settings.bitstream)
+    if stream.sequence:
+        from vov.sequence.command import decode
+
+        done = decode(stream, backbone, folder, name, settings.start_at, settings.frames or None)
+        print(f"{done['frames'][0]} frames of {done['size']} in {folder / name} and {folder / name}.mp4")
+        return
+    (clip,) = codec.decode_file(settings.bitstream, backbone)
     results.save_decoded(folder, name, clip)
     print(f"{len(clip.frames)} frames of {clip.size[0]}×{clip.size[1]} in {folder / name} and {folder / name}.mp4")
 

@@ -74,14 +74,7 @@ class Decoder:
         Raises:
             VovError: the header was made for another model, or this NumPy draws other indices.
         """
-        if header.tree != backbone.tree:
-            raise VovError(f"{source}: is a file of the {header.tree} tree; decode it with that tree's reconstruct "
-                           "script")
-        if not backbone.recognises(header.fingerprint):
-            raise VovError(f"{source}: was made with {header.model_id}, fingerprint {header.fingerprint.hex()}; the "
-                           f"model at hand has {backbone.fingerprint().hex()}; give the very model it was made with, "
-                           "text encoder and tokenizer included")
-        backbone.check_geometry(header.width, header.height, header.num_frames)
+        backbone.refuse_stranger(header, source)
         adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
         decoder = cls(backbone, header, adapter, projection.to(backbone.device))
         decoder.source = source

@@ -23,6 +23,7 @@ from vov.files import REPO, read_text, write_bytes
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
+SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for encode.sh alone
 
 
 def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
@@ -124,10 +125,16 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
         raise
     except Exception as error:  # the library's own, and whatever hostile numbers, dates and depths make of it
         raise VovError(f"{path}: not valid YAML ({(str(error).splitlines() or ['?'])[0]:.120}); correct it") from error
-    sections = {name: tree.pop(name, None) or {} for name in STAGES} if isinstance(tree, dict) else {}
+    sections = {name: tree.pop(name, None) or {} for name in SECTIONS} if isinstance(tree, dict) else {}
     if not all(isinstance(part, dict) for part in (tree, *sections.values())):
-        raise VovError(f"{path}: the file, and stage1 and stage2 in it, must be mappings of variable names to values")
-    for key in [*tree, *sections["stage1"], *sections["stage2"]]:
+        raise VovError(f"{path}: the file, and {', '.join(SECTIONS)} in it, must be mappings of variable names to "
+                       "values")
+    if stage == "encode":  # a preset serves both ways of coding: what only fits know is not for this one
+        tree = {key: value for key, value in tree.items() if key in known}
+        checked = sections["encode"]
+    else:
+        checked = [*tree, *sections["stage1"], *sections["stage2"]]
+    for key in checked:
         if key not in known:
             raise VovError(f"{path}: unknown key {shown(key)}; run the script with --help for the known ones")
     return tree | sections.get(stage, {})

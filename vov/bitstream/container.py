@@ -4,7 +4,9 @@
     header    varint number of sections, then the fields of `Header` in order, each by its kind
     section   type byte, varint length, payload, CRC-32 of type and payload
     types     1 items: captions, names and original sizes    2 theta: coded symbols    3 noise: indices (opaque here)
+              4 scenes and 5 chunks of a sequence (`sequence_code`)    0x81 sound, as an mp4 of the packets as they came
               bit 7 set: a reader that does not know the type may skip it; otherwise it must refuse the file
+    versions  1 has theta and perhaps noise; 2 is a sequence: scenes and chunks instead
 
 Integers are LEB128 varints, floats IEEE float32 little-endian, CRCs the CRC-32 of zip, little-endian. The fields and
 the items are in `vov.bitstream.header`, the coded symbols in `vov.bitstream.symbols`.
@@ -35,12 +37,13 @@ from vov.bitstream.header import (
     items_to_bytes,
 )
 from vov.bitstream.reader import Reader, varint
+from vov.bitstream.sequence_code import SequenceCode, from_sections, payload_bytes, to_sections
 from vov.bitstream.symbols import decode_symbols, encode_symbols, read_tables
 from vov.files import write_bytes
 
 MAGIC = b"\x89VOV"
-VERSION = 1
-ITEMS, THETA, NOISE, SKIPPABLE = 1, 2, 3, 0x80
+ITEMS, THETA, NOISE, SCENES, CHUNKS, SKIPPABLE, SOUND = 1, 2, 3, 4, 5, 0x80, 0x81
+VERSIONS = {1: (ITEMS, THETA, NOISE), 2: (ITEMS, SCENES, CHUNKS)}  # the sections that a reader must know
 MAX_FILE = 1 << 28  # bytes
 
 
@@ -49,16 +52,24 @@ class Bitstream:
     """What a .vov file holds. symbols: int32 [theta_length] in ±128. noise: chosen noise indices, or None.
 
     extra: payloads of further sections by type (0x80-0xff, which a reader may skip).
+    sequence: of a video of many chunks; then symbols and noise are None, and the items are its scenes.
     """
 
     header: Header
     items: tuple[Item, ...]
-    symbols: np.ndarray
+    symbols: np.ndarray | None
     noise: bytes | None = None
     extra: dict[int, bytes] = dataclasses.field(default_factory=dict)
+    sequence: SequenceCode | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "items", tuple(self.items))
+        if any(not SKIPPABLE <= kind <= 255 for kind in self.extra):
+            raise invalid("extra", "section types must be in [128, 255]", WRITER)
+        if self.sequence is not None:
+            if self.symbols is not None or self.noise is not None or self.header.tree != "video":
+                raise invalid("sequence", "has θ and noise in its scenes and chunks, and is a video", WRITER)
+            return
         symbols = np.asarray(self.symbols)
         if symbols.shape != (self.header.theta_length,) or not np.issubdtype(symbols.dtype, np.integer):
             raise invalid("theta", f"is {symbols.dtype} {list(symbols.shape)}, not theta_length integers", WRITER)
@@ -67,15 +78,14 @@ class Bitstream:
         object.__setattr__(self, "symbols", symbols.astype(np.int32))
         if not 1 <= len(self.items) <= (1 if self.header.tree == "video" else MAX_ITEMS):
             raise invalid("items", f"{len(self.items)} items; a video has one, images 1 to {MAX_ITEMS}", WRITER)
-        if any(not SKIPPABLE <= kind <= 255 for kind in self.extra):
-            raise invalid("extra", "section types must be in [128, 255]", WRITER)
 
 
 @dataclass(frozen=True)
 class PartSizes:
     """Bytes of a .vov file by part; they add up to the file. captions: texts and sizes of all items.
 
-    table: of theta's coder. framing: magic, version, section types, lengths and CRCs.
+    table: of theta's coder. scenes: what a sequence says of its scenes besides their θ. sound: packets and their mp4.
+    framing: magic, version, section types, lengths and CRCs.
     """
 
     header: int
@@ -85,6 +95,8 @@ class PartSizes:
     noise: int
     extra: int
     framing: int
+    scenes: int = 0
+    sound: int = 0
 
     @property
     def total(self) -> int:
@@ -112,7 +124,11 @@ def parts(path: str | Path) -> PartSizes:
 
 def to_bytes(bitstream: Bitstream) -> bytes:
     """The file as bytes; the same bitstream gives the same bytes (up to zlib's version, in the captions)."""
-    sections = {ITEMS: items_to_bytes(bitstream.items), THETA: encode_symbols(bitstream.symbols)}
+    sections = {ITEMS: items_to_bytes(bitstream.items)}
+    if bitstream.sequence is not None:
+        sections[SCENES], sections[CHUNKS] = to_sections(bitstream.sequence)
+        return frame(header_to_bytes(bitstream.header), sections | bitstream.extra, 2)
+    sections[THETA] = encode_symbols(bitstream.symbols)
     if bitstream.noise is not None:
         sections[NOISE] = bitstream.noise
     return frame(header_to_bytes(bitstream.header), sections | bitstream.extra)
@@ -122,13 +138,17 @@ def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
     """The inverse of `to_bytes`; `source` names the file in errors. Raises VovError, and only that."""
     try:
         header_bytes, sections = unframe(data, source)
-        for kind, name in ((ITEMS, "captions"), (THETA, "theta")):
+        needed = {ITEMS: "captions"} | ({SCENES: "scenes", CHUNKS: "chunks"} if data[4] == 2 else {THETA: "theta"})
+        for kind, name in needed.items():
             if kind not in sections:
                 raise Reader(b"", source).error(name, "is missing")
         header = header_from_bytes(Reader(header_bytes, source))
         items = items_from_bytes(Reader(sections[ITEMS], source))
-        symbols = decode_symbols(sections[THETA], header.theta_length, f"{source}: theta")
         extra = {kind: payload for kind, payload in sections.items() if kind >= SKIPPABLE}
+        if data[4] == 2:
+            sequence = from_sections(sections[SCENES], sections[CHUNKS], header, items, source)
+            return Bitstream(header, items, None, None, extra, sequence)
+        symbols = decode_symbols(sections[THETA], header.theta_length, f"{source}: theta")
         return Bitstream(header, items, symbols, sections.get(NOISE), extra)
     except VovError as error:
         if str(error).startswith(f"{source}:"):
@@ -136,10 +156,10 @@ def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
         raise VovError(f"{source}: {error}") from error
 
 
-def frame(header: bytes, sections: dict[int, bytes]) -> bytes:
+def frame(header: bytes, sections: dict[int, bytes], version: int = 1) -> bytes:
     """Header and section payloads in their frames, with all CRCs. Checks nothing of what is in them."""
     header = varint(len(sections)) + header
-    out = [MAGIC + bytes([VERSION]) + varint(len(header)) + header]
+    out = [MAGIC + bytes([version]) + varint(len(header)) + header]
     out.append(_crc(out[0]))
     for kind, payload in sections.items():
         out += [bytes([kind]), varint(len(payload)), payload, _crc(bytes([kind]) + payload)]
@@ -153,15 +173,16 @@ def unframe(data: bytes, source: str) -> tuple[bytes, dict[int, bytes]]:
         raise reader.error("magic", "is not that of a .vov file", "check the path")
     reader.take(4, "magic")
     version = reader.take(1, "version")[0]
-    if version != VERSION:
-        raise reader.error("version", f"is {version}, this program reads {VERSION}", "update one or the other")
+    if version not in VERSIONS:
+        raise reader.error("version", f"is {version}, this program reads {max(VERSIONS)} and older ones",
+                           "update one or the other")
     length = reader.varint("header length", high=1 << 20)
     header = Reader(reader.take(length, "header"), source)
     _check_crc(reader, data[: reader.position], "header")
     sections = {}
     for _ in range(header.varint("number of sections", high=130)):
         kind = reader.take(1, "section type")[0]
-        if kind not in (ITEMS, THETA, NOISE) and kind < SKIPPABLE:
+        if kind not in VERSIONS[version] and kind < SKIPPABLE:
             raise reader.error("section type", f"{kind} is unknown and may not be skipped", "update this program")
         if kind in sections:
             raise reader.error("section type", f"{kind} occurs twice")
@@ -173,16 +194,23 @@ def unframe(data: bytes, source: str) -> tuple[bytes, dict[int, bytes]]:
 
 def _part_sizes(data: bytes, source: str) -> PartSizes:
     header, sections = unframe(data, source)
-    theta = Reader(sections[THETA], source)
-    read_tables(theta, 1)
     sizes = dict(
         header=len(header),
         captions=len(sections[ITEMS]),
-        table=theta.position,
-        theta=theta.remaining,
-        noise=len(sections.get(NOISE, b"")),
-        extra=sum(len(payload) for kind, payload in sections.items() if kind >= SKIPPABLE),
+        table=0,
+        theta=0,
+        noise=len(sections.get(NOISE, b"") + sections.get(CHUNKS, b"")),
+        extra=sum(len(payload) for kind, payload in sections.items() if kind >= SKIPPABLE and kind != SOUND),
+        sound=len(sections.get(SOUND, b"")),
     )
+    if THETA in sections:
+        theta = Reader(sections[THETA], source)
+        read_tables(theta, 1)
+        sizes |= {"table": theta.position, "theta": theta.remaining}
+    else:
+        coded = sum(len(encode_symbols(scene.symbols)) for scene in from_bytes(data, source).sequence.scenes
+                    if scene.symbols is not None)
+        sizes |= {"theta": coded, "scenes": len(sections[SCENES]) - coded}
     return PartSizes(**sizes, framing=len(data) - sum(sizes.values()))
 
 
@@ -214,6 +242,7 @@ def describe(path: str | Path) -> str:
         value = getattr(stream.header, field.name)
         shown = value.hex() if isinstance(value, bytes) else repr(value) if isinstance(value, str) else str(value)
         rows.append((field.name, shown, field.metadata["help"]))
+    rows += _describe_sequence(stream.sequence) if stream.sequence else []
     for item in stream.items:
         rows.append((f"item {item.name!r}", f"{item.original_width}x{item.original_height}", repr(item.caption)))
     sizes = _part_sizes(data, str(path))
@@ -222,3 +251,18 @@ def describe(path: str | Path) -> str:
     ]
     wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{a:{wide[0]}}  {b:{wide[1]}}  {c}".rstrip() for a, b, c in rows)
+
+
+def _describe_sequence(code: SequenceCode) -> list[tuple[str, str, str]]:
+    """Rows of `describe` for scenes and chunks."""
+    rows, first = [("frames", str(code.frames), "of the whole video")], 0
+    for number, scene in enumerate(code.scenes):
+        theta = "no theta" if scene.symbols is None else f"theta of {len(scene.symbols)}"
+        rows.append((f"scene {number}", f"{scene.chunks} chunks", theta))
+    for number, chunk in enumerate(code.chunks):
+        scene = code.scenes[code.scene_of(number)]
+        size = payload_bytes(scene.profile, chunk.scale, code.bits[chunk.chained])
+        kind = "begins with the frame before" if chunk.chained else "key: stands alone"
+        rows.append((f"chunk {number}", f"{size} bytes", f"frames {first} to {first + chunk.frames - 1}, {kind}"))
+        first += chunk.frames
+    return rows

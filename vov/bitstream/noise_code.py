@@ -21,6 +21,7 @@ VERSION = 2  # of the section; version 1 had no `end`
 INDEPENDENT, SHIFTS = 0, 1
 KINDS = ("independent", "shifts")
 MAX_ATOMS = 512  # a sum of so many multiples of 2^-12 below 4.33 is exact in float32, whatever the order
+LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
 MAX_CELLS = 1 << 20  # coded steps x blocks
 ETA_UNIT = 64  # eta is kept in 64ths
 FIELDS = {  # name: (lowest, highest value)

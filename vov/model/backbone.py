@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vov import VovError
+from vov.bitstream import Header
 from vov.files import content_hash
 from vov.model import fingerprint
 from vov.model.cache import cached, kept
@@ -34,12 +35,15 @@ class Backbone(abc.ABC):
         unit: width and height must be multiples of this many pixels.
         blocks: dotted name of the list of transformer blocks.
         presets: which linears of a block each LORA_PRESET adapts.
+        clean_first_frame: whether the transformer takes a time for each latent frame, so that a known first one is
+            given clean, at t = 0 (Wan2.2-TI2V's `expand_timesteps`).
         usual_model: hub id of the tree's model, where neither a file nor the user names one.
     """
 
     tree: str
     usual_model: str
     unit: int = 16
+    clean_first_frame: bool = False
     blocks: str
     presets: dict[str, tuple[str, ...]]
     transformer: nn.Module
@@ -111,18 +115,40 @@ class Backbone(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Velocity [B, C, T, h, w] in the model's dtype at x, times t [B], under a condition of batch B."""
+        """Velocity [B, C, T, h, w] in the model's dtype at x, times t [B], under a condition of batch B.
+
+        Where `clean_first_frame` is true, t may be [B, T]: a time for each latent frame.
+        """
 
     def collate(self, conditions: Sequence[Condition]) -> Condition:
         """Conditions of batch 1 as one of batch B, for fits of several items."""
         return {k: torch.cat([condition[k] for condition in conditions]) for k in conditions[0]}
 
     def velocity(self, x: Tensor, t: Tensor | float, condition: Condition) -> Tensor:
-        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch."""
+        """float32 velocity at x [B, C, T, h, w]; a condition of batch 1 is shared by the whole batch.
+
+        t: one number, [B], or [B, T] (see `predict`).
+        """
         batch = x.shape[0]
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(batch)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device)
+        t = t if t.dim() == 2 else t.expand(batch)
         condition = {k: v.expand(batch, *v.shape[1:]) if v.shape[0] != batch else v for k, v in condition.items()}
         return self.predict(x.to(self.dtype), t, condition).float()
+
+    def velocity_after(self, x: Tensor, t: float, condition: Condition, known: Tensor, noise: Tensor) -> Tensor:
+        """float32 velocity of the latent frames x [1, C, T − 1, h, w] that follow a known one.
+
+        Args:
+            known: the first latent frame [1, C, 1, h, w]: given clean at time 0 where the model takes a time for each
+                frame; else put in place noised like the rest ("replacement", Song et al. 2021, appendix I.2).
+            noise: ε [1, C, 1, h, w] of that frame, for replacement.
+        """
+        if self.clean_first_frame:
+            times = torch.full((1, x.shape[2] + 1), t, device=x.device)
+            times[:, 0] = 0
+            return self.velocity(torch.cat((known, x), dim=2), times, condition)[:, :, 1:]
+        first = (1 - t) * known + t * noise
+        return self.velocity(torch.cat((first, x), dim=2), t, condition)[:, :, 1:]
 
     def guided(self, condition: Condition, negative: Condition | None, guidance: float) -> Callable:
         """(x, t) → velocity with classifier-free guidance; without a negative condition or at 1 it is off."""
@@ -146,14 +172,16 @@ class Backbone(abc.ABC):
         return [{k: v.to(self.device) for k, v in found[caption].items()} for caption in captions]
 
     @torch.no_grad()
+    def latents(self, frames: np.ndarray) -> Tensor:
+        """uint8 RGB [T, H, W, 3] → normalised latents [1, C, T', h, w], float32."""
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(3, 0, 1, 2)[None]
+        return self.encode_pixels(pixels.float() / 127.5 - 1)
+
     def encode(self, frames: np.ndarray) -> Tensor:
-        """uint8 RGB [T, H, W, 3] → normalised latents [1, C, T', h, w], float32; kept in the cache."""
-        def compute() -> dict[str, Tensor]:
-            pixels = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-            return {"latents": self.encode_pixels(pixels)}
+        """`latents`, kept in the cache."""
         data = np.ascontiguousarray(frames).data
         key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, data)
-        return cached("latents", key, compute)["latents"].to(self.device)
+        return cached("latents", key, lambda: {"latents": self.latents(frames)})["latents"].to(self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -175,6 +203,17 @@ class Backbone(abc.ABC):
     def recognises(self, fingerprint: bytes) -> bool:
         """Whether a file or checkpoint with this fingerprint, of whatever version, was made with this model."""
         return fingerprint in self._fingerprints
+
+    def refuse_stranger(self, header: Header, source: str) -> None:
+        """Raises VovError when a file's header was made for another tree, model or geometry than this model's."""
+        if header.tree != self.tree:
+            raise VovError(f"{source}: is a file of the {header.tree} tree; decode it with that tree's reconstruct "
+                           "script")
+        if not self.recognises(header.fingerprint):
+            raise VovError(f"{source}: was made with {header.model_id}, fingerprint {header.fingerprint.hex()}; the "
+                           f"model at hand has {self.fingerprint().hex()}; give the very model it was made with, "
+                           "text encoder and tokenizer included")
+        self.check_geometry(header.width, header.height, header.num_frames)
 
     def retake_fingerprint(self) -> None:
         """Looks at the weights anew; for whoever changes them on purpose. Not while layers are replaced."""

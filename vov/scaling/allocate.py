@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from vov import VovError
-from vov.bitstream.noise_code import MAX_ATOMS, NoiseCode
-
-LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
+from vov.bitstream.noise_code import LEVELS, MAX_ATOMS, NoiseCode
 
 
 def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int,

@@ -30,10 +30,11 @@ from vov.fitting.loss import pixel_weights
 from vov.fitting.rate import from_symbols
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import denoised, euler
+from vov.model.flow import euler
+from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
-from vov.scaling.replay import Step, levels, stochastic_step
+from vov.scaling.replay import levels, stochastic_step
 from vov.scaling.settings import ScalingConfig
 
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
@@ -100,28 +101,8 @@ class Search:
     @torch.no_grad()
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
-        weigh = self._weights(target)
-        kept: list[Tensor] = []
-        plain = decoder.velocity(self.conditions[item])
-
-        def watched(x: Tensor, t: float) -> Tensor:
-            """The velocity, and x and x̂0 with the graph between them."""
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                v = plain(x, t)
-                kept[:] = [x, denoised(x, v, t)]
-            return v.detach()
-
-        def direction(step: Step, x0: Tensor) -> tuple[Tensor, float]:
-            error = target - x0
-            drift = step.drift * weigh(error)
-            if settings.score != "lookahead":
-                return drift, step.g / max(abs(step.drift), 1e-20)
-            (pulled,) = torch.autograd.grad(kept[1], kept[0], weigh(error))
-            length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it
-            return pulled * length, step.g / max(length, 1e-20)
-
-        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, direction, settings.choice == "sample",
+        aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target))
+        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
                           decoder.adapter.unbind)
 
         def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
@@ -130,17 +111,13 @@ class Search:
             return x
 
         decoder.bind(self.theta)
-        velocity = watched if settings.score == "lookahead" else plain
-        return chooser, euler(velocity, decoder.noise(item), self.sigmas, after_step)
+        return chooser, euler(aim.velocity, decoder.noise(item), self.sigmas, after_step)
 
-    def _weights(self, target: Tensor) -> Callable[[Tensor], Tensor]:
-        """e → WᵀW·e of `loss.pixel_weights`, or e itself."""
+    def _weights(self, target: Tensor) -> Tensor | None:
+        """`loss.pixel_weights` where the score looks at pixels."""
         if self.settings.score == "likelihood":
-            return lambda error: error
-        matrices = pixel_weights(self.decoder.backbone, target, self.decoder.header.seed)
-        first, later = (w.T @ w for w in matrices)
-        return lambda error: torch.cat((torch.einsum("ij,bjthw->bithw", first, error[:, :, :1]),
-                                        torch.einsum("ij,bjthw->bithw", later, error[:, :, 1:])), dim=2)
+            return None
+        return pixel_weights(self.decoder.backbone, target, self.decoder.header.seed)
 
 
 def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,

@@ -1,0 +1,42 @@
+"""A video of any length to one .vov file: `FRAMES_DIR=film.mp4 OUT_DIR=runs/film bash video/encode.sh`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from video.options import WanOptions
+from vov import VovError, cli
+from vov.config import option, override
+from vov.model.options import ModelOptions
+from vov.sequence.settings import SequenceConfig
+
+
+@dataclass(frozen=True)
+class Encode(SequenceConfig, WanOptions):
+    """Where the video is and where the file goes."""
+
+    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file", alias=("CONFIG",))
+    frames_dir: str = option("", "a video file or a folder of frames (required)")
+    out_dir: str = option("", "gets NAME.vov, its decode, result.json (required)")
+    name: str = option("", "names the outputs; default: that of FRAMES_DIR")
+    caption: str = option("", "what the video shows; may be empty, and then costs nothing")
+    model_id: str = override(ModelOptions, "model_id", "", alias=("WAN_MODEL_ID",))
+    overwrite: bool = option(False, "replace existing outputs")
+
+
+def main(settings: Encode) -> None:
+    """Codes, decodes, measures."""
+    if not settings.frames_dir or not settings.out_dir:
+        raise VovError("FRAMES_DIR and OUT_DIR must be set; see --help")
+    from video.backbone import WanBackbone
+    from vov.sequence.command import encode
+
+    name = settings.name or Path(settings.frames_dir).stem
+    caption = " ".join(settings.caption.split())
+    print(encode(settings, WanBackbone, settings.frames_dir, caption, Path(settings.out_dir) / f"{name}.vov"))
+
+
+if __name__ == "__main__":
+    cli.run(Encode, main, "FRAMES_DIR=film.mp4 OUT_DIR=runs/film [VARIABLE=value …] bash video/encode.sh",
+            stages=("encode",))

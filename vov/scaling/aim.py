@@ -1,0 +1,56 @@
+"""What a candidate is scored by: the direction in which the state should move. See `search` for the three kinds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vov.model.flow import Velocity, denoised
+from vov.scaling.replay import Step
+
+
+class Aim:
+    """The direction of every step towards a target, and the velocity that it is measured by.
+
+    Args:
+        velocity: (x, t) → v of the sampler.
+        target: the true latents x0 [1, C, T, h, w].
+        score: likelihood, pixel or lookahead.
+        weights: [2, C, C] of `loss.pixel_weights`, for pixel and lookahead; None: latent errors as they are.
+        chained: the target begins with a later latent frame: the first is known.
+    """
+
+    def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False):
+        self.plain, self.target, self.lookahead, self.chained = velocity, target, score == "lookahead", chained
+        self.squares = None if weights is None else [w.T @ w for w in weights]
+        self.kept: list[Tensor] = []
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """The velocity; for lookahead, x and x̂0 are kept with the graph between them."""
+        if not self.lookahead:
+            return self.plain(x, t)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            v = self.plain(x, t)
+            self.kept = [x, denoised(x, v, t)]
+        return v.detach()
+
+    def direction(self, step: Step, x0: Tensor) -> tuple[Tensor, float]:
+        """The direction [1, C, T, h, w] in standard deviations of the step's noise; what a unit of score is worth."""
+        error = self.weighted(self.target - x0)
+        drift = step.drift * error
+        if not self.lookahead:
+            return drift, step.g / max(abs(step.drift), 1e-20)
+        (pulled,) = torch.autograd.grad(self.kept[1], self.kept[0], error)
+        length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it
+        return pulled * length, step.g / max(length, 1e-20)
+
+    def weighted(self, error: Tensor) -> Tensor:
+        """WᵀW·e, or e itself."""
+        if self.squares is None:
+            return error
+        first, later = self.squares
+        if self.chained:
+            return torch.einsum("ij,bjthw->bithw", later, error)
+        return torch.cat((torch.einsum("ij,bjthw->bithw", first, error[:, :, :1]),
+                          torch.einsum("ij,bjthw->bithw", later, error[:, :, 1:])), dim=2)

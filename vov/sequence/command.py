@@ -1,0 +1,148 @@
+"""What the video tree's commands do with sequences: a video to a file and its decode, a file to frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vov import VovError, bitstream, media, metrics
+from vov.bitstream import Bitstream, Item
+from vov.bitstream.container import SOUND
+from vov.files import locked, refuse_existing, refuse_unwritable, write_json
+from vov.media import FrameSource
+from vov.model.backbone import Backbone
+from vov.results import table
+from vov.sequence.decode import SequenceDecoder
+from vov.sequence.encode import Coded, SequenceEncoder
+from vov.sequence.plan import spans
+from vov.sequence.scenes import scene_starts
+from vov.sequence.settings import SequenceConfig
+
+
+def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: str, path: Path) -> str:
+    """Codes a video into `path`, decodes it from its bytes alone, measures; returns what to print.
+
+    Beside the file: NAME.mp4, NAME/00000.png …, result.json, and the folder `chunks` from which a stopped run goes on.
+    """
+    Item(caption, 1, 1)  # its bounds, before any time is spent
+    settings.one_rate()
+    refuse_unwritable([path, path.with_suffix(".mp4")])
+    source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
+    with locked(path.parent):
+        backbone, begun = settings.load(kind), time.monotonic()
+        encoder = _encoder(settings, backbone, clip, caption, source, path.parent / "chunks")
+        code = _run(encoder, path.stem)
+        sound = source.sound() if settings.audio == "copy" else b""
+        stream = encoder.bitstream(code, source.info.width, source.info.height, sound)
+        if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
+            refuse_existing(path, getattr(settings, "overwrite", False))
+            bitstream.write(path, stream)
+        seconds = {"encode": round(time.monotonic() - begun, 2)}
+        begun = time.monotonic()
+        result = decode(bitstream.read(path), backbone, path.parent, path.stem, original=source)
+        seconds["decode"] = round(time.monotonic() - begun, 2)
+        result = _report(path, result, seconds, source.fps)
+        write_json(path.parent / "result.json", result)
+    return table(result)
+
+
+def _encoder(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,
+             folder: Path) -> SequenceEncoder:
+    shortest = settings.shortest_scene or settings.num_frames // 2 + 1
+    starts = scene_starts(settings.scenes, source, len(source), shortest)
+    planned = spans(starts, len(source), settings.num_frames, settings.key_every)
+    size = (settings.width, settings.height)
+    fitted = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps, size=size,
+                         resize=settings.resize)
+    return SequenceEncoder(backbone, fitted, planned, [caption] * len(starts), settings, folder)
+
+
+def _run(encoder: SequenceEncoder, title: str):
+    """The encoder's chunks under a progress bar."""
+    total = len(encoder.spans)
+    with tqdm(total=total, desc=title, unit="chunk", dynamic_ncols=True, disable=None) as bar:
+        size, errors = 0, []
+
+        def done(number: int, coded: Coded) -> None:
+            nonlocal size
+            size += -(-len(coded.chunk.symbols) * (encoder.bits[coded.chunk.chained] + 1) // 8)
+            errors.append(coded.psnr)
+            bar.set_postfix(scene=encoder.spans[number].scene, bytes=size, psnr=f"{np.mean(errors):.2f}", refresh=False)
+            bar.update()
+
+        return encoder.run(done)
+
+
+def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start: int = 0, count: int | None = None,
+           original: FrameSource | None = None) -> dict:
+    """Writes NAME.mp4 with its sound and NAME/00000.png …, frame by frame; returns frames, size and, with an original,
+    PSNR and MS-SSIM over all frames, and PSNR by chunk."""
+    with SequenceDecoder(backbone, stream) as decoder:
+        meter = Meter(original, stream) if original else None
+        shown = Shown(folder / name, decoder.frames(start, count), meter)
+        whole = start == 0 and count in (None, stream.sequence.frames)
+        media.write_video(folder / f"{name}.mp4", shown, stream.header.fps,
+                          sound=stream.extra.get(SOUND, b"") if whole else b"")
+    found = {"frames": [shown.count], "size": "×".join(map(str, shown.size))}
+    return found | (meter.result() if meter else {})
+
+
+class Shown:
+    """Frames on their way to the video, written as PNG and measured as they pass."""
+
+    def __init__(self, folder: Path, frames: Iterator[np.ndarray], meter: Meter | None):
+        self.folder, self.frames, self.meter, self.count, self.size = folder, frames, meter, 0, (0, 0)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self.frames:
+            media.write_image(self.folder / f"{self.count:05d}.png", frame)
+            if self.meter:
+                self.meter.add(frame)
+            self.count, self.size = self.count + 1, (frame.shape[1], frame.shape[0])
+            yield frame
+
+
+class Meter:
+    """PSNR and MS-SSIM of decoded frames against an original that is read beside them."""
+
+    def __init__(self, original: FrameSource, stream: Bitstream):
+        header, crop = stream.header, stream.header.resize == "crop"
+        size = (header.width, header.height) if crop else None
+        self.originals = iter(original)
+        self.fit = (lambda frame: media.fit_geometry(frame[None], *size, "crop")[0]) if size else (lambda frame: frame)
+        self.ends = np.cumsum([chunk.frames for chunk in stream.sequence.chunks])
+        self.mse: list[float] = []
+        self.ms_ssim: list[float] = []
+
+    def add(self, frame: np.ndarray) -> None:
+        """The next decoded frame, uint8 [H, W, 3]."""
+        target = self.fit(next(self.originals))
+        if target.shape != frame.shape:
+            raise VovError(f"the original is {target.shape[1]}×{target.shape[0]}, the decoded "
+                           f"{frame.shape[1]}×{frame.shape[0]}; give the original that was coded")
+        self.mse.append(float(np.mean((target.astype(np.float64) - frame) ** 2)))
+        if min(frame.shape[:2]) >= metrics.WINDOW:
+            self.ms_ssim.append(metrics.ms_ssim(target[None], frame[None]))
+
+    def result(self) -> dict:
+        """PSNR of the mean squared error, mean MS-SSIM, PSNR by chunk."""
+        parts = np.split(np.array(self.mse), self.ends[:-1])
+        return {"psnr": metrics.psnr_of_mse(float(np.mean(self.mse))),
+                "ms_ssim": float(np.mean(self.ms_ssim)) if self.ms_ssim else None,
+                "psnr_by_chunk": [round(metrics.psnr_of_mse(float(part.mean())), 3) for part in parts if len(part)]}
+
+
+def _report(path: Path, result: dict, seconds: dict[str, float], fps: float) -> dict:
+    """result.json: the rate is the file, its sound apart."""
+    total, parts = path.stat().st_size, bitstream.parts(path)
+    pictures = total - parts.sound
+    width, height = map(int, result["size"].split("×"))
+    frames = result["frames"][0]
+    return {"file": path.name, "bytes": pictures, "sound_bytes": parts.sound,
+            "bpp": 8 * pictures / (width * height * frames),
+            "bytes_by_part": {k: v for k, v in vars(parts).items() if v}, "bytes_per_frame": pictures / frames,
+            "kB_per_s": pictures / 1000 / (frames / fps), "seconds": seconds, **result}

@@ -1,0 +1,220 @@
+"""A video to one file, chunk after chunk in fixed memory; a run that was stopped goes on at the chunk at hand."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vov import stopping
+from vov.bitstream import Bitstream, Header, Item
+from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
+from vov.bitstream.sequence_code import MAX_SCALE, TOP, Chunk, Scene, SequenceCode, noise_code, payload_bytes
+from vov.files import atomic, content_hash
+from vov.fitting.loss import pixel_weights
+from vov.media import FrameSource
+from vov.metrics import psnr
+from vov.model.backbone import Backbone
+from vov.model.flow import euler
+from vov.scaling.aim import Aim
+from vov.scaling.choose import Chooser
+from vov.sequence.chunk import ChunkModel, Start
+from vov.sequence.plan import Span
+from vov.sequence.settings import SequenceConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a scene's first chunk tells of the scene: the profile, and `loss.pixel_weights` [2, C, C] or None."""
+
+    profile: np.ndarray
+    weights: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A finished chunk: what goes into the file, its last decoded frame uint8 [H, W, 3], PSNR at the model's size."""
+
+    chunk: Chunk
+    last: np.ndarray
+    psnr: float
+
+
+class SequenceEncoder:
+    """Chooses the noise of every chunk of a video.
+
+    Args:
+        source: frames at the model's geometry.
+        spans: from `plan.spans`.
+        captions: one for each scene; may be empty.
+        folder: gets a file for every finished chunk; a chunk is made again only if something it depends on is another.
+    """
+
+    def __init__(self, backbone: Backbone, source: FrameSource, spans: Sequence[Span], captions: Sequence[str],
+                 settings: SequenceConfig, folder: Path):
+        backbone.check_geometry(settings.width, settings.height, settings.num_frames)
+        self.backbone, self.source, self.spans, self.settings = backbone, source, list(spans), settings
+        self.folder, self.captions = folder, list(captions)
+        self.header = Header(
+            tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(), dtype=backbone.precision,
+            lora_preset=next(iter(backbone.presets)), last_k=1, rank=1, theta_length=1, proj_seed=42,
+            index_hash=bytes(8), step=1.0, width=settings.width, height=settings.height,
+            num_frames=settings.num_frames, fps=source.fps, resize=settings.resize, sampler="euler",
+            decode_steps=settings.steps,
+            shift=settings.shift or backbone.native_shift(settings.width, settings.height), seed=settings.seed)
+        self.model = ChunkModel(backbone, self.header)
+        self.conditions = backbone.embed(self.captions)
+        shape = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
+        self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
+        self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
+        self.budget = settings.budget(len(source), source.fps, self.fixed_bytes())
+        rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
+        self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
+                      "end": settings.jump(rate)}
+        if not self.noise["end"]:
+            self.noise["steps"] = settings.steps
+        self.sigmas = self.model.sigmas(self.noise)
+
+    def fixed_bytes(self) -> int:
+        """About what the file holds besides indices and sound: header, framing, captions, profiles, chunk heads."""
+        captions = sum(len(caption.encode()) for caption in self.captions)
+        return 120 + captions + (12 + self.settings.steps // 2) * len(self.captions) + 4 * len(self.spans)
+
+    def share(self, span: Span) -> int:
+        """Bytes for the indices of one chunk."""
+        return max(1, int(self.budget * span.frames / len(self.source)))
+
+    def run(self, done: Callable[[int, Coded], None] = lambda number, coded: None) -> SequenceCode:
+        """Codes every chunk; `done` is called after each with its number. A signal ends it after the chunk at hand."""
+        chunks: list[Chunk] = []
+        scenes: list[Scene] = []
+        before, key = None, self.settings_hash()
+        with stopping.graceful() as signalled:
+            for number, span in enumerate(self.spans):
+                frames = self.original(span, before)
+                key = content_hash(key if span.chained else self.settings_hash(), number, self.captions[span.scene],
+                                   np.ascontiguousarray(frames).data)
+                if len(scenes) == span.scene:
+                    view = self.kept_view(number, key, frames, span)
+                    scenes.append(Scene(sum(other.scene == span.scene for other in self.spans), view.profile))
+                coded = self.kept_chunk(number, key, frames, span, view, before)
+                chunks.append(coded.chunk)
+                before = coded.last
+                done(number, coded)
+                if signal := signalled():
+                    raise stopping.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
+        return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
+
+    def bitstream(self, code: SequenceCode, width: int, height: int, sound: bytes = b"") -> Bitstream:
+        """The whole file; width, height: of the source as displayed."""
+        items = tuple(Item(caption, width, height) for caption in self.captions)
+        return Bitstream(self.header, items, None, extra={0x81: sound} if sound else {}, sequence=code)
+
+    def settings_hash(self) -> str:
+        """What every chunk depends on besides its frames."""
+        return content_hash(self.header, self.noise, self.bits, self.settings.score, round(self.budget, 3))
+
+    def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
+        """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
+
+        A chained chunk begins with the last decoded frame, not with its original: the others follow what is there.
+        """
+        frames = list(self.source.read(span.first, span.frames))
+        frames = [before, *frames] if span.chained else frames
+        return np.stack(frames + [frames[-1]] * (self.settings.num_frames - len(frames)))
+
+    def kept_view(self, number: int, key: str, frames: np.ndarray, span: Span) -> View:
+        """What is known of the scene that begins with this chunk, from disk if it was made for just this."""
+        path = self.folder / f"scene{number:06d}.npz"
+        if (found := _load(path, key)) is None:
+            weights = None
+            if self.settings.score != "likelihood":
+                weights = pixel_weights(self.backbone, self.backbone.latents(frames), self.settings.seed)
+            profile = self.profile(number, frames, span, weights)
+            found = {"profile": profile} | ({} if weights is None else {"weights": weights.cpu().numpy()})
+            _save(path, key, **found)
+        weights = found.get("weights")
+        return View(found["profile"], None if weights is None else torch.from_numpy(weights).to(self.backbone.device))
+
+    def kept_chunk(self, number: int, key: str, frames: np.ndarray, span: Span, view: View,
+                   before: np.ndarray | None) -> Coded:
+        """A chunk, from disk if it was made for just this."""
+        path = self.folder / f"chunk{number:06d}.npz"
+        if (found := _load(path, key)) is not None:
+            return Coded(Chunk(span.frames, span.chained, int(found["scale"]), found["symbols"]), found["last"],
+                         float(found["psnr"]))
+        coded = self.chunk(number, frames, span, view, before)
+        _save(path, key, scale=np.array(coded.chunk.scale), symbols=coded.chunk.symbols, last=coded.last,
+              psnr=np.array(coded.psnr))
+        return coded
+
+    def profile(self, number: int, frames: np.ndarray, span: Span, weights: Tensor | None) -> np.ndarray:
+        """What the steps are worth, by a first pass with equal shares: 0 … 255 in 16ths of an octave below the best."""
+        bits = self.bits[0]
+        equal = max(1, round(8 * self.share(span) / ((bits + 1) * self.noise["steps"])))
+        code = noise_code(self.noise, bits, np.full(self.noise["steps"], TOP), 0)
+        code = replace(code, plan=np.full((self.noise["steps"], 1), min(equal, MAX_ATOMS)))
+        chooser, _, _ = self.search(number, code, frames, None, span, weights)
+        worth = chooser.worth[:, 0]
+        with np.errstate(divide="ignore"):
+            octaves = np.log2(worth / max(worth.max(), 1e-30))
+        return np.where(worth > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
+
+    def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, before: np.ndarray | None) -> Coded:
+        """Chooses the noise of a chunk within its share of bytes."""
+        bits = self.bits[span.chained]
+        scale = scale_for(view.profile, bits, self.share(span))
+        code = noise_code(self.noise, bits, view.profile, scale)
+        known = before if span.chained else None
+        chooser, start, latents = self.search(number, code, frames, known, span, view.weights)
+        decoded = self.model.frames(start, latents)[:span.frames]
+        symbols = np.concatenate(chooser.found)
+        original = frames[1:] if span.chained else frames
+        return Coded(Chunk(span.frames, span.chained, scale, symbols), decoded[-1],
+                     psnr(original[:span.frames], decoded))
+
+    @torch.no_grad()
+    def search(self, number: int, code: NoiseCode, frames: np.ndarray, before: np.ndarray | None, span: Span,
+               weights: Tensor | None) -> tuple[Chooser, Start, Tensor]:
+        """Samples a chunk, choosing as it goes: (choices, start, latents)."""
+        start = self.model.start(number, before)
+        target = self.backbone.latents(frames)
+        target = target if start.known is None else target[:, :, 1:]
+        aim = Aim(self.model.velocity(start, self.conditions[span.scene]), target, self.settings.score, weights,
+                  chained=start.known is not None)
+        chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
+        chooser.base = number * (len(self.sigmas) - 1)
+        return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
+
+
+def scale_for(profile: np.ndarray, bits: int, budget: int) -> int:
+    """The largest scale whose indices take at most `budget` bytes."""
+    low, high = 0, MAX_SCALE
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if payload_bytes(profile, middle, bits) <= budget else (low, middle - 1)
+    return low
+
+
+def _save(path: Path, key: str, **arrays: np.ndarray) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(key), **arrays)
+
+
+def _load(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The arrays of `_save`, if they were saved under this key."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+    except Exception:  # a file that was damaged is made again, whatever is wrong with it
+        return None
+    return arrays if str(arrays.get("key")) == key else None

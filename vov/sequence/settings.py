@@ -1,0 +1,72 @@
+"""How a video of any length is coded; the video tree extends it by where things are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vov import VovError
+from vov.config import option
+from vov.media.geometry import Geometry
+from vov.model.options import ModelOptions
+from vov.scaling.settings import jump_level
+
+
+@dataclass(frozen=True)
+class SequenceConfig(ModelOptions):
+    """Geometry, scenes, rate and search."""
+
+    width: int = option(832, "pixels of a coded frame, a multiple of the model's unit", minimum=1)
+    height: int = option(480, "pixels of a coded frame, a multiple of the model's unit", minimum=1)
+    num_frames: int = option(81, "frames that the model makes at a time, 4n+1", minimum=1)
+    resize: str = option("pad", "how frames are brought to WIDTH×HEIGHT: crop (cover and cut the centre), stretch or "
+                         "pad (both undone on decode)", choices=("crop", "stretch", "pad"))
+    start: str = option("0", "first frame of the source: its number, or a time such as 2.5s")
+    frames: int = option(0, "how many frames to code; 0: to the end", minimum=0)
+    fps: float = option(0.0, "frames per second to code; 0: the source's (24 for a folder)", minimum=0)
+    audio: str = option("copy", "copy: the sound rides along as the packets it came as; none", choices=("copy", "none"))
+
+    scenes: str = option("auto", "auto: cuts are detected; none: one scene; or a file with each scene's first frame")
+    shortest_scene: int = option(0, "fewest frames of a detected scene; 0: half a chunk", minimum=0)
+    key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
+                            "first of a scene", minimum=0)
+
+    bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else 60", minimum=0)
+    target_bytes: int = option(0, "size of the whole file; met to −3 … 0 %", minimum=0)
+    target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second; met to −3 … 0 %",
+                                minimum=0)
+    steps: int = option(40, "sampler steps", minimum=2)
+    shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
+    eta: float = option(1.0, "diffusion strength", minimum=0)
+    end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
+                              minimum=-1)
+    score: str = option("lookahead", "what an atom is chosen for: likelihood, pixel, lookahead",
+                        choices=("likelihood", "pixel", "lookahead"))
+    seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
+
+    def one_rate(self) -> None:
+        """Raises VovError when two rates are asked for."""
+        asked = [name.upper() for name in ("bytes_per_frame", "target_bytes", "target_kbps") if getattr(self, name)]
+        if len(asked) > 1:
+            raise VovError(f"{' and '.join(asked)} are set; give one of them")
+
+    def budget(self, frames: int, fps: float, fixed: int) -> float:
+        """Bytes of noise for a video of so many frames, when everything else takes `fixed` bytes."""
+        self.one_rate()
+        if self.target_bytes or self.target_kbps:
+            whole = self.target_bytes or self.target_kbps * 125 * frames / fps
+            if whole - fixed < frames / 50:
+                name = "TARGET_BYTES" if self.target_bytes else "TARGET_KBPS"
+                raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
+            return whole - fixed
+        return (self.bytes_per_frame or 60.0) * frames
+
+    def jump(self, rate: float) -> int:
+        """END_LEVEL in 1024ths, for `rate` bits a latent value."""
+        level = jump_level(rate) if self.end_level < 0 else self.end_level
+        if level >= 1:
+            raise VovError(f"END_LEVEL={level:g}: must be below 1")
+        return round(1024 * level) if self.steps > 2 else 0
+
+    def geometry(self, size: tuple[int, int]) -> Geometry:
+        """How frames of this size are brought to the model's."""
+        return Geometry(size, (self.width, self.height), self.resize)
