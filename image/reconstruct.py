@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from image.backbone import QwenBackbone
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
-from vov import VovError, cli
+from vov import VovError, cli, codec, metrics, results
 from vov.config import option
+from vov.formats.reference import load_reference, told_settings
+from vov.media import Clip
 
 log = logging.getLogger(__name__)
 SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "seed", "guidance",
@@ -47,53 +50,46 @@ def main(settings: Reconstruct) -> None:
     """Decodes to OUTPUT_DIR/NAME.png, or OUTPUT_DIR/NAME/….png when there are several pictures."""
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
-    source, folder = Path(settings.bitstream or settings.init_lora_path), Path(settings.output_dir)
-    from vov import results
-
-    results.check_outputs([folder / source.stem, folder / f"{source.stem}.png"], settings.overwrite, "OUTPUT_DIR")
-    names, clips = from_file(settings) if settings.bitstream else from_checkpoint(settings)
-    results.save_items(folder, source.stem, names, clips)
-    many, size = len(clips) > 1, "×".join(map(str, clips[0].size))
-    print(f"{len(clips)} picture{'s' * many} of {size} in {folder / source.stem}{'' if many else '.png'}")
+    from_file(settings) if settings.bitstream else from_checkpoint(settings)
 
 
-def from_file(settings: Reconstruct) -> tuple[list[str], list]:
-    """Names and pictures of a .vov file."""
-    from image.backbone import QwenBackbone
-    from vov import bitstream, codec
-
-    stream = bitstream.read(settings.bitstream)  # before the model: a bad file fails in milliseconds
-    backbone = settings.load(QwenBackbone, stream.header, settings.bitstream)
-    return [item.name for item in stream.items], codec.decode_file(settings.bitstream, backbone)
+def save(settings: Reconstruct, made_from: str, names: list[str], decode: Callable[[], list[Clip]]) -> None:
+    """Writes what decode() gives to OUTPUT_DIR, unless it is there."""
+    stem, folder = Path(settings.bitstream or settings.init_lora_path).stem, Path(settings.output_dir)
+    (path,) = results.decode_to(folder, stem, names, 1, made_from, settings.overwrite, decode)
+    print(f"{len(names)} picture{'s' * (len(names) > 1)} in {path}")
 
 
-def from_checkpoint(settings: Reconstruct) -> tuple[list[str], list]:
-    """Names and pictures that a checkpoint regenerates from captions."""
-    from image.backbone import QwenBackbone
-    from vov import codec, media, metrics
-    from vov.fitting.settings import as_told
-    from vov.formats.reference import load_reference, refuse_stranger, told_hash, told_settings
+def from_file(settings: Reconstruct) -> None:
+    """The pictures of a .vov file."""
+    path = settings.bitstream
+    stream = codec.read_file(path, QwenBackbone)  # before the model: a bad file fails at once
+    save(settings, results.made_from(settings, stream.header.dtype, path), [item.name for item in stream.items],
+         lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path)))
 
-    path = settings.init_lora_path
+
+def from_checkpoint(settings: Reconstruct) -> None:
+    """The pictures that a checkpoint regenerates from captions; prints PSNR where all originals are there."""
+    path, root = settings.init_lora_path, Path(settings.data_root)
     found = load_reference(path)
-    known = told_settings(found.metadata)
+    known = told_settings(found.metadata, (*SHARED, "resize"), ImageFit, path)
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:
         log.info("settings are the checkpoint's: %s", " ".join(f"{k.upper()}={v}" for k, v in values.items()))
-    fit = as_told(ImageFit, values | {"resize": known.get("resize", "crop")}, path)
+    fit = dataclasses.replace(ImageFit(), **values, resize=known.get("resize", "crop"))
     entries = described(settings.description_file, fit.caption_start, fit.caption_end)
-    backbone = settings.load(QwenBackbone, found.metadata, path)
-    refuse_stranger(found.metadata, backbone, path)
-    blank = codec.Source(np.zeros((1, fit.height, fit.width, 3), np.uint8), 0.0, "")
-    with codec.Decoder.for_theta(backbone, found.theta, fit, blank, told_hash(found.metadata, path)) as decoder:
-        conditions = backbone.embed([caption for _, caption in entries])
-        clips = [media.Clip(decoder.frames(found.theta_hat, condition, index), 0.0)
-                 for index, condition in enumerate(conditions)]
-    if all((Path(settings.data_root) / name).is_file() for name, _ in entries):
-        for item, clip in zip(read_pictures(entries, settings.data_root), clips, strict=True):
-            target = item.fitted(fit.width, fit.height, fit.resize)
-            print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
-    return [name for name, _ in entries], clips
+
+    def decode() -> list[Clip]:
+        backbone = settings.load(QwenBackbone, found.metadata, path)
+        clips = codec.decode_checkpoint(path, found, backbone, fit, [caption for _, caption in entries])
+        if all((root / name).is_file() for name, _ in entries):
+            for item, clip in zip(read_pictures(entries, settings.data_root), clips, strict=True):
+                target = item.fitted(fit.width, fit.height, fit.resize)
+                print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
+        return clips
+
+    save(settings, results.made_from(settings, "", path, entries, sorted(values.items())),
+         [name for name, _ in entries], decode)
 
 
 if __name__ == "__main__":

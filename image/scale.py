@@ -24,15 +24,15 @@ class Scale(ScalingConfig, QwenOptions):
 
 def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
-    from vov import bitstream, codec, media, results
+    from image.backbone import QwenBackbone
+    from vov import codec, media, results
     from vov.scaling import command
 
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a fitted .vov file")
     path = Path(settings.bitstream)
-    stream = bitstream.read(path)
+    stream = codec.read_file(path, QwenBackbone)
     output = Path(settings.output or f"scaled/{path.name}")
-    results.check_outputs([output, output.with_suffix(""), output.with_suffix(".png")], settings.overwrite)
     if len(stream.items) == 1 and not settings.original:
         raise VovError("ORIGINAL is not set; give the picture that the noise is chosen for")
     files = [settings.original] if len(stream.items) == 1 else [
@@ -42,11 +42,9 @@ def main(settings: Scale) -> None:
     for file, source, item in zip(files, sources, stream.items, strict=True):
         media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
                                 "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
-
-    from image.backbone import QwenBackbone
-
-    backbone = settings.load(QwenBackbone, stream.header, str(path))
-    result = command.scale_command(stream, backbone, sources, settings, output)
+    with command.outputs_of(path, stream, sources, settings, output) as outputs:
+        result = command.scale_command(stream, lambda: settings.load(QwenBackbone, stream.header, str(path)), sources,
+                                       settings, output, outputs)
     print(results.table(result))
     print(f"encoder    {result['encoder_psnr']:.2f} dB (what it saw before writing)")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from image.options import ImageFit, at_size
 from vov import cli
+from vov.fitting.settings import refuse_disagreement
 
 
 def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
@@ -14,6 +15,7 @@ def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
     from image.backbone import QwenBackbone
     from vov.training import Stage, train
 
+    refuse_disagreement({"the common settings": settings, "stage1": first, "stage2": second})
     sources = settings.sources()
     folder = Path(settings.out_dir or "checkpoints/run")
     stages = [Stage("stage1", dataclasses.replace(first, lambda_rate=0.0), folder / "stage1")]

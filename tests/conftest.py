@@ -33,3 +33,22 @@ def tiny_qwen(tmp_path_factory):
     from tests.tiny import build_qwen
 
     return build_qwen(tmp_path_factory.mktemp("models") / "tiny-qwen")
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """{tree: diffusers' pipeline} of untrained 3-layer models."""
+    import copy
+
+    from diffusers import QwenImagePipeline, WanPipeline
+
+    from tests.tiny import build_qwen, build_wan
+
+    folder = tmp_path_factory.mktemp("models")
+    found = {"video": WanPipeline.from_pretrained(build_wan(folder / "wan", layers=3)),
+             "image": QwenImagePipeline.from_pretrained(build_qwen(folder / "qwen", layers=3))}
+    for pipeline in found.values():
+        # Weights mapped from a file lie at odd addresses, for which the CPU's matmul rounds differently (5e-7) from
+        # what it does for the copies that tests make: bit equality needs the same alignment on both sides.
+        pipeline.transformer = copy.deepcopy(pipeline.transformer)
+    return found

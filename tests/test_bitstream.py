@@ -141,8 +141,6 @@ BAD_FIELDS = [
     dict(sigmas=(0.5,)),
     dict(sigmas=(0.5, 0.5)),
     dict(sigmas=(0.0, 1.0)),
-    dict(fps=1e-20),
-    dict(fps=0),
     dict(decode_steps=0),
 ]
 

@@ -36,13 +36,13 @@ def test_there_is_a_golden_file_of_every_kind():
 
 
 @pytest.mark.parametrize(("name", "fields", "size", "message"), [
-    ("video_theta", {"resize": "stretch"}, (65536, 65536), "more than 32 times the coded 32×32"),
-    ("video_theta", {"resize": "pad", "num_frames": 125}, (1024, 1024 * 1024 // 125), None),
-    ("album_theta", {"resize": "pad", "width": 1024, "height": 1024}, (32768, 32768), "pixels in all, more than"),
+    ("video_theta", {"resize": "stretch"}, (65536, 65536), "original size: 65536×65536 is too large"),
+    ("album_theta", {"resize": "pad", "width": 2048, "height": 2048}, (32768, 32768), "is too large for 1 frames"),
     ("video_theta", {"num_frames": 133}, (48, 40), "the model knows at most 125 frames of 512 pixels a side"),
     ("video_theta", {"width": 528}, (48, 40), "the model knows at most 125 frames of 512 pixels a side"),
-    ("video_theta", {"step": 2.0**99}, (48, 40), "not finite; the file is damaged, or needs DTYPE=float32"),
-    ("video_noise", {"shift": 1e-45}, (48, 40), None),
+    ("video_theta", {"step": 2.0**99}, (48, 40), "are not finite"),
+    ("video_noise", {"shift": 1e-45}, (48, 40), "no noise levels from 1 to 0"),
+    ("video_theta", {"fps": 1e-20}, (48, 40), "no video; set FPS"),
 ])
 def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, fields, size, message, tiny_wan,
                                                                           tiny_qwen, tmp_path):
@@ -53,8 +53,5 @@ def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, 
     bitstream.write(path, dataclasses.replace(stream, header=dataclasses.replace(stream.header, **fields), items=items,
                                               symbols=symbols))
     backbone = load(GOLDEN / f"{name}.vov", tiny_wan, tiny_qwen)
-    if message is None:
-        codec.check_sizes(bitstream.read(path).header, [size], "x")
-        return
     with pytest.raises(VovError, match=message):
         codec.decode_file(path, backbone)

@@ -25,23 +25,27 @@ def main(settings: Reconstruct) -> None:
     """Reads, checks, decodes, writes."""
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a .vov file")
-    from vov import bitstream, codec, results
-
-    stream = bitstream.read(settings.bitstream)  # before the model: a bad file fails in milliseconds
-    folder, name = Path(settings.output_dir), Path(settings.bitstream).stem
-    results.check_outputs([folder / name, folder / f"{name}.mp4"], settings.overwrite, "OUTPUT_DIR")
     from video.backbone import WanBackbone
+    from vov import codec, results
+    from vov.files import refuse_existing, refuse_unwritable
 
-    backbone = settings.load(WanBackbone, stream.header, settings.bitstream)
+    path, folder = Path(settings.bitstream), Path(settings.output_dir)
+    stream = codec.read_file(path, WanBackbone)  # before the model: a bad file fails at once
+    header = stream.header
     if stream.sequence:
         from vov.sequence.command import decode
 
-        done = decode(stream, backbone, folder, name, settings.start_at, settings.frames or None)
-        print(f"{done['frames'][0]} frames of {done['size']} in {folder / name} and {folder / name}.mp4")
+        refuse_unwritable([folder / path.stem, folder / f"{path.stem}.mp4"], "OUTPUT_DIR")
+        for output in (folder / path.stem, folder / f"{path.stem}.mp4"):
+            refuse_existing(output, settings.overwrite)
+        backbone = settings.load(WanBackbone, header, settings.bitstream)
+        done = decode(stream, backbone, folder, path.stem, settings.start_at, settings.frames or None)
+        print(f"{done['frames'][0]} frames of {done['size']} in {folder / path.stem} and {folder / path.stem}.mp4")
         return
-    (clip,) = codec.decode_file(settings.bitstream, backbone)
-    results.save_decoded(folder, name, clip)
-    print(f"{len(clip.frames)} frames of {clip.size[0]}×{clip.size[1]} in {folder / name} and {folder / name}.mp4")
+    paths = results.decode_to(
+        folder, path.stem, [""], header.num_frames, results.made_from(settings, header.dtype, path), settings.overwrite,
+        lambda: codec.decode_file(path, settings.load(WanBackbone, header, settings.bitstream)))
+    print(f"{header.num_frames} frames in {' and '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

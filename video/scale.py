@@ -28,7 +28,8 @@ class Scale(ScalingConfig, WanOptions):
 
 def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
-    from vov import bitstream, codec, media, results
+    from video.backbone import WanBackbone
+    from vov import codec, media, results
     from vov.scaling import command
 
     folder = Path(settings.weights_dir or f"checkpoints/{settings.name}/two_stage")
@@ -39,22 +40,19 @@ def main(settings: Scale) -> None:
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
     if not settings.original_frames_dir:
         raise VovError("ORIGINAL_FRAMES_DIR is not set; give the original clip that the noise is chosen for")
-    stream = bitstream.read(path)
+    stream = codec.read_file(path, WanBackbone)
     header = stream.header
     for name in ("rank", "last_k"):
         if getattr(settings, name) not in (0, getattr(header, name)):
             raise VovError(f"{name.upper()}={getattr(settings, name)}, but {path} has {getattr(header, name)}; "
                            "leave it unset")
-    results.check_outputs([output, output.with_suffix(""), output.with_suffix(".mp4")], settings.overwrite)
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
                             stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
-
-    from video.backbone import WanBackbone
-
-    backbone = settings.load(WanBackbone, header, str(path))
-    result = command.scale_command(stream, backbone, [source], settings, output)
+    with command.outputs_of(path, stream, [source], settings, output) as outputs:
+        result = command.scale_command(stream, lambda: settings.load(WanBackbone, header, str(path)), [source],
+                                       settings, output, outputs)
     print(results.table(result))
     print(f"encoder    {result['encoder_psnr']:.2f} dB (what it saw before writing)")
 

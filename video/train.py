@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 from video.options import VideoFit
 from vov import cli
+from vov.fitting.settings import refuse_disagreement
 
 USAGE = {
     "stage1": "[VARIABLE=value …] bash video/train/stage1_train.sh [--flag value …]",
@@ -27,7 +29,9 @@ def stage2(settings: VideoFit) -> None:
 
 def two_stage(settings: VideoFit, first: VideoFit, second: VideoFit) -> None:
     """Stage 1 into OUT_DIR/stage1 (or STAGE1_OUT_DIR), stage 2 likewise, the .vov file into OUT_DIR."""
+    refuse_disagreement({"the common settings": settings, "stage1": first, "stage2": second})
     folder = out_folder(settings, "two_stage")
+    first = dataclasses.replace(first, lambda_rate=0.0)
     run({"stage1": first, "stage2": second}, folder,
         {name: Path(stage.out_dir) if stage.out_dir != settings.out_dir else folder / name
          for name, stage in (("stage1", first), ("stage2", second))})

@@ -11,10 +11,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vov import VovError, stopping
 from vov.config import environment_names, load, variables
+from vov.files import write_problem
 
 T = TypeVar("T")
 
@@ -41,6 +43,23 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     except stopping.Stopped as stopped:
         print(stopped.line, file=sys.stderr)
         sys.exit(stopped.code)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (line := machine_problem(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def machine_problem(error: Exception) -> str:
+    """One line for what the machine, not the program, is to blame for: its disk, its files, its memory; else ""."""
+    if isinstance(error, OSError):
+        path = str(error.filename or "a file")
+        problem = write_problem(error, Path(path), "OUT_DIR")
+        return str(problem or f"{path}: {error.strerror or error}; check the disk and run the same command again")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ("the memory is used up; set OFFLOAD=blocks, QUANTIZE=fp8 or CHECKPOINTING=full where the command has "
+                "them, or take fewer frames or pixels")
+    return ""
 
 
 def parse(cls: type, argv: list[str], usage: str, stages: Sequence[str] = ("",),

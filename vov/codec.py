@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,11 +28,15 @@ from vov.fitting.rate import RateModel, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import Velocity, decoder_noise, refuse_not_finite, sample
+from vov.model.flow import Velocity, decoder_noise, sample, sigma_grid
 from vov.model.unilora import Adapter, Projection
 from vov.scaling.replay import Replay, levels
 
-MAX_ENLARGEMENT = 32  # of a decoded side beside the coded one
+if TYPE_CHECKING:
+    from vov.formats.reference import Reference
+
+MIN_FPS = 0.01  # of what an mp4 can hold
+MAX_ENLARGED = 256  # pixels shown for each that the model makes
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,6 @@ class Decoder:
     """
 
     noise_code: NoiseCode | None = None
-    source = "this fit"  # for errors
 
     def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
         if not header.shift:  # 0 stands for the model's own
@@ -76,9 +80,7 @@ class Decoder:
         """
         backbone.refuse_stranger(header, source)
         adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
-        decoder = cls(backbone, header, adapter, projection.to(backbone.device))
-        decoder.source = source
-        return decoder
+        return cls(backbone, header, adapter, projection.to(backbone.device))
 
     @classmethod
     def for_theta(cls, backbone: Backbone, theta: Tensor, settings: FitConfig, source: Source,
@@ -136,8 +138,7 @@ class Decoder:
         """Samples item `index`: normalised latents [1, C, T, h, w]."""
         self.bind(theta)
         replay = self.noise_code and Replay(self.noise_code, self.sigmas, self.header.seed, index, self.adapter.unbind)
-        found = sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
-        return refuse_not_finite(found, self.source)
+        return sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
 
     def frames(self, theta: Tensor, condition: Condition, index: int = 0) -> np.ndarray:
         """Decodes item `index` at the model's geometry: uint8 [T, height, width, 3]."""
@@ -177,11 +178,20 @@ class Encoder:
         self.backbone, self.sources, self.world = backbone, list(sources), world or World()
         width, height = settings.width, settings.height
         backbone.check_geometry(width, height, self.sources[0].frames.shape[0])
-        check_sizes(settings, [source.frames.shape[2:0:-1] for source in self.sources], "the originals",
-                    self.sources[0].frames.shape[0])
         for source in self.sources:
-            if not source.caption.strip():
-                raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+            check_caption(source)
+        self.adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
+        self.projection = projection.to(backbone.device)
+        try:
+            self.check(settings)
+            self._prepare(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, settings: FitConfig) -> None:
+        """What is fitted: conditions and latents."""
+        backbone, width, height = self.backbone, settings.width, settings.height
         self.conditions = backbone.embed([source.caption for source in self.sources])
         latents = [backbone.encode(source.fitted(width, height, settings.resize)) for source in self.sources]
         self.targets = [Target(*pair, index) for index, pair in enumerate(zip(latents, self.conditions, strict=True))]
@@ -190,8 +200,13 @@ class Encoder:
                         "captions": content_hash(*(source.caption for source in self.sources))}
         self.notes = {"captions": [source.caption for source in self.sources], "fps": self.sources[0].fps,
                       "num_frames": self.sources[0].frames.shape[0]}
-        self.adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
-        self.projection = projection.to(backbone.device)
+
+    def check(self, settings: FitConfig) -> None:
+        """Raises VovError when the file of a fit with these settings could not be written, or not be read again."""
+        step = Fitted(torch.zeros(settings.theta_length), 1.0, Path())
+        stream = self.bitstream(settings, step)
+        bitstream.to_bytes(stream)
+        check_file(stream, "the file of this fit")
 
     def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
             preview: bool = True) -> Fitted:
@@ -235,6 +250,45 @@ class Encoder:
         return preview
 
 
+def check_caption(source: Source) -> None:
+    """Raises VovError for a caption that is empty, or that a file cannot hold."""
+    if not source.caption.strip():
+        raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+    Item(source.caption, 1, 1)
+
+
+def read_file(path: str | Path, kind: Backbone | type[Backbone]) -> Bitstream:
+    """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded."""
+    stream = bitstream.read(path)
+    refuse_other_tree(stream.header, kind, str(path))
+    check_file(stream, str(path))
+    return stream
+
+
+def refuse_other_tree(header: Header, kind: Backbone | type[Backbone], source: str) -> None:
+    """Raises VovError for a file of the other tree."""
+    if header.tree != kind.tree:
+        raise VovError(f"{source}: is a file of the {header.tree} tree; use the commands of that tree")
+
+
+def check_file(stream: Bitstream, source: str) -> None:
+    """Raises VovError when decoding would ask for what no sensible file asks for: rates and sizes beyond all bounds."""
+    header = stream.header
+    if header.num_frames > 1 and header.fps < MIN_FPS:
+        raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set FPS to {MIN_FPS} or more, "
+                       "or the file is damaged")
+    sigma_grid(header.decode_steps, header.shift or 1.0)
+    coded, total = header.width * header.height, 0
+    for item in stream.items:
+        size = item.original_width, item.original_height
+        width, height = media.Geometry(size, (header.width, header.height), header.resize).shown
+        total += width * height * header.num_frames
+        if width * height > MAX_ENLARGED * coded or total > MAX_PIXELS:
+            raise VovError(f"{source}: original size: {size[0]}×{size[1]} is too large for {header.num_frames} frames "
+                           f"coded as {header.width}×{header.height}; use RESIZE=crop or a smaller source, or the file "
+                           "is damaged")
+
+
 def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: Projection) -> dict[str, Tensor] | None:
     """The tensors of INIT_LORA_PATH (our checkpoint or the reference's) that a fit starts from.
 
@@ -257,9 +311,8 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
 
 def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
-    stream = bitstream.read(path)
+    stream = read_file(path, backbone)
     header = stream.header
-    check_sizes(header, [(item.original_width, item.original_height) for item in stream.items], str(path))
     with Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
@@ -273,21 +326,19 @@ def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
     return clips
 
 
-def check_sizes(coded: Header | FitConfig, originals: Sequence[tuple[int, int]], source: str, frames: int = 0) -> None:
-    """Raises VovError when what is decoded would be out of all proportion to what is coded.
+def decode_checkpoint(path: str | Path, found: Reference, backbone: Backbone, settings: FitConfig,
+                      captions: Sequence[str]) -> list[media.Clip]:
+    """Pictures that a checkpoint regenerates from captions, at WIDTH×HEIGHT.
 
-    coded: width, height and resize. originals: (width, height) of the items. frames: of each; 0: as the header says.
+    Raises VovError when the checkpoint says that it was fitted on another model, or with other layers.
     """
-    frames = frames or coded.num_frames
-    shown = [(coded.width, coded.height)] * len(originals) if coded.resize == "crop" else originals
-    for width, height in shown:
-        if width > MAX_ENLARGEMENT * coded.width or height > MAX_ENLARGEMENT * coded.height:
-            raise VovError(f"{source}: original_width, original_height: {width}×{height} is more than "
-                           f"{MAX_ENLARGEMENT} times the coded {coded.width}×{coded.height}; code a smaller original, "
-                           "or the file is damaged")
-    if (total := frames * sum(width * height for width, height in shown)) > MAX_PIXELS:
-        raise VovError(f"{source}: original_width, original_height: {total:,} pixels in all, more than {MAX_PIXELS:,}; "
-                       "use smaller or fewer originals, or the file is damaged")
+    from vov.formats.reference import refuse_stranger, told_hash
+
+    refuse_stranger(found.metadata, backbone, path)
+    blank = Source(np.zeros((1, settings.height, settings.width, 3), np.uint8), 0.0, "")
+    with Decoder.for_theta(backbone, found.theta, settings, blank, told_hash(found.metadata, path)) as decoder:
+        return [media.Clip(decoder.frames(found.theta_hat, condition, index), 0.0)
+                for index, condition in enumerate(backbone.embed(captions))]
 
 
 def rounded(fitted: Fitted, bits: float) -> Fitted:

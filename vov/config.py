@@ -90,16 +90,16 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         named = from_environment("config")
         preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
         if preset:
-            values |= {k: parsed(preset, k, v, types[k], fields[k])
+            values |= {k: _parse(preset, k, v, types[k], fields[k])
                        for k, v in read_preset(preset, set(fields), stage).items() if v is not None}
             values["config"] = preset
     for name in fields:
         found = from_environment(name)
         if found:
-            values[name] = parsed(found[0], name, found[1], types[name], fields[name])
+            values[name] = _parse(found[0], name, found[1], types[name], fields[name])
         if arguments.get(name) is not None:
             flag = "--" + name.replace("_", "-")
-            values[name] = parsed(flag, name, arguments[name], types[name], fields[name])
+            values[name] = _parse(flag, name, arguments[name], types[name], fields[name])
     return cls(**values)
 
 
@@ -175,11 +175,13 @@ def shown(value: Any) -> str:
     return reprlib.repr(value) if isinstance(value, list | dict | tuple | set) else f"{value!r:.80}"
 
 
-def parsed(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
-    """`value`, text or a YAML or JSON scalar, as a field of type `kind` holds it.
+def checked(cls: type, name: str, value: Any, source: str) -> Any:
+    """A value of field `name` of `cls` that stands in a file: of its type, its choices, its range, or VovError."""
+    return _parse(source, name, value, get_type_hints(cls)[name], variables(cls)[name])
 
-    Raises VovError, naming `source` and `name`, for another type, a number out of bounds, or what is no choice.
-    """
+
+def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
+    """`value`, text or a YAML or JSON scalar, as a field of type `kind` holds it."""
     kind = next((k for k in get_args(kind) if k is not type(None)), kind)
     try:
         if not isinstance(value, str | int | float) or "\0" in str(value):

@@ -19,20 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, bitstream, media, metrics
+from vov import VovError, media, metrics
 from vov.bitstream import Header
-from vov.bitstream.header import HIGHEST, LOWEST_FPS
+from vov.bitstream.header import HIGHEST
 from vov.bitstream.noise_code import NoiseCode
+from vov.codec import read_file
 from vov.config import number_list, option
+from vov.files import path_hash
 from vov.fitting.rate import from_symbols
-from vov.fitting.settings import FitConfig, as_told
-from vov.formats.reference import load_reference, refuse_stranger, told_hash, told_settings
+from vov.fitting.settings import FitConfig
+from vov.formats.reference import load_reference, refuse_stranger, told_captions, told_hash, told_settings
 from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import decoder_noise, refuse_not_finite, sample, sigma_grid
+from vov.model.flow import decoder_noise, sample, sigma_grid
 from vov.model.options import ModelOptions
 from vov.model.unilora import Adapter
-from vov.results import check_outputs
+from vov.outputs import Outputs
+from vov.results import made_from, settings_of
 from vov.scaling.replay import Replay, levels
 
 
@@ -52,7 +55,7 @@ class EditConfig(ModelOptions):
     replay_noise: bool = option(False, "inject the coded noise of a scaled .vov file: keeps more of the original")
     base_caption: str = option("", "caption of the reconstruction beside the edit; default: the first fit's own")
     item: str = option("", "which picture of an album: its number, from 1, or its name (required for an album)")
-    overwrite: bool = option(False, "replace existing outputs")
+    overwrite: bool = option(False, "replace existing outputs", identity=False)
     rank: int = option(1, "LoRA rank", minimum=1)
     last_k: int = option(30, "the last K blocks are adapted", minimum=1)
     theta_length: int = option(131072, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1)
@@ -60,7 +63,7 @@ class EditConfig(ModelOptions):
     width: int = option(832, "pixels", minimum=1)
     height: int = option(480, "pixels", minimum=1)
     num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
-    fps: float = option(16.0, "frames per second", minimum=LOWEST_FPS, maximum=HIGHEST["fps"])
+    fps: float = option(16.0, "frames per second", minimum=0, maximum=HIGHEST["fps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0)
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
 
@@ -107,12 +110,15 @@ class Adaptation:
         return clip
 
 
-def load(path: str | Path, settings: EditConfig) -> Adaptation:
-    """Reads a .vov file or a checkpoint; what a checkpoint does not say is taken from `settings`."""
+def load(path: str | Path, settings: EditConfig, kind: type[Backbone]) -> Adaptation:
+    """Reads a .vov file or a checkpoint; what a checkpoint does not say is taken from `settings`.
+
+    kind: the tree's backbone; a .vov file of the other tree is refused.
+    """
     if not str(path):
         raise VovError("WEIGHTS is not set; give a .vov file or a checkpoint")
     if Path(path).suffix == ".vov":
-        stream = bitstream.read(path)
+        stream = read_file(path, kind)
         header = stream.header
         fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
                         theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,
@@ -124,22 +130,19 @@ def load(path: str | Path, settings: EditConfig) -> Adaptation:
                           item.caption, header, stream.noise, index, len(stream.items),
                           original_size=(item.original_width, item.original_height))
     found = load_reference(path)
-    known = told_settings(found.metadata)
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
     names = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "shift", *own)
-    fit = as_told(FitConfig, {name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names},
-                  str(path))
+    known = told_settings(found.metadata, names, FitConfig, path)
+    facts = told_settings({"config": found.metadata.get("config", {}) | found.metadata}, ("num_frames", "fps"),
+                          EditConfig, path)
+    fit = FitConfig(**{name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names})
     if found.theta.numel() != fit.theta_length:
         raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set V_LENGTH={found.theta.numel()}")
-    captions = found.metadata.get("captions") or [known.get("caption", "")]
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise VovError(f"{path}: metadata: captions: is no list of texts; the file is damaged")
+    captions = told_captions(found.metadata, path) or [""]
     index = item_number(settings.item, captions, str(path))
-    facts = known | found.metadata
-    clip = as_told(EditConfig, {"num_frames": facts.get("num_frames", settings.num_frames),
-                                "fps": facts.get("fps") or settings.fps}, str(path))
-    return Adaptation(str(path), found.theta_hat, fit, clip.num_frames, clip.fps, captions[index], index=index,
-                      items=len(captions), metadata=found.metadata)
+    return Adaptation(str(path), found.theta_hat, fit, facts.get("num_frames", settings.num_frames),
+                      facts.get("fps") or settings.fps, captions[index], index=index, items=len(captions),
+                      metadata=found.metadata)
 
 
 def item_number(wanted: str, names: Sequence[str], source: str) -> int:
@@ -245,8 +248,8 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     conditions = backbone.embed([settings.caption, caption or settings.caption])
     own = settings.steps in (0, fit.decode_steps)
     given = list(first.header.sigmas) if own and first.header else []
-    sigmas = given or sigma_grid(
-        settings.steps or fit.decode_steps, fit.shift or backbone.native_shift(fit.width, fit.height))
+    shift = fit.shift or backbone.native_shift(fit.width, fit.height)
+    sigmas = given or sigma_grid(settings.steps or fit.decode_steps, shift)
     seed = fit.seed if settings.seed < 0 else settings.seed
     shape = backbone.latent_shape(fit.width, fit.height, first.num_frames)
     guidance = settings.guidance or fit.guidance
@@ -258,14 +261,14 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
             raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
         code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), first.items,
                                     f"{first.source}: noise")
-        sigmas = levels(first.header, code.start, code.end)
+        sigmas = levels(dataclasses.replace(first.header, shift=shift), code.start, code.end)
 
     def run(condition: Condition, chosen: tuple) -> np.ndarray:
         velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)
         replay = code and Replay(code, sigmas, seed, first.index, merged.adapter.unbind)
         start = decoder_noise(seed, shape, first.index, backbone.device)
         latents = sample(velocity, start, sigmas, fit.sampler, replay)
-        return backbone.decode(refuse_not_finite(latents, first.source))
+        return backbone.decode(latents)
 
     with Merged(backbone, adaptations) as merged:
         plain = ([1.0] + [0.0] * (count - 1), [0] * count, [0] * count)
@@ -300,21 +303,32 @@ def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbon
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")
     beside = output.with_name(f"{output.stem}_sheet.png")
-    check_outputs([output, beside], settings.overwrite)
-    adaptations = [load(source, settings) for source in sources]
+    adaptations = [load(source, settings, kind) for source in sources]
     first = adaptations[0]
     clip = first.original(*original)
-    backbone = settings.load(kind, first.header or first.metadata, first.source)
-    reconstruction, edited = edit(backbone, adaptations, settings)
-    if len(edited) > 1:
-        media.write_video(output, edited, first.fps)
-    else:
-        media.write_image(output, edited[0])
+    identity = made_from(settings, first.header.dtype if first.header else "", sources[0],
+                         *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip
+                                                         else []), settings_of(settings, EditConfig))
+    with Outputs(output.name, [output, beside], identity, settings.overwrite, "OUTPUT") as outputs:
+        if outputs.complete:
+            return f"{output} and {beside} are there already, from the same fits and settings"
+        backbone = settings.load(kind, first.header or first.metadata, first.source)
+        reconstruction, edited = edit(backbone, adaptations, settings)
+        outputs.make(output, lambda: media.write_video(output, edited, first.fps) if len(edited) > 1
+                     else media.write_image(output, edited[0]))
+        said, target = compare(first, clip, reconstruction, edited)
+        outputs.make(beside, lambda: media.write_image(beside, sheet(target, reconstruction, edited)))
+        outputs.finish()
+        return "\n".join([*said, f"{output} and {beside}"])
+
+
+def compare(first: Adaptation, clip: media.Clip | None, reconstruction: np.ndarray,
+            edited: np.ndarray) -> tuple[list[str], np.ndarray | None]:
+    """(lines that say how far reconstruction and edit are from the original and each other, the original as fitted)."""
     target, said = None, []
     if clip is not None:
         target = media.fit_geometry(clip.frames, first.settings.width, first.settings.height, first.settings.resize)
         for name, frames in (("reconstruction", reconstruction), ("edit", edited)):
             said.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in measures(target, frames).items()))
     said.append(f"edit against reconstruction: PSNR {metrics.psnr(reconstruction, edited):.2f} dB")
-    media.write_image(beside, sheet(target, reconstruction, edited))
-    return "\n".join([*said, f"{output} and {beside}"])
+    return said, target

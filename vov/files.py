@@ -103,11 +103,15 @@ def write_json(path: str | Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def taken(path: str | Path) -> bool:
+    """Whether something is at `path` (a folder: that is not empty)."""
+    path = Path(path)
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raises VovError when `path` exists (for a folder: is not empty) and `overwrite` is false."""
-    path = Path(path)
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not overwrite:
+    if taken(path) and not overwrite:
         raise VovError(f"{path} exists; set OVERWRITE=1 to replace it or choose another output")
 
 
@@ -125,33 +129,32 @@ def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") ->
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -> Iterator[None]:
     """Holds `folder` for one run; a second run gets a VovError. The lock dies with its process, however that ends.
 
     Temporary files that dead processes of this machine left in the folder are removed; a folder that was made for this
-    and stays empty too.
+    and stays empty too. name: of the lock's file; runs with different names may share a folder.
     """
     folder = Path(folder)
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _lock(folder)
+        handle = _lock(folder / name, variable)
     except OSError as error:
-        raise write_problem(error, folder, "OUT_DIR") or error from error
+        raise write_problem(error, folder, variable) or error from error
     with handle:
         try:
             remove_parts(folder)
             yield
         finally:
             with suppress(OSError):  # the folder may have vanished, or hold results
-                (folder / ".lock").unlink()
+                (folder / name).unlink()
                 if made:
                     folder.rmdir()
 
 
-def _lock(folder: Path):
-    """The open, locked file .lock of a folder."""
-    path = folder / ".lock"
+def _lock(path: Path, variable: str):
+    """The open, locked file at `path`."""
     while True:
         handle = path.open("a+")
         try:
@@ -163,8 +166,8 @@ def _lock(folder: Path):
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             handle.close()
-            raise VovError(f"{folder}: another run is using it (process {holder}); wait for it, or choose another "
-                           "OUT_DIR") from error
+            raise VovError(f"{path.parent}: another run is using it (process {holder}); wait for it, or choose another "
+                           f"{variable}") from error
     handle.truncate(0)
     handle.write(f"{os.getpid()}\n")
     handle.flush()
@@ -187,3 +190,12 @@ def content_hash(*parts: object) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:32]
+
+
+def path_hash(path: str | Path) -> str:
+    """`content_hash` of a file, or of the names and contents of all files below a folder, wherever it is."""
+    path = Path(path)
+    if not path.is_dir():
+        return content_hash(path.read_bytes())
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return content_hash(*(part for p in files for part in (p.relative_to(path).as_posix(), p.read_bytes())))

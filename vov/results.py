@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +12,11 @@ import numpy as np
 
 from vov import bitstream, media, metrics
 from vov.codec import Encoder, Source, decode_file
-from vov.files import refuse_existing, refuse_unwritable, write_json
+from vov.files import content_hash, path_hash, write_bytes, write_json
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
+from vov.model.options import ModelOptions
+from vov.outputs import Outputs
 
 
 def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], settings: FitConfig,
@@ -45,44 +49,106 @@ def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], s
     return result
 
 
+def made_from(settings: ModelOptions, precision: str, source: str | Path, *parts: object) -> str:
+    """The identity of what a command makes: the content of its source file, the arithmetic, and what else counts.
+
+    Where files are does not count, nor does a DTYPE that only says what the source says.
+
+    Args:
+        settings: which model, in which arithmetic; a .vov file names its model by a fingerprint.
+        precision: that of the source's header, "" for a checkpoint.
+        parts: settings that shape the outputs, hashes of further inputs.
+    """
+    return content_hash(path_hash(source), settings.precision(precision, str(source)),
+                        "" if precision else settings.model_id, *parts)
+
+
+def settings_of(settings: object, cls: type) -> list[tuple[str, object]]:
+    """(name, value) of the settings that `cls` declares and that shape the result."""
+    return [(field.name, getattr(settings, field.name)) for field in dataclasses.fields(cls)
+            if field.metadata["identity"] and field.name not in ("dtype", "quantize")]
+
+
 def finish(encoder: Encoder, path: Path, settings: FitConfig, fitted: Fitted, clock: Clock) -> str:
     """Writes the file of a fit to `path`, decodes it, and measures what came out.
 
     Beside the file: the decoded frames and result.json. Closes the encoder. Returns the result as lines to print.
-    A file that is already there is kept when it is the same to the byte (a run that was stopped after writing it).
+    What is there already and is of this very file is kept (a run that was stopped while writing).
     """
     stream = encoder.bitstream(settings, fitted)
-    if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
-        refuse_existing(path, settings.overwrite)
-        bitstream.write(path, stream)
     encoder.close()
-    clips = clock.time("decode", decode_file, path, encoder.backbone)
-    save_items(path.parent, path.stem, [source.name for source in encoder.sources], clips)
-    result = report(path, clips, encoder.sources, settings, clock.seconds)
-    write_json(path.parent / "result.json", result)
-    return table(result)
+    data, names = bitstream.to_bytes(stream), [source.name for source in encoder.sources]
+    json_path = path.parent / "result.json"
+    paths = [path, *decoded_paths(path.parent, path.stem, len(names), stream.header.num_frames), json_path]
+    made_from = content_hash(data)
+    with Outputs(path.name, paths, made_from, settings.overwrite, known={path: made_from}) as outputs:
+        if outputs.complete:
+            return table(json.loads(json_path.read_bytes()))
+        outputs.make(path, lambda: write_bytes(path, data))
+        clips = clock.time("decode", decode_file, path, encoder.backbone)
+        save_clips(outputs, path.parent, path.stem, names, clips)
+        result = report(path, clips, encoder.sources, settings, clock.seconds)
+        outputs.make(json_path, lambda: write_json(json_path, result))
+        outputs.finish()
+        return table(result)
 
 
-def check_outputs(paths: Sequence[Path], overwrite: bool, variable: str = "OUT_DIR") -> None:
-    """Refuses to start when an output is already there or could not be written, before any time is spent."""
-    refuse_unwritable(paths, variable)
-    for path in paths:
-        refuse_existing(path, overwrite)
+def decoded_paths(folder: Path, stem: str, items: int, frames: int) -> list[Path]:
+    """What `save_clips` writes: stem.png for a picture, the folder stem for several; frames and a video for a clip."""
+    if items > 1:
+        return [folder / stem]
+    return [folder / f"{stem}.png"] if frames == 1 else [folder / stem, folder / f"{stem}.mp4"]
 
 
-def save_decoded(folder: Path, name: str, clip: media.Clip) -> None:
-    """Writes name/00000.png … and, for a clip, name.mp4."""
-    if len(clip.frames) == 1:
-        media.write_image(folder / f"{name}.png", clip.frames[0])
-        return
-    media.write_frames(folder / name, clip.frames)
-    media.write_video(folder / f"{name}.mp4", clip.frames, clip.fps)
+def save_clips(outputs: Outputs, folder: Path, stem: str, names: Sequence[str], clips: Sequence[media.Clip]) -> None:
+    """Writes those of `decoded_paths` that are missing; names: of the items."""
+    (clip, *others) = clips
+    if others:
+        outputs.make(folder / stem, lambda: [
+            media.write_image(folder / stem / f"{name}.png", one.frames[0])
+            for name, one in zip(item_names(names), clips, strict=True)])
+    elif len(clip.frames) == 1:
+        outputs.make(folder / f"{stem}.png", lambda: media.write_image(folder / f"{stem}.png", clip.frames[0]))
+    else:
+        outputs.make(folder / stem, lambda: _write_frames(folder / stem, clip.frames))
+        outputs.make(folder / f"{stem}.mp4",
+                     lambda: media.write_video(folder / f"{stem}.mp4", clip.frames, clip.fps))
 
 
-def save_items(folder: Path, stem: str, names: Sequence[str], clips: Sequence[media.Clip]) -> None:
-    """Writes one clip as `stem` and several as stem/name, each name without its suffix."""
-    for name, clip in zip(names, clips, strict=True):
-        save_decoded(folder, f"{stem}/{name.rpartition('.')[0] or name}" if len(clips) > 1 else stem, clip)
+def decode_to(folder: Path, stem: str, names: Sequence[str], frames: int, identity: str, overwrite: bool,
+              decode: Callable[[], list[media.Clip]]) -> list[Path]:
+    """Writes the clips that decode() gives, which is not called when all is there; returns `decoded_paths`."""
+    paths = decoded_paths(folder, stem, len(names), frames)
+    with Outputs(stem, paths, identity, overwrite, "OUTPUT_DIR") as outputs:
+        if not outputs.complete:
+            save_clips(outputs, folder, stem, names, decode())
+            outputs.finish()
+    return paths
+
+
+def _write_frames(folder: Path, frames: np.ndarray) -> None:
+    """Frames as pictures; a longer clip that was there before leaves none of its own behind."""
+    for old in folder.glob("[0-9]*.png"):
+        if old.stem.isdecimal() and int(old.stem) >= len(frames):
+            old.unlink()
+    media.write_frames(folder, frames)
+
+
+def item_names(names: Sequence[str]) -> list[str]:
+    """Where each picture of an album is decoded to, relative and without ".png": its name without the suffix.
+
+    A picture whose name is empty, too long for a file system, or would share a file or folder with another's (`a.png`
+    and `a.jpg`; `a.png` and `a.png/b.c`) is called by its number instead, counted from 1: 00002.
+    """
+    wanted = [name.rpartition(".")[0] or name for name in names]
+    files = [f"{name}.png".casefold() for name in wanted]
+    folders = {"/".join(file.split("/")[:depth]) for file in files for depth in range(1, file.count("/") + 1)}
+    numbered = {i for i, (name, file) in enumerate(zip(wanted, files, strict=True))
+                if not name or files.count(file) > 1 or file in folders
+                or any(len(part.encode()) > 240 for part in file.split("/"))}
+    numbers = {f"{i + 1:05d}.png" for i in numbered}
+    numbered |= {i for i, file in enumerate(files) if file in numbers or file.split("/")[0] in numbers}
+    return [f"{i + 1:05d}" if i in numbered else name for i, name in enumerate(wanted)]
 
 
 def table(result: dict) -> str:

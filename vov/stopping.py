@@ -48,4 +48,7 @@ def graceful() -> Iterator[Callable[[], int]]:
     try:
         yield lambda: _state["wanted"]
     finally:
+        wanted = _state["wanted"]
         _state.update(graceful=False, wanted=0)
+    if wanted:  # it came after the loop asked for the last time
+        raise Stopped(wanted)

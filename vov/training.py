@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vov.bitstream import Item
-from vov.codec import Encoder, Source, read_start, rounded
+from vov import VovError
+from vov.codec import Encoder, Source, check_caption, read_start, rounded
 from vov.files import locked, refuse_unwritable
 from vov.fitting.distributed import World, world
 from vov.fitting.settings import FitConfig, refuse_disagreement
@@ -43,15 +44,28 @@ def train(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stag
     Returns:
         What to print: the table of the result, or what to do next; empty in all processes but the first.
     """
-    refuse_disagreement({stage.name: stage.settings for stage in stages})
+    refuse_impossible(stages)
     for source in sources:
         check_caption(source)
+    folders = {folder.resolve(): folder for folder in (path.parent, *(stage.folder for stage in stages))}
     refuse_unwritable([path, *(stage.folder / "checkpoint.safetensors" for stage in stages)])
-    with world() as here:
-        if not here.first:
-            return _run(kind, sources, stages, path, prepare, round_at_end, here)
-        with locked(path.parent):
-            return _run(kind, sources, stages, path, prepare, round_at_end, here)
+    with world() as here, ExitStack() as held:
+        for folder in folders.values() if here.first else ():
+            held.enter_context(locked(folder))
+        return _run(kind, sources, stages, path, prepare, round_at_end, here)
+
+
+def refuse_impossible(stages: Sequence[Stage]) -> None:
+    """Raises VovError for stages that cannot follow each other."""
+    refuse_disagreement({stage.name: stage.settings for stage in stages})
+    first, *others = stages
+    for stage in others:
+        if stage.folder.resolve() == first.folder.resolve():
+            raise VovError(f"{first.folder}: is the folder of {first.name} and of {stage.name}; set "
+                           f"{first.name.upper()}_OUT_DIR and {stage.name.upper()}_OUT_DIR to different ones")
+        if stage.settings.init_lora_path not in ("", first.settings.init_lora_path):
+            raise VovError(f"{stage.name.upper()}_INIT_LORA_PATH={stage.settings.init_lora_path}: {stage.name} starts "
+                           f"from what {first.name} ends in; leave it unset, or run {stage.name} alone")
 
 
 def _run(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage], path: Path,
@@ -60,6 +74,8 @@ def _run(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage
     backbone = settings.load(kind)
     stages = [replace(stage, settings=prepare(stage.settings, backbone)) for stage in stages]
     encoder = Encoder(backbone, sources, stages[0].settings, here)
+    for stage in stages:
+        encoder.check(stage.settings)
     start = read_start(settings.init_lora_path, settings, backbone, encoder.projection)
     for stage in stages:
         fitted = clock.time(stage.name, encoder.fit, stage.settings, stage.folder, start)
@@ -75,7 +91,3 @@ def _run(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage
         return f"{stages[-1].name} is done; go on with INIT_LORA_PATH={fitted.checkpoint} and stage 2"
     return finish(encoder, path, last, fitted, clock)
 
-
-def check_caption(source: Source) -> None:
-    """Raises VovError for a caption that a file cannot hold, before any time is spent."""
-    Item(source.caption, 1, 1)

@@ -41,7 +41,7 @@ def main(settings: Kodak) -> None:
     stages[0] = dataclasses.replace(stages[0], lambda_rate=0.0)
     groups, folder = read_groups(settings), Path(settings.out_dir)
     kept, rows = Rows(folder / "results.jsonl", folder), []
-    backbone = QwenBackbone.load(stages[0].model_id, stages[0].cache_dir, stages[0].device, stages[0].precision)
+    backbone = stages[0].load(QwenBackbone)
     for group in groups:
         found = key(backbone, group, *(stage.identity() for stage in stages), scaling, settings.anchors)
         new = kept.find(found) or kept.add(found, pictures.code(

@@ -39,7 +39,7 @@ def main(settings: Sweep) -> None:
     for _, stages in planned:
         stages[-1].source()  # all mistakes before any work
     base = planned[0][1][0]
-    backbone = WanBackbone.load(base.model_id, base.cache_dir, base.device, base.precision)
+    backbone = base.load(WanBackbone)
     if settings.random_base:
         backbone = fits.random_base(backbone, base.seed)
     rows = Rows(Path(settings.out), Path(settings.keep))

@@ -24,7 +24,6 @@ SYMBOL_LIMIT = 128  # theta's symbols lie in ±128, so there are at most 257 of 
 MAX_CAPTION, MAX_NAME = 16384, 255  # bytes of UTF-8
 MAX_ITEMS, MAX_ITEM_BYTES = 65536, 1 << 24  # of all items together
 MAX_PIXELS = 1 << 30  # width x height x frames
-LOWEST_FPS = 0.01  # of clips
 PRECISIONS = "float32", "bfloat16", "float16", "float32-fp8", "bfloat16-fp8", "float32-nf4", "bfloat16-nf4"
 _U64 = (1 << 64) - 1
 WRITER = "this is a fault of the program that writes the file"
@@ -72,8 +71,6 @@ class Header:
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.width * self.height * self.num_frames > MAX_PIXELS:
             raise invalid("num_frames", "width x height x num_frames is beyond 2^30", "use fewer frames or pixels")
-        if self.num_frames > 1 and self.fps < LOWEST_FPS:
-            raise invalid("fps", f"is {self.fps:g}; a clip needs at least {LOWEST_FPS}", "set FPS")
         if len(self.sigmas) == 1 or any(a <= b for a, b in itertools.pairwise(self.sigmas)):
             raise invalid("sigmas", "are not two or more falling levels", WRITER)
 

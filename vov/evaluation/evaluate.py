@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -21,11 +22,14 @@ from vov.evaluation.collect import bd_anchor, collect
 from vov.evaluation.manifest import read_curves, read_manifest
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
-from vov.files import content_hash, refuse_existing, write_bytes, write_json
+from vov.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
+from vov.outputs import Outputs
 
 logger = logging.getLogger(__name__)
+PLACES = ("real_dir", "fake_dir", "bitstream", "manifest", "media_dir", "out_dir", "work_dir", "overwrite",
+          "metric_weights_dir", "reference_curves")  # content counts, not where it is
 OUTPUTS = ("results.json", "results.csv", "results.md", "rd.svg", "report.html")
 Anchors = Sequence[tuple[str, str]]  # (codec, preset)
 
@@ -51,14 +55,34 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     Raises VovError before any long work when an input is missing, unreadable, or does not match its original.
     """
     out = Path(settings.out_dir)
-    for name in OUTPUTS:
-        refuse_existing(out / name, settings.overwrite)
+    refuse_unwritable([out / name for name in OUTPUTS])
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
-    device = pick_device(settings.device)
     skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
     pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
     open_pairs(pairs, settings.num_frames)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
+    with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, tree),
+                 settings.overwrite) as outputs:
+        if outputs.complete:
+            return json.loads((out / "results.json").read_bytes())
+        return measure(settings, tree, pairs, (anchors, curves, skipped), outputs)
+
+
+def identity(settings: EvalConfig, pairs: Sequence[Pair], tree: Tree) -> str:
+    """Of an evaluation: its settings and the content of everything that is compared, wherever it is."""
+    fields = [(field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings)
+              if field.metadata["identity"] and field.name not in PLACES]
+    files = [path for pair in pairs for path in (pair.original, pair.decoded)] + [settings.reference_curves]
+    told = [(pair.name, pair.clip, pair.codec, pair.bytes, pair.bpp) for pair in pairs]
+    return content_hash(tree.images, fields, told, *(path_hash(path) if path else "" for path in files))
+
+
+def measure(settings: EvalConfig, tree: Tree, pairs: list[Pair], chosen: tuple, outputs: Outputs) -> dict:
+    """Measures pairs and anchors and writes the files of results.
+
+    chosen: (anchors, curves, skipped metrics).
+    """
+    out, device, (anchors, curves, skipped) = Path(settings.out_dir), pick_device(settings.device), chosen
     notes: list[str] = []
     pairs += make_anchors(pairs, anchors, settings, tree, notes)
     suite = Suite(device, settings.metric_weights_dir, settings.frame_step, skipped, settings.jod_display)
@@ -68,13 +92,15 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
                                       video=settings.report_video and pair.count > 1)
         pair.fill_rate()
     results = collect(pairs, suite, settings, anchors, curves, notes, device, tree.images)
-    write_json(out / "results.json", results)
-    write_bytes(out / "results.csv", report.to_csv(results).encode())
-    write_bytes(out / "results.md", report.to_markdown(results).encode())
-    figure = report.rd_figure(results)
-    if figure:
-        write_bytes(out / "rd.svg", figure)
-    write_bytes(out / "report.html", report.to_html(results, pairs).encode())
+    texts = {"results.csv": report.to_csv(results).encode(), "results.md": report.to_markdown(results).encode()}
+    if figure := report.rd_figure(results):
+        texts["rd.svg"] = figure
+    texts["report.html"] = report.to_html(results, pairs).encode()
+    outputs.forget()  # seconds and versions differ from run to run: the files of one run belong together
+    outputs.make(out / "results.json", lambda: write_json(out / "results.json", results))
+    for name, text in texts.items():
+        outputs.make(out / name, lambda name=name, text=text: write_bytes(out / name, text))
+    outputs.finish()
     return results
 
 

@@ -50,15 +50,12 @@ class World:
             dist.all_gather(found, tensor.contiguous())
         return found
 
-    def largest(self, number: int) -> int:
-        """The largest of all processes' numbers."""
+    def numbers(self, number: int) -> list[int]:
+        """The number (int64) of every process, in the order of their ranks."""
         if self.size == 1:
-            return number
+            return [number]
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        value = torch.tensor(number, device=device)
-        with together():
-            dist.all_reduce(value, dist.ReduceOp.MAX)
-        return int(value)
+        return [int(one) for one in self.gather(torch.tensor([number], device=device))]
 
     def agree(self, what: str, *tensors: Tensor) -> None:
         """Raises VovError in every process unless the tensors are equal to the bit in all of them."""
@@ -67,9 +64,7 @@ class World:
         digest = hashlib.sha256()
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        own = torch.frombuffer(bytearray(digest.digest()[:8]), dtype=torch.int64)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        found = [int(one) for one in self.gather(own.to(device))]
+        found = self.numbers(int.from_bytes(digest.digest()[:8], "little", signed=True))
         if len(set(found)) > 1:
             odd = [rank for rank, value in enumerate(found) if value != found[0]]
             raise VovError(f"{what} differ between process 0 and {', '.join(map(str, odd))}; the GPUs are not of one "

@@ -120,7 +120,7 @@ class Fit:
                         outputs = self.advance(step)
                         record.step(step + 1, lambda outputs=outputs: self._read(outputs))
                         self._after(step + 1, total, path, record)
-                        if number := self.world.largest(signalled()):
+                        if number := max(self.world.numbers(signalled())):
                             self._save(path, step + 1)
                             raise stopping.Stopped(number, f"{title} saved at step {step + 1} of {total}")
             finally:
@@ -131,6 +131,8 @@ class Fit:
     def _after(self, done: int, total: int, path: Path, record: RunLog) -> None:
         """Preview and checkpoint."""
         every = self.settings.preview_every
+        if (every and done % every == 0) or done % self.settings.save_every == 0 or done == total:
+            self._refuse_infinite(done)
         if self.world.first and self.preview and ((every and done % every == 0) or done == total):
             record.write(done, self.preview(self.theta_hat().detach(), done))
         if done % self.settings.save_every == 0 or done == total:
@@ -138,14 +140,17 @@ class Fit:
 
     def _save(self, path: Path, done: int) -> None:
         """The checkpoint, by the first process, once all processes have been found to agree."""
-        if not torch.isfinite(self.theta).all():
-            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
-                           "start again in another OUT_DIR")
+        self._refuse_infinite(done)
         learned = [self.theta, *(self.rate.parameters() if self.rate else ())]
         self.world.agree(f"θ and the rate model at step {done}", *learned)
         if self.world.first:
             checkpoint.save(path, done, self.theta, self.rate, self.optimizer, self._metadata(),
                             {"gradient_mean": self.guard.mean})
+
+    def _refuse_infinite(self, done: int) -> None:
+        if not torch.isfinite(self.theta).all():
+            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
+                           "start again in another OUT_DIR")
 
     @torch.no_grad()
     def theta_hat(self) -> Tensor:
@@ -297,6 +302,7 @@ class Fit:
         settings = self.settings.identity()
         for name in ("dtype", "quantize"):  # as resolved: "auto" is what it stands for
             settings.pop(name)
+        settings["shift"] = self.training.shift
         return {"settings": settings, "precision": self.backbone.precision,
                 "model": self.backbone.fingerprint().hex(), **self.content}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vov.files import write_bytes
+from vov.files import write_bytes, write_problem
 
 
 class RunLog:
@@ -30,10 +31,14 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        trim(folder / "log.jsonl", start)
-        self.file = (folder / "log.jsonl").open("a", buffering=1)
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trim(folder / "log.jsonl", start)
+            self.file = (folder / "log.jsonl").open("a", buffering=1)
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+        except OSError as error:
+            raise write_problem(error, folder, "OUT_DIR") or error from error
 
     def step(self, step: int, read) -> None:
         """Advances the bar to `step`; every few steps `read()` gives {name: float} to show and log."""
@@ -48,18 +53,22 @@ class RunLog:
         if not self.active:
             return
         seconds = round(time.monotonic() - self.started, 3)
-        self.file.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-            self.shown[name] = f"{value:.4g}"
+        try:
+            self.file.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+                self.shown[name] = f"{value:.4g}"
+        except OSError as error:
+            raise write_problem(error, self.folder / "log.jsonl", "OUT_DIR") or error from error
         self.bar.set_postfix(self.shown, refresh=False)
 
     def close(self) -> None:
         """Flushes and closes everything."""
         self.bar.close()
         if self.active:
-            self.file.close()
-            self.board.close()
+            with suppress(OSError):  # a full disk has been told of, or stops the checkpoint
+                self.file.close()
+                self.board.close()
 
 
 def trim(path: Path, step: int) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 from vov import VovError
 from vov.bitstream.header import HIGHEST
-from vov.config import option, parsed
+from vov.config import option
 from vov.model.options import ModelOptions
 
-C = TypeVar("C")
 per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ
 
 
@@ -83,15 +81,6 @@ class FitConfig(ModelOptions):
         """The settings that shape the result: all but folders, paths, reporting and speed."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
                 if field.metadata["identity"]}
-
-
-def as_told(cls: type[C], values: Mapping[str, Any], source: str) -> C:
-    """A configuration of values that a file tells of itself, each with the type and within the bounds of its field.
-
-    Raises VovError that names `source` and the field.
-    """
-    types, fields = get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
-    return cls(**{name: parsed(source, name, value, types[name], fields[name]) for name, value in values.items()})
 
 
 def refuse_disagreement(stages: dict[str, FitConfig]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vov import VovError, bitstream
 from vov.fitting.rate import from_symbols
 from vov.formats import peft
-from vov.formats.reference import load_reference, told_hash, told_settings
+from vov.formats.reference import load_reference, told_hash
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
 from vov.model.unilora import Adapter, Projection
@@ -85,7 +85,8 @@ def read(path: str | Path) -> Exportable:
         raise VovError(f"{path}: cannot be read ({error.strerror}); check INPUT") from error
     if not is_vov:
         found = load_reference(path)
-        notes = told_settings(found.metadata) | found.metadata
+        config = found.metadata.get("config")
+        notes = (config if isinstance(config, dict) else {}) | found.metadata
         notes.pop("format", None)  # what is written from here is no checkpoint to resume from
         return Exportable(path, found.theta_hat, found.step, found.estimator_state, notes)
     stream = bitstream.read(path)

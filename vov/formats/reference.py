@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vov import VovError
+from vov.config import checked
 from vov.fitting.rate import theta_hat
 from vov.formats.tensors import finite, read_tensors, vector, write_tensors
 from vov.model.backbone import Backbone
@@ -90,12 +91,6 @@ def save_reference(path: str | Path, theta: Tensor, step: float | None = None,
     write_tensors(path, tensors, {"vov": json.dumps(dict(metadata or {}), ensure_ascii=False)})
 
 
-def told_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that our metadata tell, unchecked; empty where they tell none."""
-    config = metadata.get("config")
-    return config if isinstance(config, dict) else {}
-
-
 def told_hash(metadata: Mapping[str, Any], source: str | Path) -> bytes | None:
     """The index hash that our metadata tell; None where they tell none. Raises VovError for one that is no hash."""
     text = metadata.get("index_hash")
@@ -106,6 +101,22 @@ def told_hash(metadata: Mapping[str, Any], source: str | Path) -> bytes | None:
     if found is not None and len(found) != 8:
         raise VovError(f"{source}: metadata: index_hash: is {text!r:.40}, not 16 hexadecimal digits; the file is"
                        " damaged")
+    return found
+
+
+def told_settings(metadata: Mapping[str, Any], names: Iterable[str], cls: type, source: str | Path) -> dict[str, Any]:
+    """Those of the settings `names` that our metadata tell, as fields of `cls`; VovError for one that cannot be."""
+    config = metadata.get("config", {})
+    if not isinstance(config, dict):
+        raise VovError(f"{source}: metadata: config: is no table of settings; the file is damaged")
+    return {name: checked(cls, name, config[name], f"{source}: metadata") for name in names if name in config}
+
+
+def told_captions(metadata: Mapping[str, Any], source: str | Path) -> list[str]:
+    """The captions that our metadata tell, [] where they tell none."""
+    found = metadata.get("captions") or []
+    if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
+        raise VovError(f"{source}: metadata: captions: are not texts; the file is damaged")
     return found
 
 

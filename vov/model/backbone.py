@@ -7,6 +7,7 @@ in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Backbone(abc.ABC):
         dtype, quantize = split_precision(precision)
         kind = pick_dtype(dtype, place)
         flow, autoencoder = cls.classes()
+        cls.refuse_other_class(path, flow.__name__)
         try:
             transformer = load_transformer(flow, path, cls.blocks, place, kind, quantize, offload)
             vae = autoencoder.from_pretrained(path, subfolder="vae", dtype=torch.float32)
@@ -83,6 +85,17 @@ class Backbone(abc.ABC):
             own_memory(transformer)
         own_memory(vae)
         return cls(path, public_name(model_id, path), transformer, vae.to(place), place, kind, quantize)
+
+    @classmethod
+    def refuse_other_class(cls, path: Path, wanted: str) -> None:
+        """Raises VovError when the model in a folder is of another kind than this tree's."""
+        try:
+            found = json.loads((path / "transformer" / "config.json").read_bytes()).get("_class_name", wanted)
+        except (OSError, ValueError, AttributeError):
+            return  # diffusers will say what is wrong with it
+        if found != wanted:
+            raise VovError(f"{path}: holds a {found!s:.60}, but the {cls.tree} tree runs a {wanted}; set MODEL_ID to a "
+                           "model of this tree, or use the other tree's command")
 
     @staticmethod
     @abc.abstractmethod
@@ -163,7 +176,8 @@ class Backbone(abc.ABC):
 
     def embed(self, captions: Sequence[str]) -> list[Condition]:
         """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
-        keys = {caption: content_hash("text", self.fingerprint(), str(self.dtype), caption) for caption in captions}
+        made_with = self.fingerprint(), str(self.dtype), self.device.type
+        keys = {caption: content_hash("text", *made_with, caption) for caption in captions}
         found = {caption: kept("text", key) for caption, key in keys.items()}
         missing = [caption for caption, condition in found.items() if condition is None]
         if missing:
@@ -185,8 +199,11 @@ class Backbone(abc.ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Normalised latents [1, C, T', h, w] → uint8 RGB [T, H, W, 3]."""
+        """Normalised latents [1, C, T', h, w] → uint8 RGB [T, H, W, 3]. Raises VovError for any that are not finite."""
         pixels = self.decode_pixels(latents.float())[0]
+        if not torch.isfinite(pixels).all():
+            raise VovError(f"the frames that were decoded in {self.precision} are not finite, so there is nothing to "
+                           "show; set DTYPE=float32, or fit again with a lower LR")
         levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(1, 2, 3, 0).cpu().numpy()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vov import VovError
-from vov.files import atomic
+from vov.files import atomic, remove_parts
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def kept(kind: str, key: str) -> dict[str, Tensor] | None:
     try:
         return load_file(path) if path.is_file() else None
     except Exception:  # whatever is wrong with it, it is recomputed
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a cache that cannot be written
+            path.unlink(missing_ok=True)
         return None
 
 
@@ -41,8 +43,9 @@ def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dic
         return found
     tensors = {k: v.detach().cpu().contiguous() for k, v in compute().items()}
     try:
+        remove_parts(cache_folder() / kind)
         with atomic(cache_folder() / kind / f"{key}.safetensors", "VOV_CACHE") as temporary:
             save_file(tensors, temporary)
-    except VovError as error:
+    except (VovError, OSError) as error:
         log.warning("not cached: %s", error)
     return tensors

@@ -1,6 +1,6 @@
 """8 bytes that name a foundation model by its content: everything that shapes a decode.
 
-Version 2 covers the transformer, the VAE with its latent statistics, the text encoder and the tokenizer. Version 1, in
+Version 2 covers transformer and VAE with their configurations, the text encoder and the tokenizer. Version 1, in
 files of before 25 November 2026, covers the tensors of transformer and VAE alone; such files still decode.
 """
 
@@ -50,6 +50,8 @@ def version_2(transformer: nn.Module, vae: nn.Module, folder: Path) -> bytes:
     """
     digest = hashlib.sha256(b"2")
     _networks(digest, transformer, vae)
+    for part in ("transformer", "vae"):  # heads, patches, rotary bases: what weights of one shape may differ in
+        digest.update(_configuration(folder / part / "config.json"))
     for name in LATENT_STATISTICS:
         digest.update(repr(getattr(vae.config, name, None)).encode())
     files = sorted((folder / "text_encoder").glob("*.safetensors"))
@@ -59,6 +61,14 @@ def version_2(transformer: nn.Module, vae: nn.Module, folder: Path) -> bytes:
         if path.is_file():
             digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.digest()[:8]
+
+
+def _configuration(path: Path) -> bytes:
+    """A network's configuration without what says where it is from, as canonical JSON; empty where there is none."""
+    if not path.is_file():
+        return b""
+    config = {key: value for key, value in json.loads(path.read_bytes()).items() if not key.startswith("_")}
+    return json.dumps(config, sort_keys=True).encode()
 
 
 def _listed(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...], str]]:

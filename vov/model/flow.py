@@ -26,7 +26,11 @@ def shift_sigma(sigma: np.ndarray | Tensor | float, shift: float):
 
 def sigma_grid(steps: int, shift: float) -> list[float]:
     """The decoder's σ values, `steps` + 1 of them, falling from 1 to 0; rounded to float32 as files keep them."""
-    grid = shift_sigma(np.linspace(1, 0, steps + 1), shift)
+    with np.errstate(all="ignore"):
+        grid = shift_sigma(np.linspace(1, 0, steps + 1), shift)
+    if not np.isfinite(grid).all() or grid[0] != 1:
+        raise VovError(f"shift: {shift:g} gives no noise levels from 1 to 0; set SHIFT between 0.001 and 1000, or the "
+                       "file is damaged")
     return [float(s) for s in grid.astype(np.float32)]
 
 
@@ -77,14 +81,6 @@ def unipc(velocity: Velocity, x: Tensor, sigmas: Sequence[float], order: int = 2
     for timestep, now in zip(scheduler.timesteps, sigmas[:-1], strict=True):
         x = scheduler.step(velocity(x, now), timestep, x, return_dict=False)[0]
     return x
-
-
-def refuse_not_finite(latents: Tensor, source: str) -> Tensor:
-    """The latents; VovError when a damaged file, or arithmetic too coarse for it, has led the sampler to NaN."""
-    if not torch.isfinite(latents).all():
-        raise VovError(f"{source}: sampling ends in values that are not finite; the file is damaged, or needs "
-                       "DTYPE=float32")
-    return latents
 
 
 def sample(velocity: Velocity, x: Tensor, sigmas: Sequence[float], sampler: str = "euler",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vov import VovError
-from vov.bitstream.header import PRECISIONS
 from vov.config import option
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -40,6 +39,10 @@ class ModelOptions:
         """
         dtype, _, storage = stored.partition("-")
         storage = storage or "none"
+        if stored and (dtype not in ("auto", "float32", "bfloat16", "float16") or storage not in
+                       ("none", "fp8", "nf4")):
+            raise VovError(f"{source}: precision: is {stored!r:.40}, which this program does not know; the file is "
+                           "damaged")
         if stored and self.quantize not in ("auto", storage):
             raise VovError(f"QUANTIZE={self.quantize}, but {source} was made with QUANTIZE={storage}, whose weights "
                            "are others; leave QUANTIZE unset")
@@ -55,12 +58,9 @@ class ModelOptions:
         """
         stored, named = "", ""
         if isinstance(made, Mapping):
-            config, identity = (made[key] if isinstance(made.get(key), Mapping) else {}
-                                for key in ("config", "identity"))
+            config, identity = (made.get(name) if isinstance(made.get(name), dict) else {} for name in
+                                ("config", "identity"))
             named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
-            if stored and stored not in PRECISIONS:
-                raise VovError(f"{source}: metadata: precision: is {stored!r:.40}, not one of {', '.join(PRECISIONS)}; "
-                               "the file is damaged")
         elif made is not None:
             named, stored = made.model_id, made.dtype
         return kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,

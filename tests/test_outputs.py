@@ -1,0 +1,238 @@
+"""Outputs: whole ones of the same inputs are kept, missing ones are made, others are refused unless OVERWRITE=1."""
+
+import dataclasses
+import json
+import resource
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from image import reconstruct as image_reconstruct
+from image import scale as image_scale
+from image.reconstruct import Reconstruct as ImageReconstruct
+from image.scale import Scale as ImageScale
+from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
+from video import edit, reconstruct, scale, train
+from video.edit import EditCaption
+from video.reconstruct import Reconstruct
+from video.scale import Scale
+from vov import VovError, bitstream, codec, files, media, results
+from vov.model.cache import cached, kept
+from vov.outputs import Outputs
+from vov.results import item_names
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_wan, tmp_path_factory):
+    """A finished two-stage run of a clip."""
+    folder = tmp_path_factory.mktemp("fitted")
+    write_clip(folder / "clip")
+    return two_stage(video_settings(tiny_wan, folder / "clip", folder / "out"))
+
+
+def commands(fitted, tiny_wan, folder):
+    """{name: (function, settings, outputs)} of the commands that write several outputs."""
+    model = dict(model_id=str(tiny_wan), device="cpu")
+    clip = str(fitted.parent.parent / "clip")
+    return {
+        "reconstruct": (reconstruct.main, Reconstruct(bitstream=str(fitted), output_dir=str(folder / "r"), **model),
+                        [folder / "r/ball", folder / "r/ball.mp4"]),
+        "scale": (scale.main, Scale(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
+                                    output=str(folder / "s/x.vov"), **model),
+                  [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/x.json"]),
+        "edit": (edit.caption, EditCaption(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
+                                           **model), [folder / "e/y.mp4", folder / "e/y_sheet.png"]),
+    }
+
+
+def remove(path):
+    if path.is_dir():
+        for inner in path.iterdir():
+            inner.unlink()
+    path.unlink() if path.is_file() else path.rmdir()
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "scale", "edit"])
+def test_the_same_command_goes_on_and_another_is_refused(command, fitted, tiny_wan, tmp_path, monkeypatch):
+    run, settings, outputs = commands(fitted, tiny_wan, tmp_path)[command]
+    run(settings)
+    whole = {path: files.path_hash(path) for path in outputs}
+    loads, load = [], type(settings).load
+    monkeypatch.setattr(type(settings), "load", lambda *a, **k: loads.append(1) or load(*a, **k))
+    run(settings)  # all is there: nothing is loaded, nothing is written
+    assert not loads
+    # A kill at the very moment after an output appeared and before it was noted, and one between two outputs.
+    (record,) = outputs[0].parent.glob(".made-*.json")
+    noted = json.loads(record.read_text())
+    for lost, unnoted in ((outputs[1], None), (outputs[-1], outputs[-1].name), (outputs[0], outputs[0].name)):
+        if unnoted:
+            record.write_text(json.dumps(noted | {"complete": False, "made": {
+                k: v for k, v in noted["made"].items() if k != unnoted}}))
+        else:
+            remove(lost)
+        run(settings)
+        found = {path: files.path_hash(path) for path in outputs if path.suffix != ".json"}
+        assert found == {path: whole[path] for path in found}
+    # Changed by somebody: nothing is replaced.
+    victim = outputs[0] if outputs[0].is_file() else outputs[0] / "00000.png"
+    victim.write_bytes(b"mine")
+    with pytest.raises(VovError, match="has been changed since it was made; set OVERWRITE=1"):
+        run(settings)
+    assert victim.read_bytes() == b"mine"
+    run(dataclasses.replace(settings, overwrite=True))
+    assert files.path_hash(outputs[0]) == whole[outputs[0]]
+
+
+def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, tiny_wan, tmp_path, monkeypatch):
+    table = commands(fitted, tiny_wan, tmp_path)
+    others = {"reconstruct": dict(dtype="bfloat16"), "scale": dict(bits=5), "edit": dict(caption="a cone")}
+    for name, (run, settings, _) in table.items():
+        run(settings)
+        monkeypatch.setattr(type(settings), "load", lambda *a, **k: pytest.fail("a model was loaded"))
+        with pytest.raises(VovError, match="is of other inputs or settings; set OVERWRITE=1"):
+            run(dataclasses.replace(settings, **others[name]))
+    run, settings, _ = table["reconstruct"]
+    moved = tmp_path / "elsewhere" / "ball.vov"
+    files.write_bytes(moved, fitted.read_bytes())
+    run(dataclasses.replace(settings, bitstream=str(moved), dtype="float32"))  # the file's own: the same command
+    folder = tmp_path / "foreign"
+    media.write_frames(folder / "ball", np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(VovError, match="OVERWRITE=1"):
+        run(dataclasses.replace(settings, output_dir=str(folder)))
+    assert len(list((folder / "ball").iterdir())) == 2
+
+
+def test_a_shorter_clip_leaves_no_frames_of_the_longer_one(tmp_path):
+    clip = media.Clip(np.zeros((7, 16, 16, 3), np.uint8), 8.0)
+    for identity, count in (("a", 7), ("b", 3)):
+        results.decode_to(tmp_path, "x", [""], 5, identity, identity == "b",
+                          lambda count=count: [media.Clip(clip.frames[:count], 8.0)])
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+
+
+def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):
+    (tmp_path / "file").write_text("x")
+    settings = Reconstruct(bitstream=str(fitted), output_dir=str(tmp_path / "file"), model_id=str(tiny_wan))
+    with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another OUTPUT_DIR"):
+        reconstruct.main(settings)
+    path = tmp_path / "out/a.png"
+    with (Outputs("a", [path], "x", False), pytest.raises(VovError, match="another run is using it"),
+          Outputs("a", [path], "x", False)):
+        pass
+    with Outputs("a", [path], "x", False), Outputs("b", [tmp_path / "out/b.png"], "x", False):
+        pass  # different outputs of one folder
+    assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def disk_of(size):
+    """No file of this process can grow beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tiny_wan, tmp_path):
+    """At every size: checkpoint, log, .vov, frames, video and result.json each meet the end of the disk."""
+    clip = write_clip(tmp_path / "clip")
+    whole = two_stage(video_settings(tiny_wan, clip, tmp_path / "whole"))
+    settings = video_settings(tiny_wan, clip, tmp_path / "out", train_steps=2)
+    failures = []
+    for size in (0, 300, 700, 1500, 4000, 6000, 9000):
+        with disk_of(size):
+            try:
+                two_stage(settings)
+            except VovError as error:
+                failures.append(str(error))
+        assert not list((tmp_path / "out").rglob("*.part*"))
+    assert len(failures) >= 4 and all("the disk is full" in text for text in failures), failures
+    path = two_stage(settings)
+    assert path.read_bytes() == whole.read_bytes()
+    for name in ("ball", "ball.mp4"):
+        assert files.path_hash(path.parent / name) == files.path_hash(whole.parent / name)
+    lines = [json.loads(line) for line in (path.parent / "stage1/log.jsonl").read_text().splitlines()]
+    steps = [(line["step"], "loss" in line) for line in lines]
+    assert len(steps) == len(set(steps)), steps
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line_not_the_run(tiny_wan, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("VOV_CACHE", str(tmp_path / "file"))
+    assert two_stage(video_settings(tiny_wan, write_clip(tmp_path / "clip"), tmp_path / "out")).is_file()
+    assert "not cached: " in caplog.text and "choose another VOV_CACHE" in caplog.text and "OUT_DIR" not in caplog.text
+    monkeypatch.setenv("VOV_CACHE", str(tmp_path / "cache"))
+    with disk_of(0):
+        assert torch.equal(cached("text", "key", lambda: {"a": torch.ones(3)})["a"], torch.ones(3))
+    assert kept("text", "key") is None
+
+
+def test_a_log_does_not_repeat_steps_after_a_kill(tiny_wan, tmp_path):
+    clip = write_clip(tmp_path / "clip")
+    settings = video_settings(tiny_wan, clip, tmp_path / "out", train_steps=12, save_every=5)
+    train.stage1(settings)
+    text = (tmp_path / "out/log.jsonl").read_text()
+    shorter = dataclasses.replace(settings, out_dir=str(tmp_path / "cut"))
+    with pytest.MonkeyPatch.context() as patch:
+        from vov.fitting.fit import Fit
+
+        advance = Fit.advance
+
+        def killed(self, step):
+            if step == 11:
+                raise KeyboardInterrupt
+            return advance(self, step)
+        patch.setattr(Fit, "advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.stage1(shorter)
+    with (tmp_path / "cut/log.jsonl").open("a") as log:
+        log.write('{"step": 11, "lo')  # cut off by the kill
+    train.stage1(shorter)
+    ours, theirs = ([(line["step"], line.get("loss")) for line in map(json.loads, log.splitlines())]
+                    for log in (text, (tmp_path / "cut/log.jsonl").read_text()))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["a.png", "a.jpg"], ["00001", "00002"]),
+    (["", ""], ["00001", "00002"]),
+    (["", "a.png"], ["00001", "a"]),
+    (["a.png", "a.png.png/b.c"], ["a", "a.png.png/b"]),
+    (["a.png", "a.png/b.c"], ["00001", "a.png/b"]),
+    (["a.png", "A.PNG", "b/c.x", "b.d"], ["00001", "00002", "b/c", "b"]),
+    (["a" * 250, "b.png"], ["00001", "b"]),
+    (["00002.png", "", "x.y"], ["00001", "00002", "x"]),
+])
+def test_items_decode_into_files_of_their_own(names, expected, tmp_path):
+    found = item_names(names)
+    assert found == expected
+    assert len({f"{name}.png".casefold() for name in found}) == len(names)
+    for index, name in enumerate(found):
+        media.write_image(tmp_path / f"{name}.png", np.full((2, 2, 3), index, np.uint8))
+    assert [media.read_image(tmp_path / f"{name}.png")[0, 0, 0] for name in found] == list(range(len(names)))
+
+
+def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
+    path = two_stage(image_settings(tiny_qwen, write_album(tmp_path / "album"), tmp_path / "out"))
+    stream = bitstream.read(path)
+    named = [dataclasses.replace(item, name=name) for item, name in
+             zip(stream.items, ("a.png", "a.jpg", ""), strict=True)]
+    bitstream.write(tmp_path / "odd.vov", dataclasses.replace(stream, items=named))
+    asked = ImageReconstruct(bitstream=str(tmp_path / "odd.vov"), output_dir=str(tmp_path / "decoded"),
+                             model_id=str(tiny_qwen))
+    image_reconstruct.main(asked)
+    assert sorted(p.name for p in (tmp_path / "decoded/odd").iterdir()) == ["00001.png", "00002.png", "00003.png"]
+    model = asked.load(image_reconstruct.QwenBackbone, stream.header)
+    for index, clip in enumerate(codec.decode_file(path, model)):
+        assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
+    scaled = ImageScale(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
+                        model_id=str(tiny_qwen), steps=3, bits=3)
+    image_scale.main(scaled)
+    first = (tmp_path / "s/n.vov").read_bytes()
+    (tmp_path / "s/n.json").unlink()
+    image_scale.main(scaled)
+    assert (tmp_path / "s/n.vov").read_bytes() == first and (tmp_path / "s/n.json").is_file()
