@@ -98,6 +98,14 @@ def read_text(path: str | Path) -> str:
     return text
 
 
+def there(path: str | Path) -> bool:
+    """Whether a path leads to something; False, too, for names that no file can have."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -43,7 +43,7 @@ def all_commands(media: Path) -> list[Command]:
     fit = {
         "LAST_K": "2",
         "THETA_D_LENGTH": "300",
-        "TRAIN_STEPS": "12",
+        "TRAIN_STEPS": "8",
         "SAVE_EVERY": "2",
         "PREVIEW_EVERY": "5",
         "LAMBDA_RATE_WARMUP": "4",
@@ -217,6 +217,14 @@ def start(command: Command, out: Path, said: Path, before=None) -> int:
         os._exit(code)
 
 
+def kill(pid: int) -> None:
+    """SIGKILL to a process of `start` and to its children, even when it has just been forked."""
+    try:
+        os.killpg(pid, 9)
+    except ProcessLookupError:
+        os.kill(pid, 9)
+
+
 def wait(pid: int, seconds: float = 120.0) -> int:
     """The exit code of a process, −9 for one that was killed; it is killed when it takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
@@ -225,7 +233,7 @@ def wait(pid: int, seconds: float = 120.0) -> int:
         if done:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > deadline:
-            os.killpg(pid, 9)
+            kill(pid)
             os.waitpid(pid, 0)
             return 124
         time.sleep(0.005)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.torture.commands import Command, contents, start, typed, wait
+from tests.torture.commands import Command, contents, kill, start, typed, wait
 
 
 @dataclass
@@ -98,7 +98,7 @@ def killed(bench: Bench, number: int) -> Trial:
     for _ in range(random.randrange(1, 5)):
         pid, moment = start(bench.command, out, bench.said), random.uniform(0, bench.usual.seconds)
         time.sleep(moment)
-        os.killpg(pid, signal.SIGKILL)
+        kill(pid)
         code = wait(pid)
         if code == -signal.SIGKILL:
             trial.disturbed += 1
