@@ -305,6 +305,8 @@ def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbon
     beside = output.with_name(f"{output.stem}_sheet.png")
     adaptations = [load(source, settings, kind) for source in sources]
     first = adaptations[0]
+    if first.num_frames == 1:
+        media.refuse_no_picture(output, "OUTPUT")
     clip = first.original(*original)
     identity = made_from(settings, first.header.dtype if first.header else "", sources[0],
                          *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip

@@ -166,7 +166,7 @@ def edit(data: bytes, folder: Path) -> None:
     backbone = models.backbone("video")
     settings = editing.EditConfig(rank=1, theta_length=300, last_k=2, width=32, height=32, num_frames=1)
     with _at(folder, data) as path:
-        found = editing.load(path, settings)
+        found = editing.load(path, settings, type(backbone))
     settings.load(Kept, found.header or found.metadata, found.source)
     backbone.check_geometry(found.settings.width, found.settings.height, found.num_frames)
     with editing.Merged(backbone, [found]) as merged:

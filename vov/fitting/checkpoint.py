@@ -73,27 +73,38 @@ def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
     Raises VovError, before anything is changed, when a tensor is missing, has another shape or type, or is not finite.
     """
     places = {"unilora_theta_d": theta} | {f"fit.{key}": value for key, value in (extra or {}).items()} | _kept(rate)
-    states = {}
-    for i, p in enumerate(_parameters(optimizer)):
-        names = {key: f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
-        if any(name in checkpoint.tensors for name in names.values()) or (checkpoint.step and p is theta):
-            places |= {name: torch.zeros(()) if key == "step" else p for key, name in names.items()}
-            states[p] = names
-    for name, place in places.items():
-        found = checkpoint.tensors.get(name)
-        if found is None or found.shape != place.shape or found.dtype != place.dtype:
-            told = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
-            raise VovError(f"{source}: {name}: {told}, not {place.dtype} {list(place.shape)}; {CURE}")
-        if not torch.isfinite(found).all():
-            raise VovError(f"{source}: {name}: holds NaN or infinity; {CURE}")
+    states = _states(checkpoint, optimizer)
+    for name, place in (places | {name: place for state in states.values() for name, place in state.values()}).items():
+        _check(checkpoint.tensors.get(name), place, f"{source}: {name}")
     with torch.no_grad():
         for name, place in places.items():
-            if not name.startswith("optimizer."):
-                place.copy_(checkpoint.tensors[name])
-    for p, names in states.items():
-        for key, name in names.items():
+            place.copy_(checkpoint.tensors[name])
+    for p, state in states.items():
+        for key, (name, _) in state.items():
             device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
             optimizer.state[p][key] = checkpoint.tensors[name].to(device)
+
+
+def _states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, tuple[str, Tensor]]]:
+    """{parameter: {key: (name in the checkpoint, a tensor of its shape and type)}} of the optimiser.
+
+    A parameter that never had a gradient has no state; the first, θ, has one from the first step on.
+    """
+    found = {}
+    for i, p in enumerate(_parameters(optimizer)):
+        names = {key: f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        if checkpoint.tensors.keys() & set(names.values()) or (checkpoint.step and i == 0):
+            found[p] = {key: (name, torch.zeros(()) if key == "step" else p) for key, name in names.items()}
+    return found
+
+
+def _check(found: Tensor | None, place: Tensor, what: str) -> None:
+    """Raises VovError when a tensor of a checkpoint is missing, or cannot be put into `place`."""
+    if found is None or found.shape != place.shape or found.dtype != place.dtype:
+        told = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
+        raise VovError(f"{what}: {told}, not {place.dtype} {list(place.shape)}; {CURE}")
+    if not torch.isfinite(found).all():
+        raise VovError(f"{what}: holds NaN or infinity; {CURE}")
 
 
 def _kept(rate: torch.nn.Module | None) -> dict[str, Tensor]:
