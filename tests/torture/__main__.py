@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--typed", type=int, default=10, help="commands typed into bash, killed and typed again")
     parser.add_argument("--full", type=int, default=40, help="sizes of a disk that becomes full, over all commands")
     parser.add_argument("--others", type=int, default=4, help="read-only and vanishing folders of each command")
-    parser.add_argument("--only", default="", help="only commands whose name contains this")
+    parser.add_argument("--only", default="", help="only commands whose name contains one of these words")
     parser.add_argument("--out", default="runs/torture", help="gets trials.jsonl; what is in it is not made again")
     given = parser.parse_args()
     out = Path(given.out).absolute()
@@ -105,7 +105,11 @@ def main() -> int:
     if commands.wait(commands.start(fit, media / "fit", out / "said.txt")):
         print((out / "said.txt").read_text(), file=sys.stderr)
         return 1
-    benches = [trials.Bench(command, out / "scratch") for command in everything if given.only in command.name]
+    benches = [
+        trials.Bench(command, out / "scratch")
+        for command in everything
+        if any(word in command.name for word in given.only.split(","))
+    ]
     for bench in benches:
         print(
             f"{bench.command.name}: {bench.usual.seconds:.2f} s undisturbed, {bench.usual.size:,} bytes, "
