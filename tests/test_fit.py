@@ -92,6 +92,16 @@ def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(backbone, tmp_pa
     assert torch.equal(whole.theta, resumed.theta) and whole.step == resumed.step
 
 
+def test_the_log_of_a_resumed_stage_2_has_every_step_once(backbone, tmp_path):
+    settings = settings_for(tmp_path, lambda_rate=0.01, lambda_rate_warmup=4, train_steps=24, save_every=8)
+    with pytest.raises(KeyboardInterrupt):
+        fit(backbone, settings, tmp_path / "run", stop_after=22)
+    fit(backbone, settings, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 24]
+    assert all(0 < line["quantiser_step"] < 1 for line in lines)
+
+
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone, tmp_path):
     settings = settings_for(tmp_path)
     first = fit(backbone, settings, tmp_path / "run")

@@ -63,6 +63,7 @@ class Bench:
         code = self.run(out)
         if code:
             raise SystemExit(f"{self.command.name}: fails undisturbed: {self.said.read_text()[-2000:]}")
+        shutil.copytree(out, self.scratch / f"usual {self.command.name}", dirs_exist_ok=True)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         return Usual(time.monotonic() - begun, contents(out), size)
 
@@ -86,7 +87,8 @@ class Bench:
             for name in found.keys() | self.usual.contents.keys()
             if found.get(name) != self.usual.contents.get(name)
         )
-        if wrong:
+        if wrong:  # to be looked at beside `usual`
+            shutil.copytree(out, self.scratch / f"{trial.kind} {trial.command} {trial.number}", dirs_exist_ok=True)
             trial.fault = trial.fault or f"differs: {', '.join(wrong[:5])}"
         return trial
 

@@ -45,7 +45,7 @@ def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | Non
             tensors[f"optimizer.{i}.{key}"] = torch.as_tensor(value)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, {"vov": json.dumps({"format": FORMAT, "step": step, **metadata})})
+        save_file(tensors, temporary, {"vov": json.dumps({**metadata, "format": FORMAT, "step": step})})
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -294,7 +294,8 @@ class Fit:
         values = {"loss": loss, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if self.rate:
             coded = empirical_bits(self.rate.symbols(self.theta)) / self.projection.length
-            values |= {"bits": coded, "bits_model": float(outputs["bits"]), "step": self.rate.step_value}
+            values |= {"bits": coded, "bits_model": float(outputs["bits"]),
+                       "quantiser_step": self.rate.step_value}
         return values
 
     def identity(self) -> dict:
