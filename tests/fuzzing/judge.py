@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,15 @@ class Tally:
     reasons: Counter = field(default_factory=Counter)
     slowest: float = 0.0
     failures: list[str] = field(default_factory=list)
+
+
+def _told(error: BaseException) -> str:
+    """Where a case failed, and with which input, in a few lines."""
+    while getattr(error, "exceptions", ()):  # a group
+        error = error.exceptions[0]
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    where = "".join(traceback.format_tb(error.__traceback__)[-6:])
+    return f"{where}{type(error).__name__}: {str(error)[:800]}\n{notes[:1500]}"
 
 
 @contextmanager
@@ -141,9 +151,7 @@ def campaign(
             with limits():
                 wrapped()
         except (Exception, TooSlow) as error:
-            import traceback
-
-            tally.failures.append("".join(traceback.format_exception(error)[-8:])[-6000:])
+            tally.failures.append(_told(error))
             shutil.rmtree(folder)
             folder.mkdir()
         if sum(tally.cases.values()) >= cases:
