@@ -138,6 +138,9 @@ BAD_FIELDS = [
     dict(width=16384, height=16384, num_frames=65536),
     dict(sigmas=(0.5, float("inf"))),
     dict(sigmas=(0.5,) * 1025),
+    dict(sigmas=(0.5,)),
+    dict(sigmas=(0.5, 0.5)),
+    dict(sigmas=(0.0, 1.0)),
     dict(decode_steps=0),
 ]
 

@@ -52,7 +52,11 @@ def test_old_names_still_set_the_length(name):
     ({"RANK": "1.5"}, "not a whole number"),
     ({"RANK": "0"}, "at least 1"),
     ({"NOISE": "pink"}, "not one of random, anchored, mix"),
-    ({"LR": "nan"}, "lr='nan' is not a number"),
+    ({"LR": "nan"}, "not a number"),
+    ({"LR": "inf"}, "not a number"),
+    ({"SEED": str(2**64)}, "must be at most 18446744073709551615"),
+    ({"THETA_D_LENGTH": str(10**30)}, "must be at most 16777216"),
+    ({"DECODE_STEPS": "10001"}, "must be at most 10000"),
     ({"OVERWRITE": "maybe"}, "not 0 or 1"),
     ({"CONFIG": "no-such"}, "presets are nano-"),
 ])
@@ -68,6 +72,33 @@ def test_an_unknown_yaml_key_is_an_error(tmp_path):
     (tmp_path / "q.yaml").write_text("a: [\n")
     with pytest.raises(VovError, match="not valid YAML"):
         load(FitConfig, {}, {"CONFIG": str(tmp_path / "q.yaml")})
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("stage1: [1, 2]\n", "must be mappings"),
+    ("stage2: fast\n", "must be mappings"),
+    ("- lr\n", "must be mappings"),
+    ("out_dir: [a, b]\n", "is not text"),
+    ('out_dir: "a\\0b"\n', "is not text"),
+    ("lr: 2001-99-99\n", "not valid YAML"),
+    ("lr: " + "[" * 5000, "not valid YAML"),
+    ("seed: &a [&b [x, x], *b, *b, *b]\n", "is not a whole number"),
+])
+def test_hostile_yaml_is_one_short_line(text, message, tmp_path):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(VovError, match=message) as found:
+        load(FitConfig, {}, {"CONFIG": str(tmp_path / "p.yaml")})
+    assert "\n" not in str(found.value) and len(str(found.value)) < 400
+
+
+def test_a_preset_may_leave_a_value_empty_and_is_utf_8_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "C")
+    (tmp_path / "p.yaml").write_bytes("# größer\nlr:\nname: ein größeres Bild\n".encode())
+    found = load(VideoFit, {}, {"CONFIG": str(tmp_path / "p.yaml")})
+    assert (found.lr, found.name) == (0.002, "ein größeres Bild")
+    (tmp_path / "p.yaml").write_bytes("name: größer\n".encode("cp1252"))
+    with pytest.raises(VovError, match="is not UTF-8; save it as UTF-8"):
+        load(VideoFit, {}, {"CONFIG": str(tmp_path / "p.yaml")})
 
 
 def test_the_resolved_copy_reads_back_the_same(tmp_path):

@@ -1,10 +1,12 @@
 """Claims about fitting, on an untrained 2-layer Wan."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from video.backbone import WanBackbone
 from video.options import VideoFit
@@ -90,6 +92,16 @@ def test_killed_and_resumed_is_the_uninterrupted_run_to_the_bit(backbone, tmp_pa
     assert torch.equal(whole.theta, resumed.theta) and whole.step == resumed.step
 
 
+def test_the_log_of_a_resumed_stage_2_has_every_step_once(backbone, tmp_path):
+    settings = settings_for(tmp_path, lambda_rate=0.01, lambda_rate_warmup=4, train_steps=24, save_every=8)
+    with pytest.raises(KeyboardInterrupt):
+        fit(backbone, settings, tmp_path / "run", stop_after=22)
+    fit(backbone, settings, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 24]
+    assert all(0 < line["quantiser_step"] < 1 for line in lines)
+
+
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone, tmp_path):
     settings = settings_for(tmp_path)
     first = fit(backbone, settings, tmp_path / "run")
@@ -99,6 +111,33 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone,
     with pytest.raises(VovError, match=r"other: LR\)"):
         fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
     fit(backbone, dataclasses.replace(settings, lr=0.01, resume="never"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("unilora_theta_d", torch.ones(1)),  # would be broadcast
+    ("unilora_theta_d", torch.full((300,), torch.nan)),
+    ("optimizer.0.exp_avg", torch.zeros(1, 300)),
+    ("optimizer.0.exp_avg_sq", torch.zeros(300, dtype=torch.float16)),
+    ("optimizer.0.step", None),
+    ("fit.gradient_mean", None),
+    ("unilora_scale_quant", torch.zeros(2)),
+    ("step", 9), ("step", -1), ("step", "3"), ("step", None),
+])
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(backbone, tmp_path, name, value):
+    settings = settings_for(tmp_path, lambda_rate=0.01, train_steps=4, loss="latent")
+    fit(backbone, settings, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    found = checkpoint.load(path)
+    tensors, facts = dict(found.tensors), dict(found.metadata)
+    target = facts if name == "step" else tensors
+    target[name] = value
+    if value is None:
+        del target[name]
+    save_file(tensors, path, {"vov": json.dumps(facts)})
+    before = path.read_bytes()
+    with pytest.raises(VovError, match=f"{name}: .*RESUME=never"):
+        fit(backbone, settings, tmp_path / "run")
+    assert path.read_bytes() == before
 
 
 def test_fitting_lowers_the_loss_and_never_touches_a_frozen_weight(backbone, tmp_path):

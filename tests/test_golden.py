@@ -1,11 +1,12 @@
 """Files that earlier versions wrote decode to the frames that they decoded to then."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vov import codec, media
+from vov import VovError, bitstream, codec, media
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.vov"))
@@ -32,3 +33,25 @@ def test_a_golden_file_decodes_to_the_frames_of_the_day_it_was_written(path, tin
 
 def test_there_is_a_golden_file_of_every_kind():
     assert {"video_theta", "video_noise", "album_theta", "image_noise"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize(("name", "fields", "size", "message"), [
+    ("video_theta", {"resize": "stretch"}, (65536, 65536), "original size: 65536×65536 is too large"),
+    ("album_theta", {"resize": "pad", "width": 2048, "height": 2048}, (32768, 32768), "is too large for 1 frames"),
+    ("video_theta", {"num_frames": 133}, (48, 40), "the model knows at most 125 frames of 512 pixels a side"),
+    ("video_theta", {"width": 528}, (48, 40), "the model knows at most 125 frames of 512 pixels a side"),
+    ("video_theta", {"step": 2.0**99}, (48, 40), "are not finite"),
+    ("video_noise", {"shift": 1e-45}, (48, 40), "no noise levels from 1 to 0"),
+    ("video_theta", {"fps": 1e-20}, (48, 40), "no video; set FPS"),
+])
+def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, fields, size, message, tiny_wan,
+                                                                          tiny_qwen, tmp_path):
+    stream = bitstream.read(GOLDEN / f"{name}.vov")
+    items = tuple(dataclasses.replace(item, original_width=size[0], original_height=size[1]) for item in stream.items)
+    path = tmp_path / "hostile.vov"
+    symbols = np.resize(np.array([120, -120, 90], np.int32), 300) if "step" in fields else stream.symbols
+    bitstream.write(path, dataclasses.replace(stream, header=dataclasses.replace(stream.header, **fields), items=items,
+                                              symbols=symbols))
+    backbone = load(GOLDEN / f"{name}.vov", tiny_wan, tiny_qwen)
+    with pytest.raises(VovError, match=message):
+        codec.decode_file(path, backbone)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image import reconstruct, scale, train
+from image import edit, reconstruct, scale, train
+from image.edit import EditCaption
 from image.options import ImageFit, at_size, described
 from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
@@ -84,6 +85,15 @@ def test_the_file_alone_decodes_to_the_same_pictures(run, tiny_qwen, tmp_path, m
     assert "3 pictures" in capsys.readouterr().out
     for path in ("a.png", "sub/grey b.png", "c16.png"):
         assert (tmp_path / "out/elsewhere" / path).read_bytes() == (run / "captions" / path).read_bytes()
+
+
+@pytest.mark.parametrize("output", ["edit.mp4", "edit", "edit.vov"])
+def test_a_picture_gets_the_name_of_a_picture(run, tiny_qwen, tmp_path, output):
+    settings = EditCaption(weights=str(next(run[0].glob("*.vov"))), caption="else", output=str(tmp_path / output),
+                           item="1", cache_dir=str(tiny_qwen.parent))
+    with pytest.raises(VovError, match="is written as a picture; end the name"):
+        edit.caption(settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_ours_decodes_with_its_own_settings(run, tiny_qwen, album, tmp_path, capsys):

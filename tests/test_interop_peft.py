@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from tests.interop import adapted, output, some_theta
 from vov import VovError
+from vov.formats import peft
 from vov.formats.peft import read_peft, write_peft
 from vov.model.unilora import Adapter, Projection
 
@@ -66,6 +68,12 @@ def test_indices_that_the_folder_was_not_made_with_are_found(pipelines, tmp_path
     adapter = Adapter(copy.deepcopy(transformer), names)
     with pytest.raises(VovError, match="index_hash: differs"):
         read_peft(tmp_path).projection(adapter)
+
+
+def test_an_expression_that_takes_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(peft, "PATIENCE", 1)
+    with pytest.raises(VovError, match="takes too long to match; give a list of names"):
+        peft.matching(r"([a-z0-9_.]+)+!", ["blocks.0.attn1.to_q.and.so.on.and.on"], Path("adapter_config.json"))
 
 
 @pytest.mark.parametrize(("change", "said"), [

@@ -177,3 +177,18 @@ def test_without_an_environment_every_entry_says_what_to_run(script, arguments, 
                           capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.endswith("run: bash scripts/setup.sh\n")
+
+
+SCRIPTS = [path for tree in ("image", "video", "scripts") for path in sorted((REPO / tree).rglob("*.sh"))
+           if path.name not in ("common.sh", "setup.sh")]  # one sets the policy, one starts no threads
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_script_that_starts_python_lets_idle_threads_sleep(script):
+    text = script.read_text()
+    if script.name == "test.sh":  # tests start more than one way: tests/conftest.py sets it for all of them
+        assert os.environ["OMP_WAIT_POLICY"]
+        return
+    words = "vov_run", "vov_launch", '"$VOV_PYTHON"', '"$PYTHON" scripts'
+    starts = [text.index(word) for word in words if word in text]
+    assert starts and min(starts) > text.index("common.sh")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError
+from vov.bitstream.header import HIGHEST
 from vov.config import option, override
 from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
@@ -29,9 +30,9 @@ class VideoFit(FitConfig):
     caption: str = option("", "what the clip shows; over CAPTION_FILE", identity=False)
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
                                identity=False)
-    num_frames: int = option(81, "frames to code, 4n+1", minimum=1)
+    num_frames: int = option(81, "frames to code, 4n+1", minimum=1, maximum=HIGHEST["num_frames"])
     fps: float = option(0.0, "frames per second: a video is brought to it, a folder's frames have it; 0: the "
-                        "source's (24 for a folder)", minimum=0)
+                        "source's (24 for a folder)", minimum=0, maximum=HIGHEST["fps"])
     model_id: str = override(FitConfig, "model_id", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
                              help="hub id or folder of the model", alias=("WAN_MODEL_ID",))
     width: int = override(FitConfig, "width", 832, help="pixels, a multiple of 16")

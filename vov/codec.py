@@ -272,11 +272,12 @@ def check_file(stream: Bitstream, source: str) -> None:
         raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set FPS to {MIN_FPS} or more, "
                        "or the file is damaged")
     sigma_grid(header.decode_steps, header.shift or 1.0)
-    coded = header.width * header.height
+    coded, total = header.width * header.height, 0
     for item in stream.items:
         size = item.original_width, item.original_height
         width, height = media.Geometry(size, (header.width, header.height), header.resize).shown
-        if width * height > MAX_ENLARGED * coded or width * height * header.num_frames > MAX_PIXELS:
+        total += width * height * header.num_frames
+        if width * height > MAX_ENLARGED * coded or total > MAX_PIXELS:
             raise VovError(f"{source}: original size: {size[0]}×{size[1]} is too large for {header.num_frames} frames "
                            f"coded as {header.width}×{header.height}; use RESIZE=crop or a smaller source, or the file "
                            "is damaged")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -25,17 +27,19 @@ SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for en
 
 
 def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
-           minimum: float | None = None, identity: bool = True, per_stage: bool = False) -> Any:
+           minimum: float | None = None, maximum: float | None = None, identity: bool = True,
+           per_stage: bool = False) -> Any:
     """A dataclass field that explains itself.
 
     Args:
         alias: further environment variables that set it.
+        minimum, maximum: bounds of a number; floats are finite in any case.
         identity: whether it shapes the result; a run is resumed only by one whose identity is the same. Folders, speed
             and reporting do not, nor do paths whose content is looked at instead.
         per_stage: whether stage 1 and stage 2 may differ in it.
     """
-    metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum, "identity": identity,
-                "per_stage": per_stage}
+    metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum, "maximum": maximum,
+                "identity": identity, "per_stage": per_stage}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -87,7 +91,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
         if preset:
             values |= {k: _parse(preset, k, v, types[k], fields[k])
-                       for k, v in read_preset(preset, set(fields), stage).items()}
+                       for k, v in read_preset(preset, set(fields), stage).items() if v is not None}
             values["config"] = preset
     for name in fields:
         found = from_environment(name)
@@ -103,10 +107,11 @@ def preset_path(preset: str) -> Path:
     """The YAML file of a preset name or path. Raises VovError, listing the presets, when there is none."""
     shipped = REPO / "configs" / f"{preset}.yaml"
     for path in (shipped, Path(preset)):
-        if path.is_file():
-            return path
+        with suppress(OSError, ValueError):  # a name that no file can have
+            if path.is_file():
+                return path
     known = ", ".join(sorted(p.stem for p in (REPO / "configs").glob("*.yaml")))
-    raise VovError(f"CONFIG={preset}: no such preset or YAML file; presets are {known}")
+    raise VovError(f"CONFIG={preset:.80}: no such preset or YAML file; presets are {known}")
 
 
 def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]:
@@ -114,14 +119,16 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
     path = preset_path(preset)
     try:
         tree = yaml.safe_load(read_text(path)) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise VovError(f"{path}: not valid YAML ({str(error).splitlines()[0]:.100})") from error
-    if not isinstance(tree, dict):
-        raise VovError(f"{path}: must be a mapping of variable names to values")
-    sections = {name: tree.pop(name, None) or {} for name in SECTIONS}
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise VovError(f"{path}: {name}: must be a mapping of variable names to values")
+    except OSError as error:
+        raise VovError(f"{path}: cannot be read ({error.strerror}); check CONFIG") from error
+    except VovError:  # of `read_text`, which says what to do
+        raise
+    except Exception as error:  # the library's own, and whatever hostile numbers, dates and depths make of it
+        raise VovError(f"{path}: not valid YAML ({(str(error).splitlines() or ['?'])[0]:.120}); correct it") from error
+    sections = {name: tree.pop(name, None) or {} for name in SECTIONS} if isinstance(tree, dict) else {}
+    if not all(isinstance(part, dict) for part in (tree, *sections.values())):
+        raise VovError(f"{path}: the file, and {', '.join(SECTIONS)} in it, must be mappings of variable names to "
+                       "values")
     if stage == "encode":  # a preset serves both ways of coding: what only fits know is not for this one
         tree = {key: value for key, value in tree.items() if key in known}
         checked = sections["encode"]
@@ -129,7 +136,7 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
         checked = [*tree, *sections["stage1"], *sections["stage2"]]
     for key in checked:
         if key not in known:
-            raise VovError(f"{path}: unknown key {key!r}; run the script with --help for the known ones")
+            raise VovError(f"{path}: unknown key {shown(key)}; run the script with --help for the known ones")
     return tree | sections.get(stage, {})
 
 
@@ -163,31 +170,37 @@ def number_list(name: str, text: str, count: int = 0, positive: bool = False) ->
     return values
 
 
+def shown(value: Any) -> str:
+    """A value as errors show it: short, on one line, however large or deep it is."""
+    return reprlib.repr(value) if isinstance(value, list | dict | tuple | set) else f"{value!r:.80}"
+
+
 def checked(cls: type, name: str, value: Any, source: str) -> Any:
     """A value of field `name` of `cls` that stands in a file: of its type, its choices, its range, or VovError."""
     return _parse(source, name, value, get_type_hints(cls)[name], variables(cls)[name])
 
 
 def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
+    """`value`, text or a YAML or JSON scalar, as a field of type `kind` holds it."""
     kind = next((k for k in get_args(kind) if k is not type(None)), kind)
     try:
-        if isinstance(value, list | dict) or value is None:
+        if not isinstance(value, str | int | float) or "\0" in str(value):
             raise TypeError
         if kind is bool and isinstance(value, str):
-            parsed: Any = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
-                           "no": False, "off": False, "": False}[value.lower()]
-        elif kind is int:
-            parsed = int(str(value))
+            found: Any = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
+                          "no": False, "off": False, "": False}[value.lower()]
         else:
-            parsed = kind(value)
-        if kind is float and not math.isfinite(parsed):
+            found = int(str(value)) if kind is int else kind(value)
+        if kind is float and not math.isfinite(found):
             raise ValueError
     except (KeyError, ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "0 or 1"}.get(kind, "text")
-        raise VovError(f"{source}: {name}={value!r} is not {wanted}") from None
-    choices, minimum = field.metadata.get("choices", ()), field.metadata.get("minimum")
-    if choices and parsed not in choices:
-        raise VovError(f"{source}: {name}={value!r} is not one of {', '.join(map(str, choices))}")
-    if minimum is not None and not parsed >= minimum:
-        raise VovError(f"{source}: {name}={value!r} must be at least {minimum:g}")
-    return parsed
+        raise VovError(f"{source}: {name}={shown(value)} is not {wanted}") from None
+    choices, low, high = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
+    if choices and found not in choices:
+        raise VovError(f"{source}: {name}={shown(value)} is not one of {', '.join(map(str, choices))}")
+    if low is not None and not found >= low:
+        raise VovError(f"{source}: {name}={shown(value)} must be at least {low:g}")
+    if high is not None and not found <= high:
+        raise VovError(f"{source}: {name}={shown(value)} must be at most {high}")
+    return found

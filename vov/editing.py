@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vov import VovError, media, metrics
 from vov.bitstream import Header
+from vov.bitstream.header import HIGHEST
 from vov.bitstream.noise_code import NoiseCode
 from vov.codec import read_file
 from vov.config import number_list, option
@@ -43,8 +44,10 @@ class EditConfig(ModelOptions):
     """What all editing commands share. The variables up to LORA_PRESET are for checkpoints that do not say."""
 
     caption: str = option("", "what the edited result shows (required)")
-    steps: int = option(0, "sampler steps; 0: the fit's own, 50 for a checkpoint that does not say", minimum=0)
-    seed: int = option(-1, "of the noise; -1: the fit's own, 42 for a checkpoint that does not say", minimum=-1)
+    steps: int = option(0, "sampler steps; 0: the fit's own, 50 for a checkpoint that does not say", minimum=0,
+                        maximum=HIGHEST["decode_steps"])
+    seed: int = option(-1, "of the noise; -1: the fit's own, 42 for a checkpoint that does not say", minimum=-1,
+                       maximum=HIGHEST["seed"])
     strength: str = option("1", "weight of each θ, comma-separated; 0 is the frozen model", alias=("STRENGTHS",))
     start_step: str = option("0", "first sampler step at which each θ acts, comma-separated")
     stop_step: str = option("0", "step before which it stops, comma-separated; 0: acts to the end")
@@ -59,8 +62,8 @@ class EditConfig(ModelOptions):
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
     width: int = option(832, "pixels", minimum=1)
     height: int = option(480, "pixels", minimum=1)
-    num_frames: int = option(81, "frames", minimum=1)
-    fps: float = option(16.0, "frames per second", minimum=0)
+    num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
+    fps: float = option(16.0, "frames per second", minimum=0, maximum=HIGHEST["fps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0)
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
 
@@ -302,6 +305,8 @@ def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbon
     beside = output.with_name(f"{output.stem}_sheet.png")
     adaptations = [load(source, settings, kind) for source in sources]
     first = adaptations[0]
+    if first.num_frames == 1:
+        media.refuse_no_picture(output, "OUTPUT")
     clip = first.original(*original)
     identity = made_from(settings, first.header.dtype if first.header else "", sources[0],
                          *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip

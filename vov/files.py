@@ -98,6 +98,14 @@ def read_text(path: str | Path) -> str:
     return text
 
 
+def there(path: str | Path) -> bool:
+    """Whether a path leads to something; False, too, for names that no file can have."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
@@ -132,10 +140,11 @@ def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") ->
 def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -> Iterator[None]:
     """Holds `folder` for one run; a second run gets a VovError. The lock dies with its process, however that ends.
 
-    Temporary files that dead processes of this machine left in the folder are removed; a folder that stays empty too.
-    name: of the lock's file; runs with different names may share a folder.
+    Temporary files that dead processes of this machine left in the folder are removed; a folder that was made for this
+    and stays empty too. name: of the lock's file; runs with different names may share a folder.
     """
     folder = Path(folder)
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder / name, variable)
@@ -148,7 +157,8 @@ def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -
         finally:
             with suppress(OSError):  # the folder may have vanished, or hold results
                 (folder / name).unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
 
 
 def _lock(path: Path, variable: str):

@@ -7,6 +7,7 @@ reading follow them. See `vov.bitstream` for the file around them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import struct
 import zlib
@@ -23,6 +24,7 @@ SYMBOL_LIMIT = 128  # theta's symbols lie in ±128, so there are at most 257 of 
 MAX_CAPTION, MAX_NAME = 16384, 255  # bytes of UTF-8
 MAX_ITEMS, MAX_ITEM_BYTES = 65536, 1 << 24  # of all items together
 MAX_PIXELS = 1 << 30  # width x height x frames
+PRECISIONS = "float32", "bfloat16", "float16", "float32-fp8", "bfloat16-fp8", "float32-nf4", "bfloat16-nf4"
 _U64 = (1 << 64) - 1
 WRITER = "this is a fault of the program that writes the file"
 
@@ -42,8 +44,8 @@ class Header:
     tree: str = _field("choice", choices=("image", "video"), help="which tree decodes the file")
     model_id: str = _field("text", 1, 256, "name of the frozen model")
     fingerprint: bytes = _field("hash", help="of the frozen model's configuration and weights")
-    dtype: str = _field("choice", help="what the fit ran the model in, and how frozen weights were stored", choices=(
-        "float32", "bfloat16", "float16", "float32-fp8", "bfloat16-fp8", "float32-nf4", "bfloat16-nf4"))
+    dtype: str = _field("choice", help="what the fit ran the model in, and how frozen weights were stored",
+                        choices=PRECISIONS)
     lora_preset: str = _field("text", 1, 64, "which layers are adapted")
     last_k: int = _field("integer", 1, 4096, "how many of the last blocks are adapted")
     rank: int = _field("integer", 1, 4096, "rank of the adapters")
@@ -69,6 +71,11 @@ class Header:
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.width * self.height * self.num_frames > MAX_PIXELS:
             raise invalid("num_frames", "width x height x num_frames is beyond 2^30", "use fewer frames or pixels")
+        if len(self.sigmas) == 1 or any(a <= b for a, b in itertools.pairwise(self.sigmas)):
+            raise invalid("sigmas", "are not two or more falling levels", WRITER)
+
+
+HIGHEST = {field.name: field.metadata["high"] for field in dataclasses.fields(Header)}  # of numbers; of texts in bytes
 
 
 @dataclass(frozen=True)

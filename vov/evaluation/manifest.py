@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vov import VovError
 from vov.evaluation.pairs import EvalConfig, Pair, file_rate, own_rate
-from vov.files import read_text
+from vov.files import read_text, there
 
 COLUMNS = ("name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp")
 
@@ -38,7 +38,7 @@ def _pair(row: dict[str, str | None], base: Path, place: str) -> Pair:
     if not name or not original or not decoded:
         raise VovError(f"{place}: needs name, original, and decoded or bitstream")
     for file in (original, decoded, bitstream):
-        if file and not (base / file).exists():
+        if file and not there(base / file):
             raise VovError(f"{place}: {base / file} does not exist; MEDIA_DIR is what paths start from")
     rate = file_rate(base / bitstream) if bitstream else own_rate(base / decoded) or _stated_rate(cells, place)
     return Pair(name, cells.get("clip") or Path(original).stem, cells.get("codec") or name, base / original,

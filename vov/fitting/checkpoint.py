@@ -20,6 +20,7 @@ from vov import VovError
 from vov.files import atomic
 
 FORMAT = "vov-checkpoint-1"
+CURE = "the file is damaged: remove it or set RESUME=never"
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | Non
     metadata: JSON: model, configuration, config hash. extra: further state of the fit, kept as `fit.<name>`.
     """
     tensors = {"unilora_theta_d": theta} | {f"fit.{k}": v for k, v in (extra or {}).items()}
-    if rate is not None:
-        tensors |= {f"unilora_{k}": v for k, v in rate.state_dict().items() if v.is_floating_point() and v.numel()}
+    tensors |= _kept(rate)
     for i, p in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state.get(p, {}).items():
             tensors[f"optimizer.{i}.{key}"] = torch.as_tensor(value)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, {"vov": json.dumps({"format": FORMAT, "step": step, **metadata})})
+        save_file(tensors, temporary, {"vov": json.dumps({**metadata, "format": FORMAT, "step": step})})
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -55,48 +55,62 @@ def load(path: str | Path) -> Checkpoint:
             metadata = json.loads((file.metadata() or {}).get("vov", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise VovError(f"{path}: not a readable checkpoint ({error}); remove it or set RESUME=never") from error
+        raise VovError(f"{path}: not a readable checkpoint ({(str(error).splitlines() or ['?'])[0]:.80}); {CURE}"
+                       ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VovError(f"{path}: not a checkpoint of this program; to start from a reference checkpoint "
                        "use INIT_LORA_PATH")
     step = metadata.get("step")
-    if type(step) is not int or step < 0 or "unilora_theta_d" not in tensors:
-        raise VovError(f"{path}: holds no θ, or not its step; it is damaged, remove it or set RESUME=never")
+    if type(step) is not int or step < 0:
+        raise VovError(f"{path}: metadata: step: is {step!r:.40}, no number of steps; {CURE}")
     return Checkpoint(step, tensors, metadata)
 
 
-def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None,
-            optimizer: torch.optim.Optimizer, extra: dict[str, Tensor] | None = None) -> None:
+def restore(checkpoint: Checkpoint, theta: Tensor, rate: torch.nn.Module | None, optimizer: torch.optim.Optimizer,
+            extra: dict[str, Tensor] | None = None, source: str | Path = "the checkpoint") -> None:
     """Puts a checkpoint into live objects, in place (a captured graph keeps its addresses).
 
-    Raises VovError when a tensor is missing or of another shape.
+    Raises VovError, before anything is changed, when a tensor is missing, has another shape or type, or is not finite.
     """
-    try:
-        _restore(checkpoint.tensors, theta, rate, optimizer, extra or {})
-    except (KeyError, RuntimeError) as error:
-        raise VovError(f"the checkpoint of step {checkpoint.step} is incomplete ({str(error).splitlines()[0]:.80}); "
-                       "remove it or set RESUME=never") from error
-
-
-def _restore(tensors: dict[str, Tensor], theta: Tensor, rate: torch.nn.Module | None,
-             optimizer: torch.optim.Optimizer, extra: dict[str, Tensor]) -> None:
+    places = {"unilora_theta_d": theta} | {f"fit.{key}": value for key, value in (extra or {}).items()} | _kept(rate)
+    states = _states(checkpoint, optimizer)
+    for name, place in (places | {name: place for state in states.values() for name, place in state.values()}).items():
+        _check(checkpoint.tensors.get(name), place, f"{source}: {name}")
     with torch.no_grad():
-        theta.copy_(tensors["unilora_theta_d"])
-        for key, value in extra.items():
-            value.copy_(tensors[f"fit.{key}"])
-        if rate is not None:
-            own = rate.state_dict()
-            for key, value in own.items():
-                if f"unilora_{key}" in tensors:
-                    value.copy_(tensors[f"unilora_{key}"])
-    for i, p in enumerate(_parameters(optimizer)):
-        keys = [f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
-        if i and not set(keys) & set(tensors):
-            continue  # a parameter that never had a gradient; θ, the first, always has
-        for key, name in zip(("step", "exp_avg", "exp_avg_sq"), keys, strict=True):
-            value = tensors[name].reshape(p.shape if key != "step" else ())
+        for name, place in places.items():
+            place.copy_(checkpoint.tensors[name])
+    for p, state in states.items():
+        for key, (name, _) in state.items():
             device = p.device if key != "step" or optimizer.defaults.get("capturable") else "cpu"
-            optimizer.state[p][key] = value.to(device)
+            optimizer.state[p][key] = checkpoint.tensors[name].to(device)
+
+
+def _states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, tuple[str, Tensor]]]:
+    """{parameter: {key: (name in the checkpoint, a tensor of its shape and type)}} of the optimiser.
+
+    A parameter that never had a gradient has no state; the first, θ, has one from the first step on.
+    """
+    found = {}
+    for i, p in enumerate(_parameters(optimizer)):
+        names = {key: f"optimizer.{i}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        if checkpoint.tensors.keys() & set(names.values()) or (checkpoint.step and i == 0):
+            found[p] = {key: (name, torch.zeros(()) if key == "step" else p) for key, name in names.items()}
+    return found
+
+
+def _check(found: Tensor | None, place: Tensor, what: str) -> None:
+    """Raises VovError when a tensor of a checkpoint is missing, or cannot be put into `place`."""
+    if found is None or found.shape != place.shape or found.dtype != place.dtype:
+        told = "is missing" if found is None else f"is {found.dtype} {list(found.shape)}"
+        raise VovError(f"{what}: {told}, not {place.dtype} {list(place.shape)}; {CURE}")
+    if not torch.isfinite(found).all():
+        raise VovError(f"{what}: holds NaN or infinity; {CURE}")
+
+
+def _kept(rate: torch.nn.Module | None) -> dict[str, Tensor]:
+    """What a checkpoint holds of the rate model, by name."""
+    state = rate.state_dict() if rate is not None else {}
+    return {f"unilora_{key}": value for key, value in state.items() if value.is_floating_point() and value.numel()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

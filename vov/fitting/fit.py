@@ -294,7 +294,8 @@ class Fit:
         values = {"loss": loss, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if self.rate:
             coded = empirical_bits(self.rate.symbols(self.theta)) / self.projection.length
-            values |= {"bits": coded, "bits_model": float(outputs["bits"]), "step": self.rate.step_value}
+            values |= {"bits": coded, "bits_model": float(outputs["bits"]),
+                       "quantiser_step": self.rate.step_value}
         return values
 
     def identity(self) -> dict:
@@ -318,7 +319,8 @@ class Fit:
     def _resume(self, path: Path) -> int:
         """Puts the checkpoint into this fit and returns its step; 0 when OVERWRITE lets another run be replaced."""
         found, ours = checkpoint.load(path), self.identity()
-        theirs = found.metadata.get("identity") or {}
+        theirs = found.metadata.get("identity")
+        theirs = theirs if isinstance(theirs, dict) else {}
         if found.metadata.get("identity_hash") != identity_hash(ours):
             told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
             changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
@@ -329,7 +331,9 @@ class Fit:
                 return 0
             raise VovError(f"{path} belongs to another run (other: {reason}); use another OUT_DIR, or OVERWRITE=1 to "
                            "start over")
-        checkpoint.restore(found, self.theta, self.rate, self.optimizer, {"gradient_mean": self.guard.mean})
+        if found.step > self.settings.train_steps:
+            raise VovError(f"{path}: metadata: step: is {found.step}, beyond TRAIN_STEPS; {checkpoint.CURE}")
+        checkpoint.restore(found, self.theta, self.rate, self.optimizer, {"gradient_mean": self.guard.mean}, path)
         return found.step
 
 

@@ -54,7 +54,7 @@ class RunLog:
             return
         seconds = round(time.monotonic() - self.started, 3)
         try:
-            self.file.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
+            self.file.write(json.dumps({**values, "step": step, "seconds": seconds}) + "\n")
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
                 self.shown[name] = f"{value:.4g}"

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from vov import VovError
+from vov.bitstream.header import HIGHEST
 from vov.config import option
 from vov.model.options import ModelOptions
 
@@ -22,21 +23,23 @@ class FitConfig(ModelOptions):
     quantize: str = option("none", "storage of the frozen weights: none; fp8 (half the memory); nf4 (a quarter, needs "
                            "bitsandbytes)", choices=("none", "fp8", "nf4"))
 
-    width: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
-    height: int = option(512, "pixels, a multiple of the model's unit", minimum=1)
+    width: int = option(512, "pixels, a multiple of the model's unit", minimum=1, maximum=HIGHEST["width"])
+    height: int = option(512, "pixels, a multiple of the model's unit", minimum=1, maximum=HIGHEST["height"])
     resize: str = option("crop", "how the source is brought to WIDTH×HEIGHT: crop (cover and cut the centre), "
                          "stretch (undone on decode), pad (undone on decode)", choices=("crop", "stretch", "pad"))
 
-    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1)
-    theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1)
-    last_k: int = option(30, "adapt the last K transformer blocks", minimum=1)
+    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1, maximum=HIGHEST["rank"])
+    theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1,
+                               maximum=HIGHEST["theta_length"])
+    last_k: int = option(30, "adapt the last K transformer blocks", minimum=1, maximum=HIGHEST["last_k"])
     lora_preset: str = option("qkvo", "which linears of a block are adapted", choices=("qkvo", "qkv", "qkvo_mlp"))
-    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
+    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
     theta_init: float = per_stage(0.02, "θ starts uniform in ± this", minimum=0)
 
-    train_steps: int = per_stage(2000, "optimiser steps", minimum=1)
-    batch_size: int = per_stage(1, "samples of one forward pass", minimum=1)
-    accum_step: int = per_stage(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1)
+    train_steps: int = per_stage(2000, "optimiser steps", minimum=1, maximum=10**9)
+    batch_size: int = per_stage(1, "samples of one forward pass", minimum=1, maximum=65536)
+    accum_step: int = per_stage(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1,
+                                maximum=65536)
     lr: float = per_stage(0.002, "peak learning rate of θ", minimum=0)
     lr_schedule: str = per_stage("cosine", "after the warm-up", choices=("cosine", "constant"))
     lr_warmup: int = per_stage(20, "steps of linear learning-rate warm-up", minimum=0)
@@ -49,12 +52,15 @@ class FitConfig(ModelOptions):
                             choices=("uniform", "shifted", "grid"))
     loss: str = per_stage("pixel", "latent: plain MSE; pixel: latent errors weighted as the VAE decoder weighs them",
                        choices=("latent", "pixel"))
-    seed: int = per_stage(42, "seed of the fit and of the decoder's noise", minimum=0)
+    seed: int = per_stage(42, "seed of the fit and of the decoder's noise", minimum=0, maximum=HIGHEST["seed"])
 
-    decode_steps: int = per_stage(1, "sampler steps of the decoder", alias=("TEST_STEPS",), minimum=1)
+    decode_steps: int = per_stage(1, "sampler steps of the decoder", alias=("TEST_STEPS",), minimum=1,
+                                  maximum=HIGHEST["decode_steps"])
     sampler: str = per_stage("euler", "ODE solver of the decoder", choices=("euler", "unipc"))
-    shift: float = per_stage(3.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own", minimum=0)
-    guidance: float = per_stage(1.0, "classifier-free guidance; 1: off", alias=("TEST_CFG", "CFG"), minimum=1)
+    shift: float = per_stage(3.0, "σ grid shift: σ' = s·σ / (1 + (s − 1)·σ); 0: the model's own", minimum=0,
+                             maximum=HIGHEST["shift"])
+    guidance: float = per_stage(1.0, "classifier-free guidance; 1: off", alias=("TEST_CFG", "CFG"), minimum=1,
+                                maximum=HIGHEST["guidance"])
 
     lambda_rate: float = per_stage(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
     lambda_rate_warmup: int = per_stage(500, "steps over which λ ramps up", minimum=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from vov.model.unilora import Adapter, Projection
 PEFT_THETA = f"base_model.{THETA}"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_JSON = 1 << 24  # bytes
+PATIENCE = 5  # seconds for a regular expression
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,11 @@ class PeftAdapter:
 
     def layers(self, model: nn.Module) -> list[str]:
         """Names of the linears of `model` that PEFT would adapt, in `named_modules()` order."""
-        def chosen(name: str) -> bool:
-            if isinstance(self.targets, str):
-                return re.fullmatch(self.targets, name) is not None
-            return any(name == target or name.endswith("." + target) for target in self.targets)
-
-        names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and chosen(name)]
+        names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if isinstance(self.targets, str):
+            names = matching(self.targets, names, self.source / CONFIG)
+        else:
+            names = [name for name in names if any(f".{name}".endswith(f".{target}") for target in self.targets)]
         if not names:
             raise VovError(f"{self.source / CONFIG}: target_modules: match no layer of this model; "
                            f"give the model it was made for ({self.base_model or 'not named'})")
@@ -167,6 +169,25 @@ def _compiles(pattern: str) -> bool:
     except (re.error, RecursionError, OverflowError):
         return False
     return True
+
+
+def matching(pattern: str, names: Sequence[str], source: Path) -> list[str]:
+    """The names that a stranger's regular expression matches in full.
+
+    It is tried in a process of its own: some expressions take for ever, and Python's cannot be stopped otherwise.
+    Raises VovError for those.
+    """
+    program = ("import json, re, sys; pattern, names = json.load(sys.stdin); "
+               "print(json.dumps([name for name in names if re.fullmatch(pattern, name)]))")
+    try:
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", program], input=json.dumps([pattern, list(names)]),
+                              capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise VovError(f"{source}: target_modules: {pattern!r:.60} takes too long to match; give a list of names "
+                       "instead") from None
+    if done.returncode:
+        raise VovError(f"{source}: target_modules: {pattern!r:.60} cannot be matched; give a list of names instead")
+    return json.loads(done.stdout)
 
 
 def _pattern(names: Sequence[str]) -> str:

@@ -199,6 +199,12 @@ def refuse_gaps(files: Sequence[Path]) -> None:
                        f"otherwise rise by {step}); add them, or number the frames anew without gaps")
 
 
+def refuse_no_picture(path: str | Path, variable: str) -> None:
+    """Raises VovError, before any work, when `path` has no ending of a picture."""
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise VovError(f"{variable}={path}: what has one frame is written as a picture; end the name in .png")
+
+
 def write_image(path: str | Path, frame: np.ndarray) -> None:
     """uint8 RGB [H, W, 3] to an image file, whole or not at all."""
     with atomic(path) as temporary:

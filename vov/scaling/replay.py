@@ -75,6 +75,8 @@ def stochastic_step(now: float, after: float, eta: float) -> Step:
 
     At now = 1 and eta = 1 the noise is wholly new (g = after): only x̂0 is kept.
     """
+    if not after:
+        return Step(0.0, 0.0, 0.0)
     ratio = (1 - now) * after / ((1 - after) * now) if after < 1 else 1.0
     g = min(after, eta * after * math.sqrt(max(0.0, 1 - ratio * ratio)))
     keep = math.sqrt(after * after - g * g)

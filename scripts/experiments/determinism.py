@@ -1,0 +1,64 @@
+"""How far frames may lie apart: .vov files decoded with one and two CPU threads, and on a GPU where there is one.
+
+    python -m scripts.experiments.determinism FILE.vov [FILE.vov …]
+
+For each pair: values that differ, the largest difference in levels, the PSNR between the two decodes, and, where
+ORIGINAL is set, how much their PSNR to the original differs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import torch
+
+from vov import bitstream, codec, media, metrics
+from vov.model.backbone import Backbone
+
+
+def load(header: bitstream.Header, device: str) -> Backbone:
+    """The model of a file, float32."""
+    if header.tree == "video":
+        from video.backbone import WanBackbone as Kind
+    else:
+        from image.backbone import QwenBackbone as Kind
+    return Kind.load(header.model_id, os.environ.get("CACHE_DIR", ""), device, "float32")
+
+
+def decode(path: str, device: str, threads: int) -> np.ndarray:
+    """Frames of a file's first item, uint8 [T, H, W, 3]."""
+    torch.set_num_threads(threads)
+    return codec.decode_file(path, load(bitstream.read(path).header, device))[0].frames
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> str:
+    """What lies between two decodes, in words."""
+    difference = np.abs(one.astype(int) - other.astype(int))
+    share = (difference > 0).mean()
+    between = f"{metrics.psnr(one, other):.1f} dB between them" if share else "equal to the bit"
+    return f"{share:.1e} of the values differ, by at most {difference.max()} levels; {between}"
+
+
+def main(paths: list[str]) -> None:
+    """Prints a line for every file and pair of ways to decode it."""
+    ways = {"1 thread": ("cpu", 1), "2 threads": ("cpu", 2)}
+    if torch.cuda.is_available():
+        ways["GPU"] = ("cuda", 1)
+    original = os.environ.get("ORIGINAL", "")
+    for path in paths:
+        found = {name: decode(path, *way) for name, way in ways.items()}
+        first = found["1 thread"]
+        print(f"{path}: 1 thread again: {apart(first, decode(path, 'cpu', 1))}", flush=True)
+        for name, frames in list(found.items())[1:]:
+            line = f"{path}: 1 thread, {name}: {apart(first, frames)}"
+            if original:
+                target = media.read_clip(original, len(first)).frames
+                target = media.fit_geometry(target, first.shape[2], first.shape[1], "crop")
+                line += f"; {abs(metrics.psnr(target, first) - metrics.psnr(target, frames)):.6f} dB of PSNR"
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
