@@ -97,7 +97,7 @@ def exportable(pipelines, tmp_path_factory):
                                      "qkvo_mlp", last_k=2, seed=9)
     header = Header(tree="video", model_id="small/wan", fingerprint=bytes(8), dtype="float32", lora_preset="qkvo_mlp",
                     last_k=2, rank=2, theta_length=300, proj_seed=9, index_hash=projection.hash, step=step, width=64,
-                    height=64, num_frames=5, fps=24, fit="crop", sampler="euler", decode_steps=1, shift=3, seed=42)
+                    height=64, num_frames=5, fps=24, resize="crop", sampler="euler", decode_steps=1, shift=3, seed=42)
     bitstream.write(folder / "x.vov", bitstream.Bitstream(header, (bitstream.Item("a dog", 64, 64),), symbols))
     return folder, ours
 
