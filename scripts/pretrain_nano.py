@@ -44,7 +44,7 @@ def train_dit(args, rank: int, device: str) -> dict:
     media = bank.Bank(args.pack, device, clips=args.family == "video")
     frozen = parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae")
     torch.manual_seed(args.seed)
-    cfg = dit.RECIPES[args.family] | (dit.REFINE if args.refine else {}) | (dit.TINY if args.tiny else {})
+    cfg = dit.RECIPES[args.family] | (dit.REFINE if args.refine else {}) | (dit.TINY[args.family] if args.tiny else {})
     model = (parts.load_part(parts.transformer_class(args.family), args.models, args.family, "transformer")
              if args.refine else parts.new_transformer(args.family))
     text = parts.text_stack(args.family, args.models, media.captions)

@@ -73,7 +73,7 @@ def packed(tmp_path_factory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((120, 150, 3), 40 + 4 * k, np.uint8)).save(path)
         lines.append(f"made/{path.name}\ta grey picture number {k}")
-    frames = np.stack([np.full((120, 160, 3), 50 + k, np.uint8) for k in range(100)])
+    frames = np.stack([np.full((120, 160, 3), 30 + 2 * k, np.uint8) for k in range(100)])
     media.write_video(folder / "made" / "clip.mp4", frames, 25.0)
     lines.append("made/clip.mp4\ta brightening clip")
     (folder / "captions_more.tsv").write_text("\n".join(lines))
@@ -90,9 +90,9 @@ def test_a_twentieth_of_every_source_is_held_out(packed):
 
 def test_training_never_draws_what_is_held_out(packed):
     train, held = banks.Bank(packed, "cpu"), banks.Bank(packed, "cpu", held_out=True)
-    grey = lambda atlas: {int(v) for v in atlas.pixels.float().mean(1).round()}  # noqa: E731
+    grey = lambda atlas: set(atlas.pixels[:, 1].unique().tolist())  # noqa: E731
     assert not grey(train.stills) & grey(held.stills)
-    assert len(train.clips.pixels) and max(grey(train.clips)) < min(grey(held.clips)) + 2  # the codec may be one off
+    assert len(train.clips.pixels) and max(grey(train.clips)) < min(grey(held.clips)) + 1  # the codec may be one off
     assert train.captions == held.captions  # one numbering
 
 

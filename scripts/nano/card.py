@@ -200,7 +200,7 @@ def write(models: Path, media: Path, measured: dict) -> None:
     for family in ("video", "image"):
         card = Path(__file__).with_name(f"card_{family}.md").read_text(encoding="utf-8")
         values = {"psnr": _table(measured[f"psnr_{family}"], 2), "captions": _table(measured[f"captions_{family}"], 4),
-                  "speed": _table(measured["speed"], 2),
+                  "speed": _table(measured.get("speed", {}), 2),
                   **{n: f"{c:.2f}" for n, c in measured[f"parameters_{family}"].items()}}
         for key, value in values.items():
             card = card.replace("{" + key + "}", value)

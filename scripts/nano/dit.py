@@ -36,11 +36,12 @@ SHAPES = {  # latent frames, height, width, share of the training steps
 # new one every `fresh` steps.
 RECIPES = {
     "video": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "chunk": 48, "chunks": 480, "fresh": 8,
-              "log_every": 100},
+              "log_every": 100, "shapes": SHAPES["video"]},
     "image": {"lr": 0.03, "adam_lr": 1.2e-3, "ema": 0.999, "tokens": 49152, "chunk": 128, "chunks": 400, "fresh": 8,
-              "log_every": 100}}
+              "log_every": 100, "shapes": SHAPES["image"]}}
 REFINE = {"lr": 0.012, "adam_lr": 5e-4}  # a piece that goes on from finished weights
-TINY = {"tokens": 900, "chunk": 2, "chunks": 4, "fresh": 2, "log_every": 1}
+TINY = {family: {"tokens": 200, "chunk": 2, "chunks": 2, "fresh": 2, "log_every": 1, "shapes": [(frames, 4, 4, 1.0)]}
+        for family, frames in (("video", 3), ("image", 1))}
 # fmt: on
 SHIFT = {"video": 3.0, "image": 1.8}
 AT_ONE = 0.15  # share of samples with t = 1 exactly: a fitted file may be decoded in one step from pure noise
@@ -122,14 +123,14 @@ class LatentBank:
 
     def __init__(self, family: str, vae, bank: Bank, cfg: dict, seed: int):
         self.family, self.vae, self.bank, self.seed = family, vae, bank, seed
-        self.shares = [s[3] for s in SHAPES[family]]
+        self.shares = [s[3] for s in cfg["shapes"]]
         shape = (1, -1, 1, 1, 1)
         self.mean = torch.tensor(vae.config.latents_mean, device=bank.device).view(shape)
         self.std = torch.tensor(vae.config.latents_std, device=bank.device).view(shape)
         self.variance = torch.zeros(1)
         self.rings, self.captions, self.sizes = [], [], []
-        for t, h, w, share in SHAPES[family]:
-            n, count = max(2, round(cfg["chunk"] * SHAPES[family][0][0] / t)), max(1, round(cfg["chunks"] * share))
+        for t, h, w, share in cfg["shapes"]:
+            n, count = max(2, round(cfg["chunk"] * cfg["shapes"][0][0] / t)), max(1, round(cfg["chunks"] * share))
             self.rings.append(torch.empty(count, n, vae.config.z_dim, t, h, w, dtype=torch.bfloat16,
                                           device=bank.device))
             self.captions.append(torch.empty(count, n, dtype=torch.long, device=bank.device))
