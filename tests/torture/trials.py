@@ -153,7 +153,7 @@ def full(bench: Bench, number: int, of: int) -> Trial:
     trial = Trial("full disk", bench.command.name, number)
     room = max(4096, (number + 1) * (bench.usual.size + (1 << 16)) // (of + 1))
     bench.folder()
-    place = bench.scratch / "disk"
+    place = bench.scratch / "run"
     with disk(place, room) as change:
         if change:
             code = bench.run(place / "out")
@@ -173,7 +173,7 @@ def read_only(bench: Bench, number: int) -> Trial:
     """A disk that becomes read-only at a random moment (for number 0 before the start); then it can be written."""
     random = Random(f"read-only {bench.command.name} {number}")
     trial = Trial("read-only", bench.command.name, number)
-    place = bench.scratch / "disk"
+    place = bench.scratch / "run"
     bench.folder()
     with disk(place, 1 << 28) as change:
         if change is None:
