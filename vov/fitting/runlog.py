@@ -37,6 +37,7 @@ class RunLog:
             self.file = (folder / "log.jsonl").open("a", buffering=1)
             self.board = Board(folder / "tensorboard", start)
         except OSError as error:
+            self.bar.close()  # the error gets a line of its own
             raise write_problem(error, folder, "OUT_DIR") or error from error
 
     def step(self, step: int, read) -> None:
