@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image.options import QwenOptions
 from vov import cli
-from vov.config import option
+from vov.config import option, override
 from vov.editing import EditConfig, numbered, run_command
 
 
@@ -21,12 +21,12 @@ class Edit(EditConfig, QwenOptions):
                          alias=("OUTPUT_IMAGE",))
     original: str = option("", "the original picture, for PSNR, LPIPS and the contact sheet (optional)",
                            alias=("IMAGE",))
-    rank: int = option(4, "LoRA rank", minimum=1)
-    last_k: int = option(60, "the last K blocks are adapted", minimum=1)
-    theta_length: int = option(65536, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1)
-    width: int = option(512, "pixels", minimum=1)
-    height: int = option(512, "pixels", minimum=1)
-    num_frames: int = option(1, "pictures have one", minimum=1)
+    rank: int = override(EditConfig, "rank", 4)
+    last_k: int = override(EditConfig, "last_k", 60)
+    theta_length: int = override(EditConfig, "theta_length", 65536)
+    width: int = override(EditConfig, "width", 512)
+    height: int = override(EditConfig, "height", 512)
+    num_frames: int = override(EditConfig, "num_frames", 1, help="pictures have one")
 
 
 @dataclass(frozen=True)

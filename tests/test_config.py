@@ -74,6 +74,17 @@ def test_an_unknown_yaml_key_is_an_error(tmp_path):
         load(FitConfig, {}, {"CONFIG": str(tmp_path / "q.yaml")})
 
 
+@pytest.mark.parametrize("name", ["WIDTH", "HEIGHT", "RANK", "LAST_K", "THETA_D_LENGTH", "PROJ_SEED", "SEED"])
+def test_what_no_file_can_hold_no_command_takes(name):
+    from image.edit import EditCaption
+    from image.options import ImageFit
+    from image.reconstruct import Reconstruct
+
+    for cls in (ImageFit, VideoFit, Reconstruct, EditCaption):
+        with pytest.raises(VovError, match="must be at most"):
+            load(cls, {}, {name: str(10**20)})
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("stage1: [1, 2]\n", "must be mappings"),
     ("stage2: fast\n", "must be mappings"),

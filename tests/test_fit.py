@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vov.fitting.distributed import World
 from vov.fitting.fit import Fit
 from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
+from vov.fitting.runlog import RunLog
 from vov.model import speed
 
 CAPTION = "a red ball rolls"
@@ -100,6 +102,19 @@ def test_the_log_of_a_resumed_stage_2_has_every_step_once(backbone, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 24]
     assert all(0 < line["quantiser_step"] < 1 for line in lines)
+
+
+def test_tensorboard_reads_our_curves_and_skips_what_was_done_twice(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (10, 20, 30)), (15, (20, 30, 40))):
+        record = RunLog(tmp_path, "title", 100, start)
+        for step in steps:
+            record.write(step, {"loss": start + step})
+        record.close()
+        time.sleep(0.01)
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(one.step, one.value) for one in found] == [(10, 10), (20, 35), (30, 45), (40, 55)]
 
 
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone, tmp_path):

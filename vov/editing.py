@@ -56,15 +56,16 @@ class EditConfig(ModelOptions):
     base_caption: str = option("", "caption of the reconstruction beside the edit; default: the first fit's own")
     item: str = option("", "which picture of an album: its number, from 1, or its name (required for an album)")
     overwrite: bool = option(False, "replace existing outputs", identity=False)
-    rank: int = option(1, "LoRA rank", minimum=1)
-    last_k: int = option(30, "the last K blocks are adapted", minimum=1)
-    theta_length: int = option(131072, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1)
-    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0)
-    width: int = option(832, "pixels", minimum=1)
-    height: int = option(480, "pixels", minimum=1)
+    rank: int = option(1, "LoRA rank", minimum=1, maximum=HIGHEST["rank"])
+    last_k: int = option(30, "the last K blocks are adapted", minimum=1, maximum=HIGHEST["last_k"])
+    theta_length: int = option(131072, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1,
+                               maximum=HIGHEST["theta_length"])
+    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
+    width: int = option(832, "pixels", minimum=1, maximum=HIGHEST["width"])
+    height: int = option(480, "pixels", minimum=1, maximum=HIGHEST["height"])
     num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
     fps: float = option(16.0, "frames per second", minimum=0, maximum=HIGHEST["fps"])
-    shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0)
+    shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
 
 

@@ -168,7 +168,7 @@ def warm_up() -> None:
         WanPipeline,
         WanTransformer3DModel,
     )
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: F401
 
     from vov.fitting.rate import RateModel
 

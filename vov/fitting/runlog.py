@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,15 +30,14 @@ class RunLog:
                         mininterval=0.5)
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             trim(folder / "log.jsonl", start)
             self.file = (folder / "log.jsonl").open("a", buffering=1)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+            self.board = Board(folder / "tensorboard", start)
         except OSError as error:
+            self.bar.close()  # the error gets a line of its own
             raise write_problem(error, folder, "OUT_DIR") or error from error
 
     def step(self, step: int, read) -> None:
@@ -55,9 +55,8 @@ class RunLog:
         seconds = round(time.monotonic() - self.started, 3)
         try:
             self.file.write(json.dumps({**values, "step": step, "seconds": seconds}) + "\n")
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-                self.shown[name] = f"{value:.4g}"
+            self.board.add(step, values)
+            self.shown |= {name: f"{value:.4g}" for name, value in values.items()}
         except OSError as error:
             raise write_problem(error, self.folder / "log.jsonl", "OUT_DIR") or error from error
         self.bar.set_postfix(self.shown, refresh=False)
@@ -69,6 +68,41 @@ class RunLog:
             with suppress(OSError):  # a full disk has been told of, or stops the checkpoint
                 self.file.close()
                 self.board.close()
+
+
+class Board:
+    """TensorBoard's curves, written at once: its own writer does so in a thread, whose errors nobody can catch.
+
+    folder: gets one file of events. start: steps already done; later ones of earlier files are not shown.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = (folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}").open("wb")
+        self.records = RecordWriter(self.file)
+        self._put(file_version="brain.Event:2")
+        if start:
+            self._put(step=start, session_log=SessionLog(status=SessionLog.START))
+
+    def _put(self, **what) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **what).SerializeToString())
+        self.file.flush()
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """One point of each curve."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._put(step=step, summary=Summary(value=[
+            Summary.Value(tag=name, simple_value=value) for name, value in values.items()]))
+
+    def close(self) -> None:
+        """Nothing is pending."""
+        self.file.close()
 
 
 def trim(path: Path, step: int) -> None:
