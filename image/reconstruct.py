@@ -11,7 +11,7 @@ from pathlib import Path
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
 from vov import VovError, cli
 from vov.bitstream.header import HIGHEST
-from vov.config import option
+from vov.config import option, override
 from vov.media import Clip
 
 log = logging.getLogger(__name__)
@@ -30,16 +30,14 @@ class Reconstruct(QwenOptions):
     caption_end: int = option(0, "last line to decode; 0: all", minimum=0)
     data_root: str = option("./data", "where the originals are; where all are there, PSNR is printed")
     output_dir: str = option("./recon_out", "gets one PNG a picture", alias=("OUT_DIR",))
-    theta_length: int = option(65536, "length d of θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1,
-                               maximum=HIGHEST["theta_length"])
+    theta_length: int = override(ImageFit, "theta_length", 65536)
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
     last_k: int = option(60, "the last K blocks are adapted", minimum=1, maximum=HIGHEST["last_k"])
     width: int = option(512, "pixels", minimum=1, maximum=HIGHEST["width"])
     height: int = option(512, "pixels", minimum=1, maximum=HIGHEST["height"])
     rank: int = option(4, "LoRA rank", minimum=1, maximum=HIGHEST["rank"])
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
-    guidance: float = option(1.0, "classifier-free guidance; 1: off", alias=("CFG", "TEST_CFG"), minimum=1,
-                             maximum=HIGHEST["guidance"])
+    guidance: float = override(ImageFit, "guidance", 1.0)
     seed: int = option(42, "of the noise", minimum=0, maximum=HIGHEST["seed"])
     decode_steps: int = option(50, "sampler steps", alias=("TEST_STEPS",), minimum=1, maximum=HIGHEST["decode_steps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
