@@ -28,7 +28,7 @@ def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path
     assert "PSNR" in capsys.readouterr().out
     assert result["bytes"] == file.stat().st_size == sum(result["bytes_by_part"].values())
     assert result["frames"] == [11] and result["size"] == "45×37" and len(result["psnr_by_chunk"]) == 3
-    assert result["bytes_by_part"]["noise"] <= 11 * 12 + 3
+    assert result["bytes_by_part"]["noise"] <= 11 * 12 + 3 * 4  # and what heads the three chunks
     first = file.read_bytes()
     video_encode.main(settings)  # the same command again changes nothing
     assert file.read_bytes() == first

@@ -71,8 +71,9 @@ def test_what_a_sample_sees_depends_on_seed_step_and_number_alone():
     a = Training("mix", "shifted", sigma_grid(4, 3.0), 3.0, seed=5)
     b = Training("mix", "shifted", sigma_grid(4, 3.0), 3.0, seed=5)
     assert a.time(7, 3, 8) == b.time(7, 3, 2)
-    assert torch.equal(a.draw(7, 3, (2, 5)), b.draw(7, 3, (2, 5)))
-    assert not torch.equal(a.draw(7, 3, (2, 5)), a.draw(7, 4, (2, 5)))
+    together = a.draw(7, [3, 4], (2, 5))
+    assert torch.equal(together[:1], b.draw(7, [3], (2, 5))) and torch.equal(together[1:], b.draw(7, [4], (2, 5)))
+    assert not torch.equal(together[0], together[1])
     share = np.mean([a.anchored(0, n) for n in range(400)])
     assert abs(share - 0.5) < 4 * math.sqrt(0.25 / 400)
 

@@ -109,7 +109,7 @@ def test_our_own_checkpoint_is_read_with_its_metadata_and_without_its_optimiser(
     exportable = export.read(tmp_path / "x.safetensors")
     assert exportable.model_id == "small/wan" and exportable.told == {"caption": "a dog"}
     with pytest.raises(VovError, match="index_hash: differs"):
-        replaced = dataclasses.replace(exportable, notes=exportable.notes | {"index_hash": "00", "last_k": 1})
+        replaced = dataclasses.replace(exportable, notes=exportable.notes | {"index_hash": "00" * 8, "last_k": 1})
         replaced.attach(WanBackbone, nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({
             "attn1": nn.ModuleDict({"to_q": nn.Linear(4, 4)})})])}), {})
 

@@ -85,7 +85,7 @@ def velocities_of(pipe, **inputs) -> list[dict]:
         return out
 
     pipe.transformer.forward = watched
-    pipe("a photograph of a rose", height=32, width=48, num_frames=5, num_inference_steps=2, guidance_scale=1.0,
+    pipe(prompt="a photograph of a rose", height=32, width=48, num_frames=5, num_inference_steps=2, guidance_scale=1.0,
          generator=torch.Generator().manual_seed(0), output_type="latent", **inputs)
     pipe.transformer.forward = plain
     return seen

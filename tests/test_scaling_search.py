@@ -99,7 +99,7 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
 
 def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
     media.write_frames(tmp_path / "large", ball(5, 40, 48))
-    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
+    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 40×48, but the file was made from 32×32"):
         command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
                                     output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
     assert not (tmp_path / "x.vov").exists()

@@ -50,7 +50,7 @@ def main(settings: AnchoredCurves) -> None:
         return
     fits, originals = ([Path(path) for path in text.split(",")] for text in (settings.fits, settings.originals))
     header = bitstream.read(fits[0]).header
-    backbone = curves.backbone_for(header, settings.cache_dir, settings.device)
+    backbone = curves.backbone_for(settings, header, str(fits[0]))
     anchors = parse_anchors(AUTO[header.tree] if settings.anchors == "auto" else settings.anchors)
     folder = Path(settings.out)
     kept = Rows(folder / "curves.jsonl", folder)

@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from vov import VovError
+from vov.evaluation.anchors import ffmpeg
 from vov.files import atomic
-from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ffmpeg, read_clip, read_image, resize, video_index
+from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource, read_clip, read_image, resize
 
 log = logging.getLogger(__name__)
 CAPTIONS = Path(__file__).with_name("captions.tsv")
@@ -107,7 +108,7 @@ def pack_clip(source: Path, target: Path, limit: int) -> int:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise VovError(f"{source}: ffmpeg cannot read this clip ({done.stderr.strip()[-200:]}); fetch it anew")
-    return video_index(target)[0]
+    return len(FrameSource(target))
 
 
 def hold_out(items: list[dict]) -> None:

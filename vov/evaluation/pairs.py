@@ -190,13 +190,16 @@ def file_rate(path: Path) -> dict[str, Any]:
     """Rate fields of a `Pair` from its compressed file: all bytes on disk, and of a .vov file where they went."""
     if not path.is_file():
         raise VovError(f"BITSTREAM={path}: no such file; give the compressed file, or nothing if there is none")
-    detail: dict[str, Any] = {}
+    found: dict[str, Any] = {"bytes": float(path.stat().st_size), "rate_source": "file", "detail": {}}
     if path.suffix == ".vov":
         from vov import bitstream
 
         parts = dataclasses.asdict(bitstream.parts(path))
-        detail["bytes_by_part"] = {k: v for k, v in parts.items() if v}
-    return {"bytes": float(path.stat().st_size), "rate_source": "file", "detail": detail}
+        found["detail"]["bytes_by_part"] = {k: v for k, v in parts.items() if v}
+        header = bitstream.read(path).header
+        if header.resize == "crop":  # its decode shows a part of the original, which is compared with just that part
+            found["crop"] = (header.width, header.height)
+    return found
 
 
 def own_rate(path: Path) -> dict[str, Any]:

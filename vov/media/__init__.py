@@ -37,13 +37,13 @@ from vov.media.timing import DEFAULT_FPS
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".y4m", ".m4v", ".mpg", ".ts", ".gif"}
 
 __all__ = ["DEFAULT_FPS", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Clip", "FrameSource", "Geometry", "Info",
-           "contact_sheet", "fit_geometry", "geometry_for", "image_files", "natural_key", "probe_video", "read_clip",
-           "read_image", "refuse_no_picture", "refuse_other_size", "resize", "restore_geometry", "side_by_side",
-           "view", "write_frames", "write_image", "write_video"]
+           "contact_sheet", "fit_geometry", "geometry_for", "image_files", "natural_key", "read_clip", "read_image",
+           "refuse_no_picture", "refuse_other_size", "resize", "restore_geometry", "side_by_side", "view",
+           "write_frames", "write_image", "write_video"]
 
 
 def __getattr__(name: str):
-    """`write_video` and `probe_video`, which need PyAV, when they are first used."""
-    if name in ("write_video", "probe_video"):
-        return getattr(with_av("writer" if name == "write_video" else "probe"), name)
+    """`write_video`, which needs PyAV, when it is first used."""
+    if name == "write_video":
+        return with_av("writer").write_video
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

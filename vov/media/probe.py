@@ -29,6 +29,7 @@ from vov.media.timing import DEFAULT_FPS, constant_rate
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # colour primaries, likewise
 BT2020_MATRICES = (9, 10)
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own drop the alpha of WebM
 CURE = "re-encode it: ffmpeg -i IN -c:v libx264 -crf 10 OUT.mp4"
 logging.getLogger("libav").setLevel(logging.CRITICAL)  # what ffmpeg says goes into our own line
 
@@ -185,13 +186,13 @@ def _packets(path: Path) -> Packets:
         container_name = container.format.name
         damage = next((text.strip() for _, name, text in said if name == container_name), damage)
         _refuse_damage(path, len(kept), damage or _cut_end(container_name, container.size, end))
-        alpha = stream.metadata.get("alpha_mode") == "1" and {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(
-            stream.codec_context.name, "")
+        alpha = stream.metadata.get("alpha_mode") == "1"
+        decoder = ALPHA_DECODERS.get(stream.codec_context.name, "") if alpha else ""
         # AVI has no presentation times, and ffmpeg's guesses are not those of the frames
         pts = None if container_name == "avi" else _stamps([packet[0] for packet in kept])
         return Packets(len(kept), pts, _stamps([packet[1] for packet in kept]),
                        np.array([packet[0] for packet in kept if packet[3] and packet[0] is not None], np.int64),
-                       alpha or "", stream.time_base or Fraction(1),
+                       decoder, stream.time_base or Fraction(1),
                        max(kept, key=lambda packet: packet[1 if pts is None else 0] or 0)[2],
                        float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS))
 

@@ -44,7 +44,7 @@ class Video:
     def _displayed(self, frame: av.VideoFrame) -> np.ndarray:
         picture = frame.to_ndarray()
         if self.info.alpha:
-            picture = np.array(on_white(self.info.path, Image.fromarray(picture, "RGBA")))
+            picture = np.array(on_white(self.info.path, Image.fromarray(picture)))
         (a, c), (b, d) = self.info.turn
         if a == 0:
             picture = picture.transpose(1, 0, 2)
