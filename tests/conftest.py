@@ -16,11 +16,17 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(scope="session")
-def tiny_wan(tmp_path_factory):
+def models(tmp_path_factory):
+    """The folder of both untrained models: what CACHE_DIR names."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny_wan(models):
     """Folder of an untrained 2-layer Wan pipeline."""
     from tests.tiny import build_wan
 
-    return build_wan(tmp_path_factory.mktemp("models") / "tiny-wan")
+    return build_wan(models / "tiny-wan")
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +37,11 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen(tmp_path_factory):
+def tiny_qwen(models):
     """Folder of an untrained 2-layer Qwen-Image pipeline."""
     from tests.tiny import build_qwen
 
-    return build_qwen(tmp_path_factory.mktemp("models") / "tiny-qwen")
+    return build_qwen(models / "tiny-qwen")
 
 
 @pytest.fixture(scope="session")

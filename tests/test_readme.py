@@ -43,6 +43,7 @@ RUN = {
     "OUTPUT=edit.png bash image/edit_caption.sh",
     'video/README.md: FRAMES_DIR=clip.mp4 CAPTION="a dog runs on a beach" NAME=dog OUT_DIR=runs/dog bash '
     "video/train/run_two_stage.sh",
+    "video/README.md: CONFIG=nano-video FRAMES_DIR=film.mp4 OUT_DIR=runs/film bash video/encode.sh",
     "video/README.md: BITSTREAM=runs/dog/dog.vov OUTPUT_DIR=decoded bash video/reconstruct/reconstruct.sh",
     'video/README.md: export FRAMES_DIR=clip.mp4 NAME=dog CAPTION="a dog runs on a beach"',
     'video/README.md: WEIGHTS=runs/dog/dog.vov CAPTION="a cat runs on a beach" ORIGINAL_FRAMES_DIR=clip.mp4 '
@@ -59,7 +60,7 @@ TINY = {"WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "THETA_
 SMALLER = (("train_steps=500", "train_steps=2"), ("train_steps=300", "train_steps=2"),
            ("decode_steps=50", "decode_steps=2"), ("STEPS=100", "STEPS=6"), ("sample.sh dog 100", "sample.sh dog 6"),
            ("atoms:100:2100:", "atoms:6:60:"), ("atoms:100:500:", "atoms:6:60:"), ("atoms:100:1000:", "atoms:6:90:"),
-           ("SCALING_BYTES=2000", "SCALING_BYTES=60"),
+           ("SCALING_BYTES=2000", "SCALING_BYTES=60"), ("bash video/encode", "SCORE=pixel STEPS=4 bash video/encode"),
            ("ANCHORS=video", "ANCHORS=x264,svtav1"))  # x265 crashes on 48×40 pixels
 # What blocks take from their reader, or from an earlier block, unless they make it themselves.
 GIVEN = {"runs/dog/dog.vov": "video_theta.vov", "runs/cat/cat.vov": "image_noise.vov",
@@ -76,7 +77,7 @@ def give(folder: Path, block: readme.Block) -> None:
         if re.search(rf"(?<![\w/]){re.escape(name)}", block.text) and f"OUT_DIR={Path(name).parent} " not in block.text:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(GOLDEN / golden.format(tree=tree), folder / name)
-    for clip in ("clip.mp4", "clips/carphone.mp4"):
+    for clip in ("clip.mp4", "film.mp4", "clips/carphone.mp4"):
         media.write_video(folder / clip, frames, 8.0)
     for frame_folder in ("frames", "recon_out/HoneyBee"):
         media.write_frames(folder / frame_folder, frames)

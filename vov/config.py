@@ -91,7 +91,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
         if preset:
             values |= {k: _parse(preset, k, v, types[k], fields[k])
-                       for k, v in read_preset(preset, set(fields), stage).items()}
+                       for k, v in read_preset(preset, set(fields), stage).items() if v is not None}
             values["config"] = preset
     for name in fields:
         found = from_environment(name)

@@ -218,8 +218,10 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int) -> None:
     for pair in pairs:
         if pair.is_coded:
             read_header(pair)
-        original = pair.reference()
         size, count = pair.decoded_geometry()
+        if pair.crop and pair.crop != size:  # frames of the original's size beside a file of a crop: not its decode
+            pair.crop = None
+        original = pair.reference()
         counts = (len(original), count)
         if num_frames > min(counts):
             raise VovError(f"{pair.name}: NUM_FRAMES={num_frames}, but the original has {counts[0]} frames "
