@@ -22,7 +22,8 @@ HELP = (("NUM_GPUS", "2", "processes on this machine, at most one a GPU; without
         ("MASTER_ADDR", "127.0.0.1", "address of machine 0; needed when NNODES is above 1"),
         ("MASTER_PORT", "(free one)", "port of machine 0 where all processes meet; needed when NNODES is above 1"),
         ("OMP_NUM_THREADS", "(cores / processes)", "CPU threads of each process"),
-        ("OMP_WAIT_POLICY", "PASSIVE", "what CPU threads without work do: PASSIVE sleeps, ACTIVE spins"))
+        ("OMP_WAIT_POLICY", "PASSIVE", "what CPU threads without work do: PASSIVE sleeps, ACTIVE spins"),
+        ("GOMP_SPINCOUNT", "10000", "how long they spin before they sleep; about 3 ns each"))
 
 
 def whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

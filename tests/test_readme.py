@@ -64,19 +64,19 @@ SMALLER = (("train_steps=500", "train_steps=2"), ("train_steps=300", "train_step
            ("ANCHORS=video", "ANCHORS=x264,svtav1"))  # x265 crashes on 48×40 pixels
 # What blocks take from their reader, or from an earlier block, unless they make it themselves.
 GIVEN = {"runs/dog/dog.vov": "video_theta.vov", "runs/cat/cat.vov": "image_noise.vov",
-         "runs/album/album.vov": "album_theta.vov", "HoneyBee.vov": "video_theta.vov", "a.vov": "{tree}_theta.vov",
-         "b.vov": "{tree}_theta.vov", "fits/frozen/carphone.vov": "video_theta.vov",
+         "runs/album/album.vov": "album_theta.vov", "HoneyBee.vov": "video_theta.vov", "a.vov": "{one}.vov",
+         "b.vov": "{one}.vov", "fits/frozen/carphone.vov": "video_theta.vov",
          "fits/anchored/carphone.vov": "video_noise.vov"}
 
 
 def give(folder: Path, block: readme.Block) -> None:
     """Puts the files that a block reads into `folder`."""
     frames = ball(5, 48, 40)  # what the golden files were made from
-    tree = "album" if block.readme.parts[0] == "image" else "video"
+    one = "image_noise" if block.readme.parts[0] == "image" else "video_theta"  # a file of one picture or clip
     for name, golden in GIVEN.items():
         if re.search(rf"(?<![\w/]){re.escape(name)}", block.text) and f"OUT_DIR={Path(name).parent} " not in block.text:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(GOLDEN / golden.format(tree=tree), folder / name)
+            shutil.copy(GOLDEN / golden.format(one=one), folder / name)
     for clip in ("clip.mp4", "film.mp4", "clips/carphone.mp4"):
         media.write_video(folder / clip, frames, 8.0)
     for frame_folder in ("frames", "recon_out/HoneyBee"):
