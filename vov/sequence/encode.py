@@ -22,6 +22,7 @@ from vov.metrics import psnr
 from vov.model.backbone import Backbone
 from vov.model.flow import euler
 from vov.scaling.aim import Aim
+from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
 from vov.sequence.chunk import ChunkModel, Start
 from vov.sequence.plan import Span
@@ -156,16 +157,20 @@ class SequenceEncoder:
         return coded
 
     def profile(self, number: int, frames: np.ndarray, span: Span, weights: Tensor | None) -> np.ndarray:
-        """What the steps are worth, by a first pass with equal shares: 0 … 255 in 16ths of an octave below the best."""
+        """The shape of the plan that `allocate` makes for this chunk: 0 … 255, in 16ths of an octave below its most.
+
+        A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for.
+        """
         bits = self.bits[0]
         equal = max(1, round(8 * self.share(span) / ((bits + 1) * self.noise["steps"])))
         code = noise_code(self.noise, bits, np.full(self.noise["steps"], TOP), 0)
         code = replace(code, plan=np.full((self.noise["steps"], 1), min(equal, MAX_ATOMS)))
         chooser, _, _ = self.search(number, code, frames, None, span, weights)
-        worth = chooser.worth[:, 0]
+        usable = replace(code, plan=np.minimum(code.plan, 1))
+        plan = allocate(usable, chooser.energy, chooser.worth, self.share(span) + 64)[0].plan[:, 0]
         with np.errstate(divide="ignore"):
-            octaves = np.log2(worth / max(worth.max(), 1e-30))
-        return np.where(worth > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
+            octaves = np.log2(plan / plan.max())
+        return np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
 
     def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, before: np.ndarray | None) -> Coded:
         """Chooses the noise of a chunk within its share of bytes."""
