@@ -4,7 +4,7 @@
 VOV_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$VOV_ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}
-# Threads that wait for work sleep, after some 30 microseconds of spinning: two runs on one machine would else stop each
+# Threads that wait for work sleep, after a moment of spinning: two runs on one machine would else stop each
 # other, and without any spinning one run alone would lose a fifth.
 if [[ -z "${OMP_WAIT_POLICY:-}" ]]; then export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}; fi
 

@@ -23,7 +23,7 @@ HELP = (("NUM_GPUS", "2", "processes on this machine, at most one a GPU; without
         ("MASTER_PORT", "(free one)", "port of machine 0 where all processes meet; needed when NNODES is above 1"),
         ("OMP_NUM_THREADS", "(cores / processes)", "CPU threads of each process"),
         ("OMP_WAIT_POLICY", "PASSIVE", "what CPU threads without work do: PASSIVE sleeps, ACTIVE spins"),
-        ("GOMP_SPINCOUNT", "10000", "how long they spin before they sleep; about 3 ns each"))
+        ("GOMP_SPINCOUNT", "10000", "how often they look for work before they sleep"))
 
 
 def whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

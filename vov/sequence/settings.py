@@ -31,8 +31,8 @@ class SequenceConfig(ModelOptions):
                             "first of a scene", minimum=0)
 
     bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else 60", minimum=0)
-    target_bytes: int = option(0, "size of the whole file; met to −3 … 0 %", minimum=0)
-    target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second; met to −3 … 0 %",
+    target_bytes: int = option(0, "size of the whole file, never exceeded", minimum=0)
+    target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second, never exceeded",
                                 minimum=0)
     steps: int = option(40, "sampler steps", minimum=2)
     shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
