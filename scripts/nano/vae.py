@@ -37,7 +37,7 @@ RECIPES = {
               "batches": [(0.0, 1, 96, 128, 128), (0.6, 1, 48, 192, 192)],
               "stills": (96, 128, 128), "cycle": 4, "log_every": 400}}
 # A piece that goes on from finished weights refines them at lower rates. One of the decoder alone leaves the latents,
-# and with them the transformer, as they are.
+# and with them the transformer, as they are; the noise has given them their scale by then, so it gets weaker.
 REFINE = {"lr": 0.015, "adam_lr": 1e-3}
 DECODER_ONLY = {"rate_weight": 0.0}
 REFINE_BATCHES = {"video": [(0.0, 17, 8, 112, 128), (0.6, 17, 6, 112, 192)], "image": [(0.0, 1, 48, 192, 192)]}
@@ -83,7 +83,8 @@ class Step:
     """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the many
     small kernels of this model are slow to launch."""
 
-    def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str):
+    def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str, weaker: bool = False):
+        self.weaker = weaker  # noise of 0 to 1 times the usual strength, drawn for each sample
         self.vae, self.optimiser, self.kind, self.balance = vae, optimiser, device.split(":")[0], balance
         self.rate_weight = torch.zeros((), device=device)
         self.graphs: dict[torch.Size, tuple] = {}
@@ -103,6 +104,8 @@ class Step:
         b, _, t, h, w = x.shape
         z = self.vae.config.z_dim
         noise = torch.randn(b, z, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
+        if self.weaker:
+            noise = noise * torch.rand(b, 1, 1, 1, 1, generator=generator, device=x.device)
         if self.kind != "cuda":
             return self.eager(x, noise)
         if x.shape not in self.graphs:
@@ -157,7 +160,7 @@ def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, stat
     optimiser = Muon(vae, is_matrix, cfg["lr"], cfg["adam_lr"])
     run = Training(vae, optimiser, Ema(vae, cfg["ema"]), (bank.generator, generator))
     budget.begin(run.load(state) if resume and state.is_file() else 0.0)
-    one_step = Step(vae, optimiser, cfg["balance"], device)
+    one_step = Step(vae, optimiser, cfg["balance"], device, weaker=cfg["decoder_only"])
     saved, shown = budget.elapsed(), {}
     while (progress := budget.progress(run.step)) < 1:
         x = draw_batch(bank, cfg, progress, run.step)
