@@ -31,7 +31,7 @@ class SequenceConfig(ModelOptions):
                             "first of a scene", minimum=0)
 
     bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else 60", minimum=0)
-    target_bytes: int = option(0, "size of the whole file, never exceeded", minimum=0)
+    target_bytes: int = option(0, "size of the whole file, sound apart, never exceeded", minimum=0)
     target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second, never exceeded",
                                 minimum=0)
     steps: int = option(40, "sampler steps", minimum=2)
