@@ -107,6 +107,40 @@ def all_commands(media: Path) -> list[Command]:
             wan | {"BITSTREAM": str(media / "fit" / "x.vov"), "OUTPUT_DIR": "OUT"},
         ),
         Command(
+            "sequence of chunks",
+            "video.encode:main",
+            "video/encode.sh",
+            wan
+            | {
+                "CONFIG": "nano-video",
+                "FRAMES_DIR": str(media / "long"),
+                "WIDTH": "32",
+                "HEIGHT": "32",
+                "NUM_FRAMES": "5",
+                "KEY_EVERY": "2",
+                "STEPS": "4",
+                "BYTES_PER_FRAME": "12",
+                "OUT_DIR": "OUT",
+                "NAME": "x",
+            },
+        ),
+        Command(
+            "noise of pictures",
+            "image.encode:main",
+            "image/encode.sh",
+            qwen
+            | {
+                "CONFIG": "nano-image",
+                "DESCRIPTION_FILE": str(media / "d.txt"),
+                "DATA_ROOT": str(media),
+                "WIDTH": "32",
+                "HEIGHT": "32",
+                "STEPS": "6",
+                "SCALING_BYTES": "60",
+                "OUT_DIR": "OUT",
+            },
+        ),
+        Command(
             "evaluation",
             "video.evaluate:main",
             "video/eval/eval.sh",
@@ -127,11 +161,15 @@ STAGES = {
     "video.train:two_stage": ("", "stage1", "stage2"),
     "image.train:main": ("", "stage1", "stage2"),
     "video.train:stage1": ("stage1",),
+    "video.encode:main": ("encode",),
+    "image.encode:main": ("encode",),
 }
 CLASSES = {
     "video.train": "video.options:VideoFit",
     "image.train": "image.options:ImageFit",
     "video.scale": "video.scale:Scale",
+    "video.encode": "video.encode:Encode",
+    "image.encode": "image.encode:Encode",
     "video.reconstruct": "video.reconstruct:Reconstruct",
     "video.evaluate": "vov.evaluation.pairs:EvalConfig",
 }
@@ -145,12 +183,13 @@ def _named(text: str):
 
 
 def make_media(folder: Path) -> None:
-    """A clip of 5 frames and two pictures."""
+    """A clip of 5 frames, one of 17 and two pictures."""
     from vov import media
 
     ramp = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8)
-    frames = np.stack([np.stack([ramp + 9 * t, 2 * ramp, 255 - ramp], -1) for t in range(5)])
-    media.write_frames(folder / "clip", frames)
+    frames = np.stack([np.stack([ramp + 9 * t, 2 * ramp, 255 - ramp], -1) for t in range(17)])
+    media.write_frames(folder / "long", frames)
+    media.write_frames(folder / "clip", frames[:5])
     for name, frame in zip("ab", frames[:2], strict=True):
         media.write_image(folder / f"{name}.png", frame)
     (folder / "d.txt").write_text("a.png|a ramp\nb.png|another ramp\n")
@@ -174,13 +213,14 @@ def warm_up() -> None:
 
     torch.set_num_threads(1)  # before any work: threads do not survive a fork
     models.folder()
-    for entry in ("video.train", "image.train", "video.scale", "video.reconstruct", "video.evaluate"):
+    for entry in CLASSES:
         _named(CLASSES[entry])
     RateModel()
     import av  # noqa: F401
 
     import vov.evaluation.evaluate
     import vov.scaling.command
+    import vov.sequence.command
     import vov.training  # noqa: F401
 
 

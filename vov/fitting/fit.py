@@ -41,11 +41,15 @@ MEANING = {"content": "the clip or pictures", "captions": "the caption", "start"
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file."""
+    """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file.
+
+    chained: the decoder knows the first latent frame; only the others count (`Backbone.velocity_after`).
+    """
 
     latents: Tensor
     condition: Condition
     index: int = 0
+    chained: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Fit:
         self.rate = self._initial_rate(start) if settings.lambda_rate > 0 else None
         self.clean = torch.cat([target.latents for target in targets])
         self.weights = pixel_weights(backbone, self.clean, settings.seed) if settings.loss == "pixel" else None
+        self.chained = torch.tensor([target.chained for target in targets], device=self.device)
+        self.any_chained = any(target.chained for target in targets)
         self.anchors = torch.cat([decoder_noise(settings.seed, shape, target.index, self.device) for target in targets])
         self.conditions = backbone.collate([target.condition for target in targets])
         self._make_fast()
@@ -243,8 +249,25 @@ class Fit:
         which, noise, time = (self.buffers[k][piece] for k in ("which", "noise", "time"))
         clean = self.clean[which]
         condition = {k: v[which] for k, v in self.conditions.items()}
-        velocity = self.backbone.velocity(interpolate(clean, noise, time), time, condition)
-        return velocity - (noise - clean)
+        state = interpolate(clean, noise, time)
+        if not self.any_chained:
+            return self.backbone.velocity(state, time, condition) - (noise - clean)
+        known = self.chained[which].view(-1, 1, 1, 1)
+        if self.backbone.clean_first_frame:
+            state[:, :, 0] = torch.where(known, clean[:, :, 0], state[:, :, 0])
+            time = time[:, None].repeat(1, state.shape[2])
+            time[:, 0] *= ~known.view(-1)
+        error = self.backbone.velocity(state, time, condition) - (noise - clean)
+        first = error[:, :, :1].masked_fill(known[..., None], 0)
+        return torch.cat((first, error[:, :, 1:]), dim=2)
+
+    @torch.no_grad()
+    def distortion_of(self, theta: Tensor) -> float:
+        """The distortion of the first step's samples in this process under θ [d]; changes nothing."""
+        self._fill(0)
+        flat, size = self.projection.expand(theta), self.passes.batch
+        return sum(float(distortion(self._error(flat, slice(turn * size, (turn + 1) * size)), self.weights))
+                   for turn in range(len(self.passes.mine)))
 
     def advance(self, step: int) -> dict[str, Tensor]:
         """Takes optimiser step `step`; returns its loss [] and bits per θ entry []."""

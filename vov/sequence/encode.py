@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import stopping
+from vov import VovError, bitstream, stopping
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.bitstream.sequence_code import MAX_SCALE, TOP, Chunk, Scene, SequenceCode, noise_code, payload_bytes
@@ -19,6 +19,7 @@ from vov.files import atomic, content_hash
 from vov.fitting.loss import pixel_weights
 from vov.media import FrameSource
 from vov.metrics import psnr
+from vov.model.adapt import FIELDS
 from vov.model.backbone import Backbone
 from vov.model.flow import euler
 from vov.scaling.aim import Aim
@@ -27,8 +28,10 @@ from vov.scaling.choose import Chooser
 from vov.sequence.chunk import ChunkModel, Start
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
+from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, hash_of, length, windows
 
 log = logging.getLogger(__name__)
+LENGTHS = 3  # bytes by which the length field of a section may still grow
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +68,7 @@ class SequenceEncoder:
         self.folder, self.captions = folder, list(captions)
         self.header = Header(
             tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(), dtype=backbone.precision,
-            lora_preset=next(iter(backbone.presets)), last_k=1, rank=1, theta_length=1, proj_seed=42,
-            index_hash=bytes(8), step=1.0, width=settings.width, height=settings.height,
+            **self._adapter_fields(), step=1.0, width=settings.width, height=settings.height,
             num_frames=settings.num_frames, fps=source.fps, resize=settings.resize, sampler="euler",
             decode_steps=settings.steps,
             shift=settings.shift or backbone.native_shift(settings.width, settings.height), seed=settings.seed)
@@ -76,6 +78,9 @@ class SequenceEncoder:
         self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
         self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
         self.budget = settings.budget(len(source), source.fps, self.fixed_bytes())
+        self.whole = settings.whole(len(source), source.fps)
+        self.scenes: list[Scene] = []  # of the run so far
+        self.chunks: list[Chunk] = []
         rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
         self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
                       "end": settings.jump(rate)}
@@ -83,35 +88,113 @@ class SequenceEncoder:
             self.noise["steps"] = settings.steps
         self.sigmas = self.model.sigmas(self.noise)
 
+    def _adapter_fields(self) -> dict:
+        """The header's part about θ; where no scene can have one, the least that says so."""
+        if not length(self.settings):
+            return {"lora_preset": next(iter(self.backbone.presets)), "last_k": 1, "rank": 1, "theta_length": 1,
+                    "proj_seed": 42, "index_hash": bytes(8)}
+        adapter = SceneAdapter(self.backbone, self.settings, 0.0)
+        adapter.remove()
+        return {name: getattr(adapter.spec, name) for name in FIELDS} | {"index_hash": adapter.projection.hash}
+
     def fixed_bytes(self) -> int:
         """About what the file holds besides indices and sound: header, framing, captions, profiles, chunk heads."""
         captions = sum(len(caption.encode()) for caption in self.captions)
         return 120 + captions + (12 + self.settings.steps // 2) * len(self.captions) + 4 * len(self.spans)
 
-    def share(self, span: Span) -> int:
-        """Bytes for the indices of one chunk."""
-        return max(1, int(self.budget * span.frames / len(self.source)))
+    def spent(self) -> int:
+        """Bytes of the file as known so far, sound apart: chunks to come have no indices yet, scenes to come are
+        taken to be as the last one."""
+        scenes, chunks = list(self.scenes), list(self.chunks)
+        for number in range(len(scenes), len(self.captions)):
+            count = sum(span.scene == number for span in self.spans)
+            scenes.append(replace(scenes[-1], chunks=count) if scenes else
+                          Scene(count, np.arange(self.noise["steps"], dtype=np.int32) % 4 * 9 + 200))
+        chunks += [Chunk(span.frames, span.chained, MAX_SCALE, np.zeros(0, np.int32))
+                   for span in self.spans[len(chunks):]]
+        code = SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
+        return len(bitstream.to_bytes(self.bitstream(code, self.source.info.width, self.source.info.height))) + LENGTHS
+
+    def share(self, number: int) -> int:
+        """Bytes for the indices of chunk `number`, the next one: its part of what is left of the whole file."""
+        frames = self.spans[number].frames
+        if not self.whole:
+            return max(1, int(self.budget * frames / len(self.source)))
+        left = sum(span.frames for span in self.spans[number:])
+        return max(1, int((self.whole - self.spent()) * frames / left))
 
     def run(self, done: Callable[[int, Coded], None] = lambda number, coded: None) -> SequenceCode:
-        """Codes every chunk; `done` is called after each with its number. A signal ends it after the chunk at hand."""
-        chunks: list[Chunk] = []
-        scenes: list[Scene] = []
-        before, key = None, self.settings_hash()
+        """Codes every chunk; `done` is called after each with its number. A signal ends it after the chunk at hand.
+
+        Raises VovError when the file would be larger than was asked for.
+        """
+        self.scenes, self.chunks = [], []
+        adapter = SceneAdapter(self.backbone, self.settings, self.header.shift) if length(self.settings) else None
+        try:
+            self._run(done, adapter)
+        finally:
+            if adapter is not None:
+                adapter.remove()
+        if self.whole and (size := self.spent() - LENGTHS) > self.whole:
+            raise VovError(f"the smallest file has {size:,} bytes; raise TARGET_BYTES or TARGET_KBPS, or lower STEPS")
+        return SequenceCode(self.noise, self.bits, tuple(self.scenes), tuple(self.chunks))
+
+    def _run(self, done: Callable[[int, Coded], None], adapter: SceneAdapter | None) -> None:
+        before, key, theta = None, self.settings_hash(), None
         with stopping.graceful() as signalled:
             for number, span in enumerate(self.spans):
                 frames = self.original(span, before)
                 key = content_hash(key if span.chained else self.settings_hash(), number, self.captions[span.scene],
                                    np.ascontiguousarray(frames).data)
-                if len(scenes) == span.scene:
+                if len(self.scenes) == span.scene:
+                    theta = self.scene_theta(number, adapter, theta) if adapter else None
+                    key = content_hash(key, hash_of(theta))
                     view = self.kept_view(number, key, frames, span)
-                    scenes.append(Scene(sum(other.scene == span.scene for other in self.spans), view.profile))
+                    self.scenes.append(Scene(len(self.scene_spans(span.scene)), view.profile, *theta_fields(theta)))
                 coded = self.kept_chunk(number, key, frames, span, view, before)
-                chunks.append(coded.chunk)
+                self.chunks.append(coded.chunk)
                 before = coded.last
                 done(number, coded)
                 if signal := signalled():
                     raise stopping.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
-        return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
+
+    def scene_spans(self, scene: int) -> list[Span]:
+        """The chunks of a scene."""
+        return [span for span in self.spans if span.scene == scene]
+
+    def scene_theta(self, number: int, adapter: SceneAdapter, before: SceneTheta | None) -> SceneTheta | None:
+        """The θ of the scene that begins with chunk `number`, fitted and bound; None, and unbound, where it does not
+        pay (SCENE_THETA=auto)."""
+        span = self.spans[number]
+        spans, auto = self.scene_spans(span.scene), self.settings.scene_theta.strip().lower() == "auto"
+        cost = length(self.settings) * self.settings.scene_bits / 8
+        if auto and cost > AUTO_SHARE * self.share(number) / span.frames * sum(one.frames for one in spans):
+            adapter.bind(None)
+            return None
+        shown = windows(self.source.read, spans, self.settings.num_frames, self.settings.scene_windows)
+        theta = adapter.fit(shown, self.conditions[span.scene], self.folder / f"theta{number:06d}", before)
+        if auto and not self.pays(number, adapter, theta, spans):
+            theta = None
+        adapter.bind(theta)
+        return theta
+
+    def pays(self, number: int, adapter: SceneAdapter, theta: SceneTheta, spans: Sequence[Span]) -> bool:
+        """Whether two chunks of the scene come out better with θ than without it, at equal bytes of the whole scene.
+
+        The chunks are the first and one in the middle, each after the original of the frame before it."""
+        found = []
+        for option, cost in ((None, 0.0), (theta, theta.bytes / len(spans))):
+            adapter.bind(option)
+            values, view = [], None
+            for span in (spans[0], spans[len(spans) // 2]):
+                known = next(iter(self.source.read(span.first - 1, 1))) if span.chained else None
+                frames = self.original(span, known)
+                share = int(self.share(number) * span.frames / self.spans[number].frames - cost)
+                view = view or self.view(number, frames, span, share)
+                values.append(self.chunk(number, frames, span, view, known, share).psnr)
+            found.append(np.mean(values))
+        log.info("scene of %d chunks: θ of %d bytes: %.2f dB, without %.2f dB", len(spans), theta.bytes, *found[::-1])
+        return bool(found[1] > found[0])
 
     def bitstream(self, code: SequenceCode, width: int, height: int, sound: bytes = b"") -> Bitstream:
         """The whole file; width, height: of the source as displayed."""
@@ -120,7 +203,7 @@ class SequenceEncoder:
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
-        return content_hash(self.header, self.noise, self.bits, self.settings.score, round(self.budget, 3))
+        return content_hash(self.header, self.noise, self.bits, self.settings.score)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
@@ -133,49 +216,54 @@ class SequenceEncoder:
 
     def kept_view(self, number: int, key: str, frames: np.ndarray, span: Span) -> View:
         """What is known of the scene that begins with this chunk, from disk if it was made for just this."""
-        path = self.folder / f"scene{number:06d}.npz"
-        if (found := _load(path, key)) is None:
-            weights = None
-            if self.settings.score != "likelihood":
-                weights = pixel_weights(self.backbone, self.backbone.latents(frames), self.settings.seed)
-            profile = self.profile(number, frames, span, weights)
-            found = {"profile": profile} | ({} if weights is None else {"weights": weights.cpu().numpy()})
-            _save(path, key, **found)
-        weights = found.get("weights")
-        return View(found["profile"], None if weights is None else torch.from_numpy(weights).to(self.backbone.device))
+        path, share = self.folder / f"scene{number:06d}.npz", self.share(number)
+        key = content_hash(key, share)
+        if (found := _load(path, key)) is not None:
+            kept = found.get("weights")
+            return View(found["profile"], None if kept is None else torch.from_numpy(kept).to(self.backbone.device))
+        view = self.view(number, frames, span, share)
+        weights = {} if view.weights is None else {"weights": view.weights.cpu().numpy()}
+        _save(path, key, profile=view.profile, **weights)
+        return view
 
     def kept_chunk(self, number: int, key: str, frames: np.ndarray, span: Span, view: View,
                    before: np.ndarray | None) -> Coded:
         """A chunk, from disk if it was made for just this."""
-        path = self.folder / f"chunk{number:06d}.npz"
+        path, share = self.folder / f"chunk{number:06d}.npz", self.share(number)
+        key = content_hash(key, share)
         if (found := _load(path, key)) is not None:
             return Coded(Chunk(span.frames, span.chained, int(found["scale"]), found["symbols"]), found["last"],
                          float(found["psnr"]))
-        coded = self.chunk(number, frames, span, view, before)
+        coded = self.chunk(number, frames, span, view, before, share)
         _save(path, key, scale=np.array(coded.chunk.scale), symbols=coded.chunk.symbols, last=coded.last,
               psnr=np.array(coded.psnr))
         return coded
 
-    def profile(self, number: int, frames: np.ndarray, span: Span, weights: Tensor | None) -> np.ndarray:
-        """The shape of the plan that `allocate` makes for this chunk: 0 … 255, in 16ths of an octave below its most.
+    def view(self, number: int, frames: np.ndarray, span: Span, share: int) -> View:
+        """What a chunk that stands alone tells of its scene.
 
-        A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for.
+        The profile is the shape of the plan that `allocate` makes for it: 0 … 255, in 16ths of an octave below its
+        most. A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for.
         """
+        weights = None
+        if self.settings.score != "likelihood":
+            weights = pixel_weights(self.backbone, self.backbone.latents(frames), self.settings.seed)
         bits = self.bits[0]
-        equal = max(1, round(8 * self.share(span) / ((bits + 1) * self.noise["steps"])))
+        equal = max(1, round(8 * share / ((bits + 1) * self.noise["steps"])))
         code = noise_code(self.noise, bits, np.full(self.noise["steps"], TOP), 0)
         code = replace(code, plan=np.full((self.noise["steps"], 1), min(equal, MAX_ATOMS)))
         chooser, _, _ = self.search(number, code, frames, None, span, weights)
         usable = replace(code, plan=np.minimum(code.plan, 1))
-        plan = allocate(usable, chooser.energy, chooser.worth, self.share(span) + 64)[0].plan[:, 0]
+        plan = allocate(usable, chooser.energy, chooser.worth, share + 64)[0].plan[:, 0]
         with np.errstate(divide="ignore"):
             octaves = np.log2(plan / plan.max())
-        return np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
+        return View(np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32), weights)
 
-    def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, before: np.ndarray | None) -> Coded:
+    def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, before: np.ndarray | None,
+              share: int) -> Coded:
         """Chooses the noise of a chunk within its share of bytes."""
         bits = self.bits[span.chained]
-        scale = scale_for(view.profile, bits, self.share(span))
+        scale = scale_for(view.profile, bits, share)
         code = noise_code(self.noise, bits, view.profile, scale)
         known = before if span.chained else None
         chooser, start, latents = self.search(number, code, frames, known, span, view.weights)
@@ -197,6 +285,11 @@ class SequenceEncoder:
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
+
+
+def theta_fields(theta: SceneTheta | None) -> tuple:
+    """θ as the last fields of `Scene`."""
+    return () if theta is None else (theta.symbols, theta.step)
 
 
 def scale_for(profile: np.ndarray, bits: int, budget: int) -> int:

@@ -30,6 +30,16 @@ class SequenceConfig(ModelOptions):
     key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
                             "first of a scene", minimum=0)
 
+    scene_theta: str = option("0", "length d of a θ for each scene, fitted to its chunks; 0: none; auto: "
+                              "1024 where a scene's chunks gain more by it than it costs, else none")
+    scene_steps: int = option(1000, "optimiser steps of a scene's θ", minimum=1)
+    scene_batch: int = option(8, "chunks with fresh noise that a step sees", minimum=1)
+    scene_lr: float = option(0.05, "peak learning rate of a scene's θ", minimum=0)
+    scene_bits: float = option(4.0, "bits of an entry of a scene's θ", minimum=0.5, maximum=7.5)
+    scene_windows: int = option(32, "most chunks of a scene that its θ is fitted to", minimum=1)
+    rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
+    lora_preset: str = option("", "which linears a scene's θ adapts: qkv, qkvo, qkvo_mlp; empty: the tree's first")
+
     bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else 60", minimum=0)
     target_bytes: int = option(0, "size of the whole file, sound apart, never exceeded", minimum=0)
     target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second, never exceeded",
@@ -49,11 +59,14 @@ class SequenceConfig(ModelOptions):
         if len(asked) > 1:
             raise VovError(f"{' and '.join(asked)} are set; give one of them")
 
+    def whole(self, frames: int, fps: float) -> float:
+        """Bytes that the file may have, sound apart, for a video of so many frames; 0: no size was asked for."""
+        return self.target_bytes or self.target_kbps * 125 * frames / fps
+
     def budget(self, frames: int, fps: float, fixed: int) -> float:
         """Bytes of noise for a video of so many frames, when everything else takes `fixed` bytes."""
         self.one_rate()
-        if self.target_bytes or self.target_kbps:
-            whole = self.target_bytes or self.target_kbps * 125 * frames / fps
+        if whole := self.whole(frames, fps):
             if whole - fixed < frames / 50:
                 name = "TARGET_BYTES" if self.target_bytes else "TARGET_KBPS"
                 raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
