@@ -9,6 +9,7 @@ through the frames in small batches, so memory does not grow with T.
 | psnr_frames | the same of each frame; its average weighs good frames more than `psnr` does | up |
 | ssim | Wang et al. 2004: 11×11 Gaussian, σ = 1.5, K = (.01, .03), no padding, mean over R, G, B | up |
 | ms_ssim | Wang et al. 2003, five scales, exponents of the paper, per channel, mean over R, G, B | up |
+| seam | how much more the change from frame to frame is wrong at the borders of chunks than inside, dB | 0 |
 | flicker | mean |Δ decoded − Δ original| of consecutive frames, in 8-bit levels; 0 for one frame | down |
 
 Those that need a network's weights (LPIPS, DISTS, FVD) are in `perceptual` and `fvd`.
@@ -17,7 +18,7 @@ Those that need a network's weights (LPIPS, DISTS, FVD) are in `perceptual` and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -58,6 +59,28 @@ def mse_frames(reference: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 def psnr_of_mse(mse: float) -> float:
     """dB of a mean squared error in squared 8-bit levels; infinity for 0."""
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def seam(errors: np.ndarray, borders: Sequence[int]) -> float | None:
+    """How visible the borders of chunks are, in dB: 0 for not at all, above 0 for a jump.
+
+    Args:
+        errors: float [T − 1]: `mse_of_change` of frames t and t + 1.
+        borders: the t at which another chunk begins with frame t + 1.
+    Returns:
+        10·log10(mean error at the borders / mean error elsewhere); None where one of them has no frames or no error.
+    """
+    at = np.zeros(len(errors), bool)
+    at[list(borders)] = True
+    if at.all() or not at.any() or not errors[~at].mean() or not errors[at].mean():
+        return None
+    return 10 * math.log10(errors[at].mean() / errors[~at].mean())
+
+
+def mse_of_change(reference: np.ndarray, decoded: np.ndarray) -> float:
+    """Mean squared error of the change between two consecutive frames, both uint8 [2, H, W, 3], in 8-bit levels."""
+    changes = [np.diff(clip.astype(np.int32), axis=0) for clip in check_pair(reference, decoded)]
+    return float(np.mean(np.square(changes[0] - changes[1])))
 
 
 def psnr(reference: np.ndarray, decoded: np.ndarray) -> float:

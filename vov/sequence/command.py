@@ -134,8 +134,11 @@ class Meter:
         self.originals = iter(original)
         self.fit = (lambda frame: media.fit_geometry(frame[None], *size, "crop")[0]) if size else (lambda frame: frame)
         self.ends = np.cumsum([chunk.frames for chunk in stream.sequence.chunks])
+        self.scenes = [scene.chunks for scene in stream.sequence.scenes]
         self.mse: list[float] = []
         self.ms_ssim: list[float] = []
+        self.changes: list[float] = []
+        self.before: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, frame: np.ndarray) -> None:
         """The next decoded frame, uint8 [H, W, 3]."""
@@ -144,14 +147,21 @@ class Meter:
             raise VovError(f"the original is {target.shape[1]}×{target.shape[0]}, the decoded "
                            f"{frame.shape[1]}×{frame.shape[0]}; give the original that was coded")
         self.mse.append(float(np.mean((target.astype(np.float64) - frame) ** 2)))
+        if self.before is not None:
+            pairs = (np.stack(pair) for pair in zip(self.before, (target, frame), strict=True))
+            self.changes.append(metrics.mse_of_change(*pairs))
+        self.before = target, frame
         if min(frame.shape[:2]) >= metrics.WINDOW:
             self.ms_ssim.append(metrics.ms_ssim(target[None], frame[None]))
 
     def result(self) -> dict:
-        """PSNR of the mean squared error, mean MS-SSIM, PSNR by chunk."""
+        """PSNR of the mean squared error, mean MS-SSIM, `metrics.seam` at the borders of chunks, PSNR by chunk."""
+        cuts = set(np.cumsum([0, *self.scenes])[:-1].tolist())  # chunk numbers that begin a scene: a jump that is right
+        borders = [end - 1 for number, end in enumerate(self.ends[:-1], 1) if number not in cuts]
         parts = np.split(np.array(self.mse), self.ends[:-1])
         return {"psnr": metrics.psnr_of_mse(float(np.mean(self.mse))),
                 "ms_ssim": float(np.mean(self.ms_ssim)) if self.ms_ssim else None,
+                "seam_db": metrics.seam(np.array(self.changes), borders),
                 "psnr_by_chunk": [round(metrics.psnr_of_mse(float(part.mean())), 3) for part in parts if len(part)]}
 
 
