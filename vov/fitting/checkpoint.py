@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from vov import VovError
@@ -44,8 +44,9 @@ def save(path: str | Path, step: int, theta: Tensor, rate: torch.nn.Module | Non
         for key, value in optimizer.state.get(p, {}).items():
             tensors[f"optimizer.{i}.{key}"] = torch.as_tensor(value)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, {"vov": json.dumps({**metadata, "format": FORMAT, "step": step})})
+    about = {**metadata, "format": FORMAT, "step": step}
+    with atomic(path) as temporary:  # safetensors' own save_file leaves a .tmp file of its own when it is killed
+        temporary.write_bytes(safetensors.save(tensors, {"vov": json.dumps(about)}))
 
 
 def load(path: str | Path) -> Checkpoint:

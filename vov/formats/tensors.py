@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from vov import VovError
@@ -59,7 +59,7 @@ def read_tensors(path: str | Path, rename: Callable[[str], str | None]) -> tuple
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(safetensors.save(tensors, metadata))
 
 
 def vector(path: str | Path, key: str, value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vov import VovError
@@ -45,7 +45,7 @@ def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dic
     try:
         remove_parts(cache_folder() / kind)
         with atomic(cache_folder() / kind / f"{key}.safetensors", "VOV_CACHE") as temporary:
-            save_file(tensors, temporary)
+            temporary.write_bytes(save(tensors))
     except (VovError, OSError) as error:
         log.warning("not cached: %s", error)
     return tensors

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from vov.files import atomic
@@ -80,7 +80,8 @@ class Progress:
         tensors = {f"{n}.{name}": value.detach().cpu().contiguous().clone() for n, part in enumerate(parts)
                    for name, value in part.items()}
         with atomic(self.path, "OUTPUT") as temporary:
-            save_file(tensors, temporary, {"vov": json.dumps({"identity": self.identity, "samplings": len(parts)})})
+            about = {"identity": self.identity, "samplings": len(parts)}
+            temporary.write_bytes(safetensors.save(tensors, {"vov": json.dumps(about)}))
 
     def remove(self) -> None:
         """The search is over and its result is on disk."""
