@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -242,7 +243,11 @@ def start(command: Command, out: Path, said: Path, before=None) -> int:
         sys.argv = [module]
         if before:
             before()
+        from tqdm import tqdm
+
         from vov import cli
+
+        tqdm.set_lock(threading.RLock())  # its own is shared with all forks, and one that is killed never gives it back
 
         cli.run(_named(CLASSES[module]), _named(command.entry), "usage", stages=STAGES.get(command.entry, ("",)))
         code = 0
