@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from image.options import QwenOptions
 from vov import cli
 from vov.config import option, override
-from vov.editing import EditConfig, numbered, run_command
+from vov.editing.settings import EditConfig, OneFit, SeveralFits
 
 
 @dataclass(frozen=True)
@@ -30,43 +29,25 @@ class Edit(EditConfig, QwenOptions):
 
 
 @dataclass(frozen=True)
-class EditCaption(Edit):
-    """One fit."""
-
-    weights: str = option("", "a .vov file or a checkpoint, ours or the reference's (required)")
+class EditCaption(OneFit, Edit):
+    """One fit, a new caption."""
 
 
 @dataclass(frozen=True)
-class EditMerge(Edit):
-    """Any number of fits."""
-
-    weights1: str = option("", "first .vov file or checkpoint; its geometry, sampler and noise are used (required)")
-    weights2: str = option("", "second; WEIGHTS3, WEIGHTS4 … in the environment may follow")
+class EditMerge(SeveralFits, Edit):
+    """Several fits, a new caption."""
 
 
-def caption(settings: EditCaption) -> None:
-    """One θ, new caption."""
-    run([settings.weights], settings)
-
-
-def merge(settings: EditMerge) -> None:
-    """Several θ, new caption."""
-    run(numbered(settings.weights1, settings.weights2), settings)
-
-
-def run(sources: list[str], settings: Edit) -> None:
+def run(settings: EditCaption | EditMerge) -> None:
     """Edits with Qwen-Image."""
     from image.backbone import QwenBackbone
+    from vov.editing.command import run_command
 
     output = Path(settings.output or f"edits/{settings.name}.png")
-    print(run_command(sources, settings, QwenBackbone, ("ORIGINAL", settings.original), output))
+    print(run_command(settings.sources(), settings, QwenBackbone, ("ORIGINAL", settings.original), output))
 
 
 if __name__ == "__main__":
-    command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if command == "caption":
-        cli.run(EditCaption, caption, "WEIGHTS=x.vov CAPTION=… [VARIABLE=value …] bash image/edit_caption.sh")
-    elif command == "merge":
-        cli.run(EditMerge, merge, "WEIGHTS1=x.vov WEIGHTS2=y.vov CAPTION=… bash image/edit_merge.sh")
-    else:
-        raise SystemExit("usage: python -m image.edit {caption,merge}")
+    cli.run_one_of({
+        "caption": (EditCaption, run, "WEIGHTS=x.vov CAPTION=… [VARIABLE=value …] bash image/edit_caption.sh"),
+        "merge": (EditMerge, run, "WEIGHTS1=x.vov WEIGHTS2=y.vov CAPTION=… bash image/edit_merge.sh")})

@@ -63,9 +63,9 @@ def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[
     from vov import codec, results
 
     path = settings.bitstream
-    stream = codec.read_file(path, QwenBackbone)  # before the model: a bad file fails at once
+    stream = codec.read_file(path, QwenBackbone, settings.decode_limit)  # before the model
     return ([item.name for item in stream.items], results.made_from(settings, stream.header.dtype, path),
-            lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path)))
+            lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path), settings.decode_limit))
 
 
 def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:

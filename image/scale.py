@@ -31,7 +31,7 @@ def main(settings: Scale) -> None:
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a fitted .vov file")
     path = Path(settings.bitstream)
-    stream = codec.read_file(path, QwenBackbone)
+    stream = codec.read_file(path, QwenBackbone, settings.decode_limit)
     output = Path(settings.output or f"scaled/{path.name}")
     if len(stream.items) == 1 and not settings.original:
         raise VovError("ORIGINAL is not set; give the picture that the noise is chosen for")

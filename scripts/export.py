@@ -9,6 +9,8 @@ from pathlib import Path
 
 from vov import VovError, cli
 from vov.config import option
+from vov.files import content_hash, path_hash, there
+from vov.outputs import Outputs
 
 BACKBONES = {"WanTransformer3DModel": ("video.backbone", "WanBackbone"),
              "QwenImageTransformer2DModel": ("image.backbone", "QwenBackbone")}
@@ -64,18 +66,29 @@ def main(settings: Export) -> None:
     """Reads, expands, writes."""
     if not settings.input or not settings.output:
         raise VovError("INPUT and OUTPUT must be set; see --help")
-    from vov.files import refuse_existing
-    from vov.formats import export, lora, peft, reference
-
     output = Path(settings.output)
     if settings.format != "peft" and output.suffix != ".safetensors":
         raise VovError(f"OUTPUT={output}: must end in .safetensors for FORMAT={settings.format}")
     if settings.format == "peft" and output.is_file():
         raise VovError(f"OUTPUT={output}: is a file; FORMAT=peft writes a folder")
-    refuse_existing(output, settings.overwrite)
+    identity = content_hash(path_hash(settings.input) if there(settings.input) else "", settings.format,
+                            settings.lora_keys, settings.model_id, sorted(settings.given().items()))
+    with Outputs(output.name, [output], identity, settings.overwrite, "OUTPUT") as outputs:
+        if outputs.complete:
+            print(f"{output} is there already, from the same input and settings")
+            return
+        write(settings, output, outputs)
+        outputs.finish()
+
+
+def write(settings: Export, output: Path, outputs: Outputs) -> None:
+    """Expands θ and writes it in the format that is asked for."""
+    from vov.formats import export, lora, peft, reference
+
     found = export.read(settings.input)
     if settings.format == "reference":
-        reference.save_reference(output, found.theta, found.step, found.density, found.notes)
+        outputs.make(output, lambda: reference.save_reference(output, found.theta, found.step, found.density,
+                                                              found.notes))
         print(f"{output}: checkpoint with θ of {len(found.theta)} entries")
         return
     model_id = settings.model_id or found.model_id
@@ -84,11 +97,11 @@ def main(settings: Export) -> None:
     backbone, model, name = skeleton(model_id, settings.cache_dir, trusted=bool(settings.model_id))
     adapter, projection = found.attach(backbone, model, settings.given())
     if settings.format == "peft":
-        peft.write_peft(output, found.theta, adapter.names, projection, name)
+        outputs.make(output, lambda: peft.write_peft(output, found.theta, adapter.names, projection, name))
     else:
         factors = projection.factors(projection.expand(found.theta))
-        lora.write_lora(output, adapter.names, factors, backbone.tree, settings.lora_keys,
-                           {"model_id": name, **found.told})
+        outputs.make(output, lambda: lora.write_lora(output, adapter.names, factors, backbone.tree,
+                                                     settings.lora_keys, {"model_id": name, **found.told}))
     print(f"{output}: {settings.format} of {len(adapter.names)} layers, rank {projection.rank}, for {name}")
     if "decode_steps" in found.notes:
         print(f"fitted to {found.notes['decode_steps']} sampler steps from our noise of seed "

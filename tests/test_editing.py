@@ -9,7 +9,8 @@ from tests.tiny import build_wan
 from video import edit as command
 from video.backbone import WanBackbone
 from vov import VovError, codec, media
-from vov.editing import Adaptation, EditConfig, Merged, load, scheduled
+from vov.editing.edit import Adaptation, Merged, load, scheduled
+from vov.editing.settings import EditConfig
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
@@ -85,20 +86,20 @@ def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, c
     vov, reference, original = files
     shared = {"caption": "a blue ball", "model_id": str(backbone.path), "device": "cpu", "theta_length": 300,
               "last_k": 2, "width": 32, "height": 32, "num_frames": 5, "steps": 3}
-    command.caption(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"),
+    command.run(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"),
                                         original_frames_dir=str(original), **shared))
     said = capsys.readouterr().out
     assert "PSNR" in said and "lpips" in said
     assert media.read_image(tmp_path / "a_sheet.png").shape[:2] == (96, 104)
     assert len(media.read_clip(tmp_path / "a.mp4").frames) == 5
     monkeypatch.setenv("WEIGHTS3", str(vov))
-    command.merge(command.EditMerge(weights1=str(vov), weights2=str(reference), strength="1,0.5,0.2",
+    command.run(command.EditMerge(weights1=str(vov), weights2=str(reference), strength="1,0.5,0.2",
                                     stop_step="0,2,0", output_video=str(tmp_path / "b.mp4"), **shared))
     assert (tmp_path / "b_sheet.png").is_file()
     with pytest.raises(VovError, match="OVERWRITE"):
-        command.caption(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
+        command.run(command.EditCaption(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
     media.write_frames(tmp_path / "large", np.zeros((5, 40, 48, 3), np.uint8))
     with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
-        command.caption(command.EditCaption(weights=str(vov), original_frames_dir=str(tmp_path / "large"),
+        command.run(command.EditCaption(weights=str(vov), original_frames_dir=str(tmp_path / "large"),
                                             output_video=str(tmp_path / "c.mp4"), **shared))
     assert not (tmp_path / "c.mp4").exists()

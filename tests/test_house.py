@@ -16,6 +16,7 @@ FLOORS = [
     ("vov.fitting",),
     ("vov.scaling.replay", "vov.scaling.kernel", "vov.scaling.triton_kernel", "vov.scaling.choose", "vov.scaling.aim",
      "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress"),
+    ("vov.demand",),
     ("vov.codec", "vov.formats"),
     ("vov.scaling.search", "vov.scaling.bare"),
     ("vov.results", "vov.training", "vov.scaling.command", "vov.sequence"),

@@ -92,7 +92,7 @@ def test_a_picture_gets_the_name_of_a_picture(run, tiny_qwen, tmp_path, output):
     settings = EditCaption(weights=str(run / "captions.vov"), caption="else", output=str(tmp_path / output),
                            item="1", cache_dir=str(tiny_qwen.parent))
     with pytest.raises(VovError, match="is written as a picture; end the name"):
-        edit.caption(settings)
+        edit.run(settings)
     assert not list(tmp_path.iterdir())
 
 

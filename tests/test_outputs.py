@@ -43,7 +43,7 @@ def commands(fitted, tiny_wan, folder):
         "scale": (scale.main, Scale(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
                                     output=str(folder / "s/x.vov"), **model),
                   [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/x.json"]),
-        "edit": (edit.caption, EditCaption(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
+        "edit": (edit.run, EditCaption(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
                                            **model), [folder / "e/y.mp4", folder / "e/y_sheet.png"]),
     }
 

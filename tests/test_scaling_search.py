@@ -13,8 +13,9 @@ from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import scale as command
 from video.backbone import WanBackbone
-from vov import VovError, bitstream, codec, editing, media, metrics
+from vov import VovError, bitstream, codec, media, metrics
 from vov.bitstream.noise_code import NoiseCode
+from vov.editing import edit as editing
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model import speed

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_other_layers_or_another_model_is_refused_wherever_it_is
             init_lora_path=str(image), description_file=str(pictures / "album.txt"), model_id=str(tiny_qwen),
             output_dir=str(tmp_path / "r"))),
         lambda: train.stage1(video_settings(tiny_wan, clip, tmp_path / "v", init_lora_path=str(video))),
-        lambda: edit.caption(EditCaption(weights=str(video), caption="x", base_caption="y", model_id=str(tiny_wan),
+        lambda: edit.run(EditCaption(weights=str(video), caption="x", base_caption="y", model_id=str(tiny_wan),
                                          output_video=str(tmp_path / "e.png"))),
     ]
     if "fingerprint" not in what:  # an export looks at shapes alone
@@ -200,7 +200,7 @@ def test_hostile_metadata_are_one_line(metadata, album, fitted, tiny_wan, tmp_pa
                              description_file=str(album.parent.parent / "album/album.txt"))
     used = not isinstance(json.loads(safe_open(image, "pt").metadata()["vov"])["captions"], int)
     for call in (*[lambda: image_reconstruct.main(asked)] * used,  # it takes captions from DESCRIPTION_FILE
-                 lambda: edit.caption(EditCaption(weights=str(video), caption="x", base_caption="y",
+                 lambda: edit.run(EditCaption(weights=str(video), caption="x", base_caption="y",
                                                   cache_dir=str(tmp_path), output_video=str(tmp_path / "e.png")))):
         with pytest.raises(VovError) as error:
             call()
@@ -227,7 +227,7 @@ def test_the_other_trees_files_checkpoints_and_models_are_named_as_such(album, f
     with pytest.raises(VovError, match="is a file of the video tree"):
         image_reconstruct.main(ImageReconstruct(bitstream=str(fitted), model_id=str(tiny_qwen), **output))
     with pytest.raises(VovError, match="is a file of the image tree"):
-        edit.caption(EditCaption(weights=str(album), caption="x", output_video=str(tmp_path / "e.png")))
+        edit.run(EditCaption(weights=str(album), caption="x", output_video=str(tmp_path / "e.png")))
     video = fitted.parent / "stage2/checkpoint.safetensors"
     captions = dict(description_file=str(album.parent.parent / "album/album.txt"))
     for model in (dict(cache_dir=str(tiny_wan.parent)), dict(model_id=str(tiny_wan))):
@@ -237,7 +237,7 @@ def test_the_other_trees_files_checkpoints_and_models_are_named_as_such(album, f
         image_reconstruct.main(ImageReconstruct(init_lora_path=str(video), model_id=str(tiny_qwen), **captions,
                                                 **output))
     with pytest.raises(VovError, match="holds a QwenImageTransformer2DModel, but the video tree runs a Wan"):
-        edit.caption(EditCaption(weights=str(album.parent / "stage2/checkpoint.safetensors"), caption="x",
+        edit.run(EditCaption(weights=str(album.parent / "stage2/checkpoint.safetensors"), caption="x",
                                  base_caption="y", item="1", output_video=str(tmp_path / "e.png")))
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +294,7 @@ def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fit
     for text in ("", "blue sky"):
         path = hostile(fitted, tmp_path / "x.vov", None, guidance=8.0, decode_steps=2, negative_prompt=text, shift=0.0)
         settings = EditCaption(weights=str(path), caption="a cube", model_id=str(tiny_wan))
-        from vov import editing
+        from vov.editing import edit as editing
 
         edits.append(editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)[1])
     assert not np.array_equal(*edits)

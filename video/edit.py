@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from video.options import VideoFit, WanOptions
 from vov import cli
 from vov.config import option
-from vov.editing import EditConfig, numbered, run_command
+from vov.editing.settings import EditConfig, OneFit, SeveralFits
 
 
 @dataclass(frozen=True)
@@ -25,34 +24,21 @@ class Edit(EditConfig, WanOptions):
 
 
 @dataclass(frozen=True)
-class EditCaption(Edit):
-    """One fit."""
-
-    weights: str = option("", "a .vov file or a checkpoint, ours or the reference's (required)")
+class EditCaption(OneFit, Edit):
+    """One fit, a new caption."""
 
 
 @dataclass(frozen=True)
-class EditMerge(Edit):
-    """Any number of fits."""
-
-    weights1: str = option("", "first .vov file or checkpoint; its geometry, sampler and noise are used (required)")
-    weights2: str = option("", "second; WEIGHTS3, WEIGHTS4 … in the environment may follow")
+class EditMerge(SeveralFits, Edit):
+    """Several fits, a new caption."""
 
 
-def caption(settings: EditCaption) -> None:
-    """One θ, new caption."""
-    run([settings.weights], settings)
-
-
-def merge(settings: EditMerge) -> None:
-    """Several θ, new caption."""
-    run(numbered(settings.weights1, settings.weights2), settings)
-
-
-def run(sources: list[str], settings: Edit) -> None:
+def run(settings: EditCaption | EditMerge) -> None:
     """Edits with Wan."""
     from video.backbone import WanBackbone
+    from vov.editing.command import run_command
 
+    sources = settings.sources()
     if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
         settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
     output = Path(settings.output_video or f"edits/{settings.name}.mp4")
@@ -60,10 +46,6 @@ def run(sources: list[str], settings: Edit) -> None:
 
 
 if __name__ == "__main__":
-    command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if command == "caption":
-        cli.run(EditCaption, caption, "WEIGHTS=x.vov CAPTION=… [VARIABLE=value …] bash video/edit/edit_caption.sh")
-    elif command == "merge":
-        cli.run(EditMerge, merge, "WEIGHTS1=x.vov WEIGHTS2=y.vov CAPTION=… bash video/edit/edit_merge.sh")
-    else:
-        raise SystemExit("usage: python -m video.edit {caption,merge}")
+    cli.run_one_of({
+        "caption": (EditCaption, run, "WEIGHTS=x.vov CAPTION=… [VARIABLE=value …] bash video/edit/edit_caption.sh"),
+        "merge": (EditMerge, run, "WEIGHTS1=x.vov WEIGHTS2=y.vov CAPTION=… bash video/edit/edit_merge.sh")})

@@ -29,7 +29,8 @@ def main(settings: Reconstruct) -> None:
     from vov import codec, results
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
-    stream = codec.read_file(path, WanBackbone)  # before the model: a bad file fails at once
+    # Before the model: a bad file fails at once.
+    stream = codec.read_file(path, WanBackbone, settings.decode_limit, sequences=True)
     precision = stream.header.dtype
 
     def backbone() -> WanBackbone:
@@ -43,7 +44,7 @@ def main(settings: Reconstruct) -> None:
     else:
         identity = results.made_from(settings, precision, path)
         paths = results.decode_to(folder, path.stem, [""], stream.header.num_frames, identity, settings.overwrite,
-                                  lambda: codec.decode_file(path, backbone()))
+                                  lambda: codec.decode_file(path, backbone(), settings.decode_limit))
     print(" and ".join(map(str, paths)))
 
 

@@ -40,7 +40,7 @@ def main(settings: Scale) -> None:
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
     if not settings.original_frames_dir:
         raise VovError("ORIGINAL_FRAMES_DIR is not set; give the original clip that the noise is chosen for")
-    stream = codec.read_file(path, WanBackbone)
+    stream = codec.read_file(path, WanBackbone, settings.decode_limit)
     header = stream.header
     for name in ("rank", "last_k"):
         if getattr(settings, name) not in (0, getattr(header, name)):

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from video.options import VideoFit
 from vov import cli
 from vov.fitting.settings import refuse_disagreement
-
-USAGE = {
-    "stage1": "[VARIABLE=value …] bash video/train/stage1_train.sh [--flag value …]",
-    "stage2": "[VARIABLE=value …] bash video/train/stage2_train.sh [--flag value …]",
-    "two_stage": "[VARIABLE=value …] [STAGE1_VARIABLE=…] [STAGE2_VARIABLE=…] bash video/train/run_two_stage.sh",
-}
 
 
 def stage1(settings: VideoFit) -> None:
@@ -54,10 +47,8 @@ def out_folder(settings: VideoFit, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    command = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if command not in USAGE:
-        raise SystemExit(f"usage: python -m video.train {{{','.join(USAGE)}}}")
-    if command == "two_stage":
-        cli.run(VideoFit, two_stage, USAGE[command], stages=("", "stage1", "stage2"))
-    else:
-        cli.run(VideoFit, {"stage1": stage1, "stage2": stage2}[command], USAGE[command], stages=(command,))
+    cli.run_one_of({
+        "stage1": (VideoFit, stage1, "[VARIABLE=value …] bash video/train/stage1_train.sh [--flag …]", ("stage1",)),
+        "stage2": (VideoFit, stage2, "[VARIABLE=value …] bash video/train/stage2_train.sh [--flag …]", ("stage2",)),
+        "two_stage": (VideoFit, two_stage, "[VARIABLE=value …] [STAGE1_VARIABLE=…] [STAGE2_VARIABLE=…] bash "
+                      "video/train/run_two_stage.sh", ("", "stage1", "stage2"))})

@@ -50,6 +50,15 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
         sys.exit(1)
 
 
+def run_one_of(commands: Mapping[str, tuple]) -> None:
+    """`run` of the command that the first argument names; commands: {name: (cls, main, usage[, stages])}."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in commands:
+        raise SystemExit(f"usage: {Path(sys.argv[0]).name} {{{','.join(commands)}}} [flags]")
+    cls, main, usage, *stages = commands[name]
+    run(cls, main, usage, stages=stages[0] if stages else ("",))
+
+
 def machine_problem(error: Exception) -> str:
     """One line for what the machine, not the program, is to blame for: its disk, its files, its memory; else ""."""
     if isinstance(error, OSError):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Header, Item
-from vov.bitstream.header import MAX_PIXELS
 from vov.bitstream.noise_code import NoiseCode
+from vov.demand import check_file, refuse_sequence
 from vov.files import content_hash
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit, Fitted, Target
@@ -28,15 +28,12 @@ from vov.fitting.rate import RateModel, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
-from vov.model.flow import Velocity, decoder_noise, sample, sigma_grid
+from vov.model.flow import Velocity, decoder_noise, sample
 from vov.model.unilora import Adapter, Projection
 from vov.scaling.replay import Replay, levels
 
 if TYPE_CHECKING:
     from vov.formats.reference import Reference
-
-MIN_FPS = 0.01  # of what an mp4 can hold
-MAX_ENLARGED = 256  # pixels shown for each that the model makes
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,7 @@ class Encoder:
         step = Fitted(torch.zeros(settings.theta_length), 1.0, Path())
         stream = self.bitstream(settings, step)
         bitstream.to_bytes(stream)
-        check_file(stream, "the file of this fit")
+        check_file(stream, "the file of this fit", settings.decode_limit)
 
     def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
             preview: bool = True) -> Fitted:
@@ -257,30 +254,18 @@ def check_caption(source: Source) -> None:
     Item(source.caption, 1, 1)
 
 
-def read_file(path: str | Path, kind: Backbone | type[Backbone]) -> Bitstream:
-    """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded."""
+def read_file(path: str | Path, kind: Backbone | type[Backbone], limit: float = 1.0,
+              sequences: bool = False) -> Bitstream:
+    """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded.
+
+    limit: DECODE_LIMIT, see `vov.demand`. sequences: whether the caller can do something with one.
+    """
     stream = bitstream.read(path)
     kind.refuse_other_tree(stream.header, str(path))
-    check_file(stream, str(path))
+    if not sequences:
+        refuse_sequence(stream, str(path))
+    check_file(stream, str(path), limit)
     return stream
-
-
-def check_file(stream: Bitstream, source: str) -> None:
-    """Raises VovError when decoding would ask for what no sensible file asks for: rates and sizes beyond all bounds."""
-    header = stream.header
-    if header.num_frames > 1 and header.fps < MIN_FPS:
-        raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set FPS to {MIN_FPS} or more, "
-                       "or the file is damaged")
-    sigma_grid(header.decode_steps, header.shift or 1.0)
-    coded, total = header.width * header.height, 0
-    for item in stream.items:
-        size = item.original_width, item.original_height
-        width, height = media.Geometry(size, (header.width, header.height), header.resize).shown
-        total += width * height * header.num_frames
-        if width * height > MAX_ENLARGED * coded or total > MAX_PIXELS:
-            raise VovError(f"{source}: original size: {size[0]}×{size[1]} is too large for {header.num_frames} frames "
-                           f"coded as {header.width}×{header.height}; use RESIZE=crop or a smaller source, or the file "
-                           "is damaged")
 
 
 def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: Projection) -> dict[str, Tensor] | None:
@@ -303,9 +288,12 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
     return {"unilora_theta_d": found.theta, **found.estimator_state}
 
 
-def decode_file(path: str | Path, backbone: Backbone) -> list[media.Clip]:
-    """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's)."""
-    stream = read_file(path, backbone)
+def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0) -> list[media.Clip]:
+    """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's).
+
+    limit: DECODE_LIMIT, see `vov.demand`.
+    """
+    stream = read_file(path, backbone, limit)
     header = stream.header
     with Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:

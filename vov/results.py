@@ -86,7 +86,7 @@ def finish(encoder: Encoder, path: Path, settings: FitConfig, fitted: Fitted, cl
         if outputs.complete:
             return table(json.loads(json_path.read_bytes()))
         outputs.make(path, lambda: write_bytes(path, data))
-        clips = clock.time("decode", decode_file, path, encoder.backbone)
+        clips = clock.time("decode", decode_file, path, encoder.backbone, settings.decode_limit)
         save_clips(outputs, path.parent, path.stem, names, clips)
         result = report(path, clips, encoder.sources, settings, clock.seconds)
         outputs.make(json_path, lambda: write_json(json_path, result))

@@ -213,7 +213,7 @@ def commands() -> dict[str, Command]:
         ),
         "video/edit": Command(
             video.edit.EditMerge,
-            video.edit.merge,
+            video.edit.run,
             wan
             | {
                 "WEIGHTS1": "IN",
@@ -232,7 +232,7 @@ def commands() -> dict[str, Command]:
         ),
         "image/edit": Command(
             image.edit.EditMerge,
-            image.edit.merge,
+            image.edit.run,
             qwen
             | {
                 "WEIGHTS1": "IN",

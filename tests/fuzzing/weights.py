@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
 from video.options import VideoFit
-from vov import codec, editing
+from vov import codec
+from vov.editing import edit as editing
 from vov.fitting.fit import Fit
 from vov.formats import export
 from vov.formats.peft import CONFIG, WEIGHTS, write_peft

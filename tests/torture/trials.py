@@ -204,7 +204,8 @@ def read_only(bench: Bench, number: int) -> Trial:
 def vanished(bench: Bench, number: int) -> Trial:
     """The folder is removed at a random moment; the command is then given again.
 
-    What a fit had said before that (log and previews) is gone with the folder; the result must be the same.
+    What a fit had said before that (log and previews), and frames that an evaluation had decoded and read, are gone
+    with the folder; the result must be the same.
     """
     random, out = Random(f"vanished {bench.command.name} {number}"), bench.folder()
     trial = Trial("vanishing folder", bench.command.name, number)
@@ -214,4 +215,4 @@ def vanished(bench: Bench, number: int) -> Trial:
     trial.disturbed, trial.moments = int(out.exists()), [round(moment, 3)]
     shutil.rmtree(out, ignore_errors=True)
     trial.fault = bench.complaint(wait(pid))
-    return bench.finish(trial, out, ("log.jsonl", "previews/"))
+    return bench.finish(trial, out, ("log.jsonl", "previews/", "work/"))

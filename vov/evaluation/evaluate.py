@@ -60,7 +60,7 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
     skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
     pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
-    open_pairs(pairs, settings.num_frames)
+    open_pairs(pairs, settings.num_frames, settings.decode_limit)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
     with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, tree),
                  settings.overwrite) as outputs:
@@ -185,7 +185,7 @@ def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:
         with SequenceDecoder(backbone, stream, str(path)) as decoder:
             media.write_frames(frames, decoder.frames())
     else:
-        (clip,) = codec.decode_file(path, backbone)
+        (clip,) = codec.decode_file(path, backbone, 0)  # `open_pairs` has looked at what it asks for
         media.write_frames(frames, clip.frames)
     return frames
 

@@ -207,17 +207,18 @@ def own_rate(path: Path) -> dict[str, Any]:
     return file_rate(path) if path.suffix == ".vov" else {}
 
 
-def open_pairs(pairs: Sequence[Pair], num_frames: int) -> None:
+def open_pairs(pairs: Sequence[Pair], num_frames: int, limit: float = 1.0) -> None:
     """Opens every pair, so that what does not match is known before any long work; fills in `count` and `fps`.
 
     Args:
         num_frames: compare the first so many; 0: all, which must then be equally many on both sides.
+        limit: DECODE_LIMIT, see `vov.demand`.
     Raises:
-        VovError: a side cannot be read, or frame counts or sizes differ.
+        VovError: a side cannot be read, a file asks for too much, or frame counts or sizes differ.
     """
     for pair in pairs:
         if pair.is_coded:
-            read_header(pair)
+            read_header(pair, limit)
         size, count = pair.decoded_geometry()
         if pair.crop and pair.crop != size:  # frames of the original's size beside a file of a crop: not its decode
             pair.crop = None
@@ -237,11 +238,13 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int) -> None:
         pair.count, pair.fps = num_frames or counts[0], original.fps
 
 
-def read_header(pair: Pair) -> None:
+def read_header(pair: Pair, limit: float = 1.0) -> None:
     """Reads what a pair's .vov file says of itself; a damaged file is known now, not after an hour."""
     from vov import bitstream
+    from vov.demand import check_file
 
     stream = bitstream.read(pair.decoded)
+    check_file(stream, str(pair.decoded), limit)
     if len(stream.items) != 1 and not stream.sequence:
         raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
                        "FAKE_DIR and the file as BITSTREAM")

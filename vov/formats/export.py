@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vov import VovError, bitstream
+from vov.demand import refuse_sequence
 from vov.fitting.rate import from_symbols
 from vov.formats import peft
 from vov.formats.reference import load_reference, told_hash
@@ -90,6 +91,7 @@ def read(path: str | Path) -> Exportable:
         notes.pop("format", None)  # what is written from here is no checkpoint to resume from
         return Exportable(path, found.theta_hat, found.step, found.estimator_state, notes)
     stream = bitstream.read(path)
+    refuse_sequence(stream, str(path))
     notes = {key: value.hex() if isinstance(value, bytes) else value for key, value in vars(stream.header).items()}
     notes["caption"] = "\n".join(item.caption for item in stream.items)
     return Exportable(path, from_symbols(stream.symbols, stream.header.step), stream.header.step, {}, notes)

@@ -30,6 +30,9 @@ class ModelOptions:
                            choices=("auto", "none", "fp8", "nf4"))
     offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
                           "memory)", choices=("none", "blocks"), identity=False)
+    decode_limit: float = option(1.0, "how much decoding a file may ask for, times 1,000 sampler steps, 2^28 pixels at "
+                                 "a time (a picture: 2^24), 3e10 pixels × steps in all; 0: any", minimum=0,
+                                 identity=False)
 
     def precision(self, stored: str = "", source: str = "the file") -> str:
         """DTYPE and QUANTIZE as `Backbone.load` and headers write them: "auto", "bfloat16-fp8", …

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream
 from vov.codec import Source, decode_file
+from vov.demand import check_work
 from vov.files import content_hash, write_json
 from vov.fitting.settings import FitConfig
 from vov.media import restore_geometry
@@ -37,21 +39,25 @@ def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], set
         parts: further settings that shape it.
     """
     decoded = decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames))
-    content = [(one.frames.shape, one.caption, one.name, content_hash(one.frames.tobytes())) for one in sources]
+    content = [(one.frames.shape, one.caption, one.name if len(sources) > 1 else "", content_hash(one.frames.tobytes()))
+               for one in sources]
     identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts)
     return Outputs(path.name, [path, *decoded, path.with_suffix(".json")], identity, settings.overwrite, "OUTPUT")
 
 
-def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequence[Source], settings: ScalingConfig,
+def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequence[Source], settings: Any,
                   path: Path, outputs: Outputs) -> dict:
     """What the commands of both trees do: choose, write `path`, decode it from the bytes alone, measure.
 
     load: gives the model, if it is needed: outputs that are there are kept.
+    settings: a `ScalingConfig` with model options.
     Returns `results.report`'s result, with `encoder_psnr`: that of the frames the encoder saw, before any file.
     """
     header, clock, beside = stream.header, Clock(), path.with_suffix(".json")
     if outputs.complete:
         return json.loads(beside.read_bytes())
+    asked = replace(header, sigmas=(), decode_steps=settings.steps) if settings.steps else header
+    check_work(asked, len(stream.items), str(path), settings.decode_limit)
     backbone = load()
     if outputs.has(path):
         clock.seconds["choose"] = outputs.notes["choose"]
@@ -68,7 +74,7 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
                          "choose": clock.seconds["choose"]}
         outputs.make(path, lambda: bitstream.write(path, scaled))
         kept.remove()
-    clips = clock.time("decode", decode_file, path, backbone)
+    clips = clock.time("decode", decode_file, path, backbone, 0)
     save_clips(outputs, path.parent, path.stem, [item.name for item in stream.items], clips)
     geometry = FitConfig(width=header.width, height=header.height, resize=header.resize)
     result = report(path, clips, sources, geometry, clock.seconds)

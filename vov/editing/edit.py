@@ -9,7 +9,6 @@ has a quantiser. Fits may differ in rank, length and adapted layers; they must b
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,54 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, media, metrics
+from vov import VovError, media
 from vov.bitstream import Header
-from vov.bitstream.header import HIGHEST
 from vov.bitstream.noise_code import NoiseCode
 from vov.codec import read_file
-from vov.config import number_list, option
-from vov.files import path_hash
+from vov.config import number_list
+from vov.editing.settings import EditConfig
 from vov.fitting.rate import from_symbols
 from vov.fitting.settings import FitConfig
 from vov.formats.reference import load_reference, refuse_stranger, told_captions, told_hash, told_settings
 from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, sample, sigma_grid
-from vov.model.options import ModelOptions
 from vov.model.unilora import Adapter
-from vov.outputs import Outputs
-from vov.results import made_from, settings_of
 from vov.scaling.replay import Replay, levels
-
-
-@dataclass(frozen=True)
-class EditConfig(ModelOptions):
-    """What all editing commands share. The variables up to LORA_PRESET are for checkpoints that do not say."""
-
-    caption: str = option("", "what the edited result shows (required)")
-    steps: int = option(0, "sampler steps; 0: the fit's own, 50 for a checkpoint that does not say", minimum=0,
-                        maximum=HIGHEST["decode_steps"])
-    seed: int = option(-1, "of the noise; -1: the fit's own, 42 for a checkpoint that does not say", minimum=-1,
-                       maximum=HIGHEST["seed"])
-    strength: str = option("1", "weight of each θ, comma-separated; 0 is the frozen model", alias=("STRENGTHS",))
-    start_step: str = option("0", "first sampler step at which each θ acts, comma-separated")
-    stop_step: str = option("0", "step before which it stops, comma-separated; 0: acts to the end")
-    guidance: float = option(0.0, "classifier-free guidance; 0: the fit's own", alias=("CFG",), minimum=0)
-    replay_noise: bool = option(False, "inject the coded noise of a scaled .vov file: keeps more of the original")
-    base_caption: str = option("", "caption of the reconstruction beside the edit; default: the first fit's own")
-    item: str = option("", "which picture of an album: its number, from 1, or its name (required for an album)")
-    overwrite: bool = option(False, "replace existing outputs", identity=False)
-    rank: int = option(1, "LoRA rank", minimum=1, maximum=HIGHEST["rank"])
-    last_k: int = option(30, "the last K blocks are adapted", minimum=1, maximum=HIGHEST["last_k"])
-    theta_length: int = option(131072, "length d of θ", alias=("V_LENGTH", "THETA_D_LENGTH"), minimum=1,
-                               maximum=HIGHEST["theta_length"])
-    proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
-    width: int = option(832, "pixels", minimum=1, maximum=HIGHEST["width"])
-    height: int = option(480, "pixels", minimum=1, maximum=HIGHEST["height"])
-    num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
-    fps: float = option(16.0, "frames per second", minimum=0, maximum=HIGHEST["fps"])
-    shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
-    lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +84,7 @@ def load(path: str | Path, settings: EditConfig, kind: type[Backbone]) -> Adapta
     if not str(path):
         raise VovError("WEIGHTS is not set; give a .vov file or a checkpoint")
     if Path(path).suffix == ".vov":
-        stream = read_file(path, kind)
+        stream = read_file(path, kind, settings.decode_limit)
         header = stream.header
         fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
                         theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,
@@ -157,18 +122,6 @@ def item_number(wanted: str, names: Sequence[str], source: str) -> int:
     few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     raise VovError(f"{source}: holds {len(names)} pictures; set ITEM to a number from 1 to {len(names)}, or to a name "
                    f"({few})")
-
-
-def numbered(*given: str) -> list[str]:
-    """The fits to merge: those given, then WEIGHTS3, WEIGHTS4 … of the environment, without gaps."""
-    found = [source for source in given if source]
-    number = len(given) + 1
-    while source := os.environ.get(f"WEIGHTS{number}", ""):
-        found.append(source)
-        number += 1
-    if len(found) < 2:
-        raise VovError("WEIGHTS1 and WEIGHTS2 must both be set; for a single fit use edit_caption.sh")
-    return found
 
 
 class Merged:
@@ -274,64 +227,3 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     with Merged(backbone, adaptations) as merged:
         plain = ([1.0] + [0.0] * (count - 1), [0] * count, [0] * count)
         return run(conditions[1], plain), run(conditions[0], (weights, starts, stops))
-
-
-def sheet(original: np.ndarray | None, reconstruction: np.ndarray, edited: np.ndarray) -> np.ndarray:
-    """original | reconstruction | edit as one picture [H, W, 3]; of a clip its first, middle and last frames."""
-    clips = [clip for clip in (original, reconstruction, edited) if clip is not None]
-    return media.side_by_side(*[media.contact_sheet(clip, 3)[None] for clip in clips])[0]
-
-
-def measures(original: np.ndarray, edited: np.ndarray) -> dict[str, str]:
-    """{metric: text} of an edit against the original; LPIPS needs its weights, else says what is missing."""
-    from vov.evaluation.catalogue import only
-    from vov.evaluation.measure import Suite
-
-    suite = Suite(skipped=only("lpips_vgg", "lpips_alex"))
-    found = suite.measure(original, edited, len(original))
-    values = {"PSNR": f"{metrics.psnr(original, edited):.2f} dB"}
-    for name in ("lpips_vgg", "lpips_alex"):
-        values[name] = f"{found.values[name]:.4f}" if name in found.values else f"n/a ({suite.unavailable.get(name)})"
-    return values
-
-
-def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbone], original: tuple[str, str],
-                output: Path) -> str:
-    """What the commands of both trees do: edit, write `output` (a video or a picture) and OUTPUT_sheet.png.
-
-    kind: the tree's backbone. original: the name of its variable and its path, "" for none. Returns what to print.
-    """
-    if not settings.caption.strip():
-        raise VovError("CAPTION is not set; say what the edited result shows")
-    beside = output.with_name(f"{output.stem}_sheet.png")
-    adaptations = [load(source, settings, kind) for source in sources]
-    first = adaptations[0]
-    if first.num_frames == 1:
-        media.refuse_no_picture(output, "OUTPUT")
-    clip = first.original(*original)
-    identity = made_from(settings, first.header.dtype if first.header else "", sources[0],
-                         *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip
-                                                         else []), settings_of(settings, EditConfig))
-    with Outputs(output.name, [output, beside], identity, settings.overwrite, "OUTPUT") as outputs:
-        if outputs.complete:
-            return f"{output} and {beside} are there already, from the same fits and settings"
-        backbone = settings.load(kind, first.header or first.metadata, first.source)
-        reconstruction, edited = edit(backbone, adaptations, settings)
-        outputs.make(output, lambda: media.write_video(output, edited, first.fps) if len(edited) > 1
-                     else media.write_image(output, edited[0]))
-        said, target = compare(first, clip, reconstruction, edited)
-        outputs.make(beside, lambda: media.write_image(beside, sheet(target, reconstruction, edited)))
-        outputs.finish()
-        return "\n".join([*said, f"{output} and {beside}"])
-
-
-def compare(first: Adaptation, clip: media.Clip | None, reconstruction: np.ndarray,
-            edited: np.ndarray) -> tuple[list[str], np.ndarray | None]:
-    """(lines that say how far reconstruction and edit are from the original and each other, the original as fitted)."""
-    target, said = None, []
-    if clip is not None:
-        target = media.fit_geometry(clip.frames, first.settings.width, first.settings.height, first.settings.resize)
-        for name, frames in (("reconstruction", reconstruction), ("edit", edited)):
-            said.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in measures(target, frames).items()))
-    said.append(f"edit against reconstruction: PSNR {metrics.psnr(reconstruction, edited):.2f} dB")
-    return said, target
