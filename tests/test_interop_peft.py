@@ -1,6 +1,7 @@
 """Claims about PEFT's UniLoRA folders; PEFT itself is the oracle."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from peft import LoraConfig, PeftModel, UniLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scripts import export
 from tests.interop import adapted, output, some_theta
+from tests.test_golden import GOLDEN
 from vov import VovError
 from vov.formats import peft
 from vov.formats.peft import read_peft, write_peft
@@ -101,3 +104,20 @@ def test_a_folder_without_adapter_or_with_a_standard_lora_is_named(tmp_path):
     get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(target_modules=["0"])).save_pretrained(tmp_path)
     with pytest.raises(VovError, match="only UNILORA"):
         read_peft(tmp_path)
+
+
+def test_an_export_that_was_killed_between_its_files_goes_on(tiny_wan, tmp_path, monkeypatch):
+    settings = export.Export(input=str(GOLDEN / "video_theta.vov"), output=str(tmp_path / "a"), format="peft",
+                             model_id=str(tiny_wan))
+    with monkeypatch.context() as patch:
+        patch.setattr(peft, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export.main(settings)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [peft.WEIGHTS]
+    export.main(settings)
+    assert read_peft(tmp_path / "a").theta.numel() == 300
+    with monkeypatch.context() as patch:  # all is there: nothing is read, nothing is written
+        patch.setattr(export, "write", lambda *_: pytest.fail("written again"))
+        export.main(settings)
+    with pytest.raises(VovError, match="a exists; set OVERWRITE=1"):
+        export.main(dataclasses.replace(settings, rank=2))
