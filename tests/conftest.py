@@ -29,6 +29,14 @@ def tiny_wan(models):
     return build_wan(models / "tiny-wan")
 
 
+@pytest.fixture(scope="session")
+def tiny_wan22(models):
+    """Folder of an untrained 2-layer pipeline of Wan2.2-TI2V-5B's classes and choices."""
+    from tests.tiny import build_wan
+
+    return build_wan(models / "tiny-wan22", wan22=True)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Tests must neither read nor fill the user's cache of embeddings and latents."""

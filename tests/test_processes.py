@@ -12,9 +12,10 @@ import torch
 from image.backbone import QwenBackbone
 from tests.runs import Member, Ring, image_settings, two_stage, video_settings, write_album, write_clip
 from tests.runs import together as threads
+from tests.test_fit import ball
 from tests.test_video_commands import bash
 from video.backbone import WanBackbone
-from vov import VovError, bitstream, codec
+from vov import VovError, bitstream, codec, media
 from vov.files import REPO
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
@@ -104,6 +105,19 @@ def test_the_real_command_with_two_gloo_processes_writes_the_file_of_one(tiny_wa
                 **as_variables(settings) | {"CAPTION": "another caption"})
     assert again.returncode == 1 and "Traceback" not in again.stderr, again.stderr
     assert [line for line in again.stderr.splitlines() if line.startswith("error: ")] == [again.stderr.splitlines()[-1]]
+
+
+def test_two_processes_share_the_chains_of_a_sequence_and_write_the_file_of_one(tiny_wan, tmp_path):
+    media.write_frames(tmp_path / "clip", ball(17, 32, 32))
+    settings = {"CONFIG": "nano-video", "MODEL_ID": "tiny-wan", "CACHE_DIR": str(tiny_wan.parent), "DEVICE": "cpu",
+                "FRAMES_DIR": str(tmp_path / "clip"), "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "STEPS": "4",
+                "KEY_EVERY": "2", "SCENE_THETA": "40", "SCENE_STEPS": "3", "SCENE_BATCH": "2", "TARGET_BYTES": "500",
+                "RANK": "1"}
+    for processes, folder in (("2", "two"), ("1", "one")):
+        done = bash("video/encode.sh", OMP_NUM_THREADS="1", NUM_GPUS=processes, OUT_DIR=str(tmp_path / folder),
+                    **settings)
+        assert done.returncode == 0 and "PSNR" in done.stdout, done.stderr
+    assert (tmp_path / "one/clip.vov").read_bytes() == (tmp_path / "two/clip.vov").read_bytes()
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -25,7 +25,8 @@ from vov.bitstream.sequence_code import (
 from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
-from vov.sequence.encode import SequenceEncoder, scale_for
+from vov.sequence.encode import SequenceEncoder
+from vov.sequence.ledger import scale_for
 from vov.sequence.plan import spans
 from vov.sequence.scenes import detect, scene_starts
 from vov.sequence.settings import SequenceConfig

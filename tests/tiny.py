@@ -27,22 +27,32 @@ from transformers import (
 )
 
 
-def build_wan(folder: Path, layers: int = 2, seed: int = 0) -> Path:
-    """Writes a 2-layer Wan pipeline in diffusers' layout; latents 16 channels, 8×8×4."""
+def build_wan(folder: Path, layers: int = 2, seed: int = 0, wan22: bool = False) -> Path:
+    """Writes a 2-layer Wan pipeline in diffusers' layout: latents of 16 channels, 8×8×4; or as Wan2.2-TI2V-5B's: 48
+    channels, 16×16×4, a residual VAE on patches, a time for each token."""
     torch.manual_seed(seed)
+    channels = 48 if wan22 else 16
     transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=32, freq_dim=256, ffn_dim=32, num_layers=layers, cross_attn_norm=True,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels,
+        out_channels=channels, text_dim=32, freq_dim=256, ffn_dim=32, num_layers=layers, cross_attn_norm=True,
         qk_norm="rms_norm_across_heads", rope_max_seq_len=32)
     vae = AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
                            temperal_downsample=[False, True, True])
+    if wan22:
+        draw = torch.Generator().manual_seed(seed)
+        vae = AutoencoderKLWan(
+            base_dim=4, decoder_base_dim=4, z_dim=48, dim_mult=[1, 2, 2, 2], num_res_blocks=1, is_residual=True,
+            temperal_downsample=[False, True, True], in_channels=12, out_channels=12, patch_size=2,
+            scale_factor_spatial=16, scale_factor_temporal=4, latents_mean=torch.randn(48, generator=draw).tolist(),
+            latents_std=(1 + torch.rand(48, generator=draw)).tolist())
     encoder = UMT5EncoderModel(UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     tokenizer = T5Tokenizer(vocab=pieces + [(c, -3.0) for c in "abcdefghijklmnopqrstuvwxyz"], extra_ids=0)
     tokenizer.model_max_length = 32
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    WanPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=vae, scheduler=scheduler,
-                transformer=transformer).save_pretrained(folder)
+    shift = 5.0 if wan22 else 3.0
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    WanPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=vae, scheduler=scheduler, transformer=transformer,
+                expand_timesteps=wan22).save_pretrained(folder)
     return folder
 
 

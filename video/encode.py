@@ -34,7 +34,8 @@ def main(settings: Encode) -> None:
 
     name = settings.name or Path(settings.frames_dir).stem
     caption = " ".join(settings.caption.split())
-    print(encode(settings, WanBackbone, settings.frames_dir, caption, Path(settings.out_dir) / f"{name}.vov"))
+    if said := encode(settings, WanBackbone, settings.frames_dir, caption, Path(settings.out_dir) / f"{name}.vov"):
+        print(said)
 
 
 if __name__ == "__main__":

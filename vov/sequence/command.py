@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
 from vov.files import locked, refuse_existing, refuse_unwritable, write_json
+from vov.fitting.distributed import World, world
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
@@ -29,15 +31,18 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
     """Codes a video into `path`, decodes it from its bytes alone, measures; returns what to print.
 
     Beside the file: NAME.mp4, NAME/00000.png …, result.json, and the folder `chunks` from which a stopped run goes on.
+    Of several processes all but the first return nothing.
     """
     Item(caption, 1, 1)  # its bounds, before any time is spent
     settings.one_rate()
     refuse_unwritable([path, path.with_suffix(".mp4")])
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
-    with locked(path.parent):
+    with world() as here, locked(path.parent) if here.first else nullcontext():
         backbone, begun = settings.load(kind), time.monotonic()
         encoder = _encoder(settings, backbone, clip, caption, source, path.parent / "chunks")
-        code = _run(encoder, path.stem)
+        code = _run(encoder, path.stem, here)
+        if code is None:
+            return ""
         sound = source.sound() if settings.audio == "copy" else b""
         stream = encoder.bitstream(code, source.info.width, source.info.height, sound)
         if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
@@ -63,10 +68,10 @@ def _encoder(settings: SequenceConfig, backbone: Backbone, clip: str, caption: s
     return SequenceEncoder(backbone, fitted, planned, [caption] * len(starts), settings, folder)
 
 
-def _run(encoder: SequenceEncoder, title: str):
+def _run(encoder: SequenceEncoder, title: str, here: World):
     """The encoder's chunks under a progress bar."""
-    total = len(encoder.spans)
-    with tqdm(total=total, desc=title, unit="chunk", dynamic_ncols=True, disable=None) as bar:
+    hidden = None if here.first else True  # None: where there is no terminal
+    with tqdm(total=len(encoder.spans), desc=title, unit="chunk", dynamic_ncols=True, disable=hidden) as bar:
         size, errors = 0, []
 
         def done(number: int, coded: Coded) -> None:
@@ -76,7 +81,7 @@ def _run(encoder: SequenceEncoder, title: str):
             bar.set_postfix(scene=encoder.spans[number].scene, bytes=size, psnr=f"{np.mean(errors):.2f}", refresh=False)
             bar.update()
 
-        return encoder.run(done)
+        return encoder.run(done, here)
 
 
 def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, name: str, identity: str,

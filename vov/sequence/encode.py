@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from vov import VovError, bitstream, stopping
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
-from vov.bitstream.sequence_code import MAX_SCALE, TOP, Chunk, Scene, SequenceCode, noise_code, payload_bytes
+from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code
 from vov.files import atomic, content_hash
+from vov.fitting.distributed import World
 from vov.fitting.loss import pixel_weights
 from vov.media import FrameSource
 from vov.metrics import psnr
@@ -26,12 +27,12 @@ from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
 from vov.sequence.chunk import ChunkModel, Start
+from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, hash_of, length, windows
+from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length, windows
 
 log = logging.getLogger(__name__)
-LENGTHS = 3  # bytes by which the length field of a section may still grow
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,14 @@ class View:
 
     profile: np.ndarray
     weights: Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every scene, with its view and its θ, and the scale of every chunk."""
+
+    scenes: list[tuple[Scene, View, SceneTheta | None]]
+    scales: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +87,6 @@ class SequenceEncoder:
         self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
         self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
         self.budget = settings.budget(len(source), source.fps, self.fixed_bytes())
-        self.whole = settings.whole(len(source), source.fps)
-        self.scenes: list[Scene] = []  # of the run so far
-        self.chunks: list[Chunk] = []
         rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
         self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
                       "end": settings.jump(rate)}
@@ -102,83 +108,114 @@ class SequenceEncoder:
         captions = sum(len(caption.encode()) for caption in self.captions)
         return 120 + captions + (12 + self.settings.steps // 2) * len(self.captions) + 4 * len(self.spans)
 
-    def spent(self) -> int:
-        """Bytes of the file as known so far, sound apart: chunks to come have no indices yet, scenes to come are
-        taken to be as the last one."""
-        scenes, chunks = list(self.scenes), list(self.chunks)
-        for number in range(len(scenes), len(self.captions)):
-            count = sum(span.scene == number for span in self.spans)
-            scenes.append(replace(scenes[-1], chunks=count) if scenes else
-                          Scene(count, np.arange(self.noise["steps"], dtype=np.int32) % 4 * 9 + 200))
-        chunks += [Chunk(span.frames, span.chained, MAX_SCALE, np.zeros(0, np.int32))
-                   for span in self.spans[len(chunks):]]
+    def file_bytes(self, scenes: Sequence[Scene], chunks: Sequence[Chunk]) -> int:
+        """Size of the file with these scenes and chunks, sound apart."""
         code = SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
-        return len(bitstream.to_bytes(self.bitstream(code, self.source.info.width, self.source.info.height))) + LENGTHS
+        return len(bitstream.to_bytes(self.bitstream(code, self.source.info.width, self.source.info.height)))
 
-    def share(self, number: int) -> int:
-        """Bytes for the indices of chunk `number`, the next one: its part of what is left of the whole file."""
-        frames = self.spans[number].frames
-        if not self.whole:
-            return max(1, int(self.budget * frames / len(self.source)))
-        left = sum(span.frames for span in self.spans[number:])
-        return max(1, int((self.whole - self.spent()) * frames / left))
-
-    def run(self, done: Callable[[int, Coded], None] = lambda number, coded: None) -> SequenceCode:
+    def run(self, done: Callable[[int, Coded], None] = lambda number, coded: None,
+            world: World | None = None) -> SequenceCode | None:
         """Codes every chunk; `done` is called after each with its number. A signal ends it after the chunk at hand.
+
+        Several processes share out the chains, the chunks from one that stands alone to the next; the file is the same
+        whatever their number. The first one plans and puts the file together, the others return None.
 
         Raises VovError when the file would be larger than was asked for.
         """
-        self.scenes, self.chunks = [], []
+        here = world or World()
         adapter = SceneAdapter(self.backbone, self.settings, self.header.shift) if length(self.settings) else None
         try:
-            self._run(done, adapter)
+            if here.first:
+                planned = self.plan(adapter)
+            here.barrier()
+            if not here.first:
+                planned = self.plan(adapter)  # reads what the first one has found
+            chains = np.cumsum([not span.chained for span in self.spans]) - 1
+            mine = [number for number, chain in enumerate(chains) if chain % here.size == here.rank]
+            coded = self.code(mine, planned, adapter, done)
+            here.barrier()
+            if not here.first:
+                return None
+            if here.size > 1:  # from disk
+                coded = self.code(range(len(self.spans)), planned, adapter,
+                                  lambda number, one: None if number in mine else done(number, one))
         finally:
             if adapter is not None:
                 adapter.remove()
-        if self.whole and (size := self.spent() - LENGTHS) > self.whole:
+        scenes, chunks = [scene for scene, _, _ in planned.scenes], [one.chunk for one in coded]
+        whole = self.settings.whole(len(self.source), self.source.fps)
+        if whole and (size := self.file_bytes(scenes, chunks)) > whole:
             raise VovError(f"the smallest file has {size:,} bytes; raise TARGET_BYTES or TARGET_KBPS, or lower STEPS")
-        return SequenceCode(self.noise, self.bits, tuple(self.scenes), tuple(self.chunks))
+        return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
 
-    def _run(self, done: Callable[[int, Coded], None], adapter: SceneAdapter | None) -> None:
-        before, key, theta = None, self.settings_hash(), None
+    def plan(self, adapter: SceneAdapter | None) -> Plan:
+        """θ, profile and weights of every scene, and the scale of every chunk: all that is decided before coding."""
+        whole = self.settings.whole(len(self.source), self.source.fps)
+        ledger = Ledger(self.spans, whole, self.budget / len(self.source), self.file_bytes, self.noise["steps"],
+                        self.bits)
+        found, theta = [], None
+        for number, span in enumerate(self.spans):
+            if len(found) == span.scene:
+                spans = [one for one in self.spans if one.scene == span.scene]
+                theta = self.kept_theta(number, adapter, theta, spans, ledger.share()) if adapter else None
+                view = self.kept_view(number, theta, span, ledger.share())
+                scene = Scene(len(spans), view.profile, *(() if theta is None else (theta.symbols, theta.step)))
+                ledger.open(scene)
+                found.append((scene, view, theta))
+            ledger.add()
+        return Plan(found, ledger.scales)
+
+    def code(self, numbers: Iterable[int], planned: Plan, adapter: SceneAdapter | None,
+             done: Callable[[int, Coded], None]) -> list[Coded]:
+        """Codes these chunks, whole chains in order, or takes them from disk."""
+        before, key, found, bound = None, self.settings_hash(), [], -1
         with stopping.graceful() as signalled:
-            for number, span in enumerate(self.spans):
+            for number in numbers:
+                span = self.spans[number]
+                _, view, theta = planned.scenes[span.scene]
+                if adapter is not None and bound != span.scene:
+                    adapter.bind(theta)
+                    bound = span.scene
                 frames = self.original(span, before)
                 key = content_hash(key if span.chained else self.settings_hash(), number, self.captions[span.scene],
+                                   hash_of(theta), view.profile.tobytes(), planned.scales[number],
                                    np.ascontiguousarray(frames).data)
-                if len(self.scenes) == span.scene:
-                    theta = self.scene_theta(number, adapter, theta) if adapter else None
-                    key = content_hash(key, hash_of(theta))
-                    view = self.kept_view(number, key, frames, span)
-                    self.scenes.append(Scene(len(self.scene_spans(span.scene)), view.profile, *theta_fields(theta)))
-                coded = self.kept_chunk(number, key, frames, span, view, before)
-                self.chunks.append(coded.chunk)
-                before = coded.last
-                done(number, coded)
+                found.append(self.kept_chunk(number, key, frames, span, view, planned.scales[number], before))
+                before = found[-1].last
+                done(number, found[-1])
                 if signal := signalled():
                     raise stopping.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
+        return found
 
-    def scene_spans(self, scene: int) -> list[Span]:
-        """The chunks of a scene."""
-        return [span for span in self.spans if span.scene == scene]
-
-    def scene_theta(self, number: int, adapter: SceneAdapter, before: SceneTheta | None) -> SceneTheta | None:
-        """The θ of the scene that begins with chunk `number`, fitted and bound; None, and unbound, where it does not
-        pay (SCENE_THETA=auto)."""
-        span = self.spans[number]
-        spans, auto = self.scene_spans(span.scene), self.settings.scene_theta.strip().lower() == "auto"
-        cost = length(self.settings) * self.settings.scene_bits / 8
-        if auto and cost > AUTO_SHARE * self.share(number) / span.frames * sum(one.frames for one in spans):
-            adapter.bind(None)
-            return None
+    def kept_theta(self, number: int, adapter: SceneAdapter, before: SceneTheta | None, spans: Sequence[Span],
+                   share: int) -> SceneTheta | None:
+        """The θ of the scene that begins with chunk `number`, bound; None, and unbound, where it does not pay
+        (SCENE_THETA=auto)."""
         shown = windows(self.source.read, spans, self.settings.num_frames, self.settings.scene_windows)
-        theta = adapter.fit(shown, self.conditions[span.scene], self.folder / f"theta{number:06d}", before)
-        if auto and not self.pays(number, adapter, theta, spans):
-            theta = None
+        fit = {name: value for name, value in vars(self.settings).items() if name.startswith("scene_")}
+        key = content_hash(self.settings_hash(), number, self.captions[spans[0].scene], hash_of(before), share, fit,
+                           *(np.ascontiguousarray(window.frames).data for window in shown))
+        path = self.folder / f"theta{number:06d}.npz"
+        if (found := _load(path, key)) is None:
+            theta = self.theta(number, adapter, before, spans, share, shown)
+            symbols, step = (np.zeros(0, np.int32), 1.0) if theta is None else (theta.symbols, theta.step)
+            _save(path, key, symbols=symbols, step=np.array(step))
+            found = {"symbols": symbols, "step": step}
+        theta = SceneTheta(found["symbols"], float(found["step"])) if found["symbols"].size else None
         adapter.bind(theta)
         return theta
 
-    def pays(self, number: int, adapter: SceneAdapter, theta: SceneTheta, spans: Sequence[Span]) -> bool:
+    def theta(self, number: int, adapter: SceneAdapter, before: SceneTheta | None, spans: Sequence[Span], share: int,
+              shown: Sequence[Window]) -> SceneTheta | None:
+        """A θ fitted to these windows of a scene; None where it does not pay."""
+        auto = self.settings.scene_theta.strip().lower() == "auto"
+        cost = length(self.settings) * self.settings.scene_bits / 8
+        if auto and cost > AUTO_SHARE * share / spans[0].frames * sum(span.frames for span in spans):
+            return None
+        theta = adapter.fit(shown, self.conditions[spans[0].scene], self.folder / f"theta{number:06d}", before)
+        return theta if not auto or self.pays(number, adapter, theta, spans, share) else None
+
+    def pays(self, number: int, adapter: SceneAdapter, theta: SceneTheta, spans: Sequence[Span], share: int) -> bool:
         """Whether two chunks of the scene come out better with θ than without it, at equal bytes of the whole scene.
 
         The chunks are the first and one in the middle, each after the original of the frame before it."""
@@ -188,10 +225,10 @@ class SequenceEncoder:
             values, view = [], None
             for span in (spans[0], spans[len(spans) // 2]):
                 known = next(iter(self.source.read(span.first - 1, 1))) if span.chained else None
-                frames = self.original(span, known)
-                share = int(self.share(number) * span.frames / self.spans[number].frames - cost)
-                view = view or self.view(number, frames, span, share)
-                values.append(self.chunk(number, frames, span, view, known, share).psnr)
+                frames, room = self.original(span, known), int(share * span.frames / spans[0].frames - cost)
+                view = view or self.view(number, frames, span, room)
+                scale = scale_for(view.profile, self.bits[span.chained], room)
+                values.append(self.chunk(number, frames, span, view, scale, known).psnr)
             found.append(np.mean(values))
         log.info("scene of %d chunks: θ of %d bytes: %.2f dB, without %.2f dB", len(spans), theta.bytes, *found[::-1])
         return bool(found[1] > found[0])
@@ -214,10 +251,11 @@ class SequenceEncoder:
         frames = [before, *frames] if span.chained else frames
         return np.stack(frames + [frames[-1]] * (self.settings.num_frames - len(frames)))
 
-    def kept_view(self, number: int, key: str, frames: np.ndarray, span: Span) -> View:
+    def kept_view(self, number: int, theta: SceneTheta | None, span: Span, share: int) -> View:
         """What is known of the scene that begins with this chunk, from disk if it was made for just this."""
-        path, share = self.folder / f"scene{number:06d}.npz", self.share(number)
-        key = content_hash(key, share)
+        frames, path = self.original(span, None), self.folder / f"scene{number:06d}.npz"
+        key = content_hash(self.settings_hash(), number, self.captions[span.scene], hash_of(theta), share,
+                           np.ascontiguousarray(frames).data)
         if (found := _load(path, key)) is not None:
             kept = found.get("weights")
             return View(found["profile"], None if kept is None else torch.from_numpy(kept).to(self.backbone.device))
@@ -226,17 +264,14 @@ class SequenceEncoder:
         _save(path, key, profile=view.profile, **weights)
         return view
 
-    def kept_chunk(self, number: int, key: str, frames: np.ndarray, span: Span, view: View,
+    def kept_chunk(self, number: int, key: str, frames: np.ndarray, span: Span, view: View, scale: int,
                    before: np.ndarray | None) -> Coded:
         """A chunk, from disk if it was made for just this."""
-        path, share = self.folder / f"chunk{number:06d}.npz", self.share(number)
-        key = content_hash(key, share)
+        path = self.folder / f"chunk{number:06d}.npz"
         if (found := _load(path, key)) is not None:
-            return Coded(Chunk(span.frames, span.chained, int(found["scale"]), found["symbols"]), found["last"],
-                         float(found["psnr"]))
-        coded = self.chunk(number, frames, span, view, before, share)
-        _save(path, key, scale=np.array(coded.chunk.scale), symbols=coded.chunk.symbols, last=coded.last,
-              psnr=np.array(coded.psnr))
+            return Coded(Chunk(span.frames, span.chained, scale, found["symbols"]), found["last"], float(found["psnr"]))
+        coded = self.chunk(number, frames, span, view, scale, before)
+        _save(path, key, symbols=coded.chunk.symbols, last=coded.last, psnr=np.array(coded.psnr))
         return coded
 
     def view(self, number: int, frames: np.ndarray, span: Span, share: int) -> View:
@@ -259,12 +294,10 @@ class SequenceEncoder:
             octaves = np.log2(plan / plan.max())
         return View(np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32), weights)
 
-    def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, before: np.ndarray | None,
-              share: int) -> Coded:
-        """Chooses the noise of a chunk within its share of bytes."""
-        bits = self.bits[span.chained]
-        scale = scale_for(view.profile, bits, share)
-        code = noise_code(self.noise, bits, view.profile, scale)
+    def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, scale: int,
+              before: np.ndarray | None) -> Coded:
+        """Chooses the noise of a chunk: as many atoms as profile and scale say."""
+        code = noise_code(self.noise, self.bits[span.chained], view.profile, scale)
         known = before if span.chained else None
         chooser, start, latents = self.search(number, code, frames, known, span, view.weights)
         decoded = self.model.frames(start, latents)[:span.frames]
@@ -285,20 +318,6 @@ class SequenceEncoder:
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
-
-
-def theta_fields(theta: SceneTheta | None) -> tuple:
-    """θ as the last fields of `Scene`."""
-    return () if theta is None else (theta.symbols, theta.step)
-
-
-def scale_for(profile: np.ndarray, bits: int, budget: int) -> int:
-    """The largest scale whose indices take at most `budget` bytes."""
-    low, high = 0, MAX_SCALE
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if payload_bytes(profile, middle, bits) <= budget else (low, middle - 1)
-    return low
 
 
 def _save(path: Path, key: str, **arrays: np.ndarray) -> None:
