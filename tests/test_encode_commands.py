@@ -11,6 +11,7 @@ from tests.test_fit import ball
 from video import encode as video_encode
 from video import reconstruct as video_reconstruct
 from vov import VovError, bitstream, config, media
+from vov.files import REPO
 
 VIDEO = dict(width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
              key_every=2, device="cpu", config="")
@@ -74,3 +75,14 @@ def test_one_preset_serves_fits_and_encode():
     assert (settings.model_id, settings.width, settings.num_frames) == ("nano-video", 192, 17)
     settings = config.load(image_encode.Encode, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
     assert settings.model_id == "nano-image" and settings.steps == 7
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in (REPO / "configs").glob("*-noise.yaml")))
+def test_a_preset_for_noise_sets_steps_and_rate_and_any_other_rate_may_be_asked_for(preset):
+    if "image" in preset:
+        steps = config.load(image_encode.Encode, {"config": preset}, {}, "encode").steps
+        assert steps == (50 if "nano" in preset else 40)
+        return
+    settings = config.load(video_encode.Encode, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
+    settings.one_rate()
+    assert settings.whole(81, 24.0) == 5000 and settings.steps == 40

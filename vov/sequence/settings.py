@@ -40,7 +40,9 @@ class SequenceConfig(ModelOptions):
     rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
     lora_preset: str = option("", "which linears a scene's θ adapts: qkv, qkvo, qkvo_mlp; empty: the tree's first")
 
-    bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else 60", minimum=0)
+    bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else USUAL_RATE",
+                                    minimum=0)
+    usual_rate: float = option(60.0, "bytes of noise a frame where no rate is asked for", minimum=1)
     target_bytes: int = option(0, "size of the whole file, sound apart, never exceeded", minimum=0)
     target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second, never exceeded",
                                 minimum=0)
@@ -71,7 +73,7 @@ class SequenceConfig(ModelOptions):
                 name = "TARGET_BYTES" if self.target_bytes else "TARGET_KBPS"
                 raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
             return whole - fixed
-        return (self.bytes_per_frame or 60.0) * frames
+        return (self.bytes_per_frame or self.usual_rate) * frames
 
     def jump(self, rate: float) -> int:
         """END_LEVEL in 1024ths, for `rate` bits a latent value."""
