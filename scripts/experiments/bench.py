@@ -16,11 +16,13 @@ from vov.config import option
 class Bench:
     """What is measured."""
 
-    model: str = option("wan2.1-1.3b", "shape of the model", choices=("wan2.1-1.3b", "wan2.1-14b", "tiny"))
-    modes: str = option("full/never,selective/blocks", "CHECKPOINTING/COMPILE pairs to compare")
+    model: str = option("wan2.1-1.3b", "shape of the model", choices=("wan2.1-1.3b", "wan2.1-14b",
+                        "wan2.2-ti2v-5b", "tiny"))
+    modes: str = option("full/never,selective/blocks", "CHECKPOINTING/COMPILE pairs to compare; none: none")
     width: int = option(832, "pixels", minimum=16)
     height: int = option(480, "pixels", minimum=16)
     num_frames: int = option(81, "frames, 4n+1", minimum=1)
+    scores: str = option("likelihood,lookahead", "scores of coded noise to measure; none: none")
     repeats: int = option(5, "timed steps of each kind", minimum=1)
     batch_size: int = option(1, "samples of a step", minimum=1)
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
@@ -56,7 +58,7 @@ def main(settings: Bench) -> None:
     shape = (settings.num_frames, settings.height, settings.width, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     clip = Source(frames, 24.0, "random")
-    for mode in settings.modes.split(","):
+    for mode in settings.modes.split(",") if settings.modes != "none" else ():
         checkpointing, compile = mode.split("/")
         backbone = random_wan(settings.model, settings.device)  # anew: checkpointing and compilation change the blocks
         fit = VideoFit(config="", width=settings.width, height=settings.height, num_frames=settings.num_frames,
@@ -76,11 +78,55 @@ def main(settings: Bench) -> None:
         measure(f"{mode}: first sampler step", lambda d=decoder, inputs=inputs: d.latents(*inputs), 1)
         measure(f"{mode}: sampler step", lambda d=decoder, inputs=inputs: d.latents(*inputs))
         encoder.close()
+    if settings.modes == "none":
+        backbone = random_wan(settings.model, settings.device)
+    noise_steps(settings, backbone, frames, measure)
     pixels = torch.zeros(1, 3, *frames.shape[:3], device=backbone.device)
     latents = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
     with torch.no_grad():
         measure("VAE encode, float32", lambda: backbone.encode_pixels(pixels), 2)
     measure("VAE decode, float32", lambda: backbone.decode(torch.zeros(latents, device=backbone.device)), 2)
+
+
+class Still:
+    """Frames in memory as a `FrameSource` gives them."""
+
+    def __init__(self, frames):
+        self.frames, self.fps, self.info = frames, 24.0, None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, first: int, count: int):
+        """`count` frames from number `first` on."""
+        return iter(self.frames[first:first + count])
+
+
+def noise_steps(settings: Bench, backbone, frames, measure) -> None:
+    """A sampler step that codes noise, by score; alone, and after a known frame where the model takes one."""
+    import numpy as np
+
+    from vov.bitstream.sequence_code import noise_code
+    from vov.sequence.encode import SequenceEncoder
+    from vov.sequence.ledger import scale_for
+    from vov.sequence.plan import Span, spans
+    from vov.sequence.settings import SequenceConfig
+
+    steps = 4
+    for score in settings.scores.split(",") if settings.scores != "none" else ():
+        config = SequenceConfig(width=settings.width, height=settings.height, num_frames=settings.num_frames,
+                                steps=steps, bytes_per_frame=15.0, score=score, device=settings.device)
+        with tempfile.TemporaryDirectory() as folder:
+            encoder = SequenceEncoder(backbone, Still(frames), spans([0], len(frames), len(frames)), [""], config,
+                                      Path(folder))
+        profile = np.full(encoder.noise["steps"], 255, np.int32)
+        for chained in (False, True) if backbone.clean_first_frame else (False,):
+            code = noise_code(encoder.noise, encoder.bits[chained], profile,
+                              scale_for(profile, encoder.bits[chained], 15 * len(frames)))
+            span, known = Span(0, len(frames), chained, 0), frames[0] if chained else None
+            work = lambda e=encoder, c=code, s=span, k=known: e.search(0, c, frames, k, s, None)  # noqa: E731
+            name = f"noise, {score}{', after a known frame' if chained else ''}"
+            measure(f"{name}: {steps} steps with {int(code.plan.sum())} atoms, VAE encode", work, 2)
 
 
 if __name__ == "__main__":

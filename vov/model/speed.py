@@ -78,6 +78,13 @@ def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: st
     return checkpointing, compile
 
 
+def recompute_blocks(model: nn.Module, blocks: str, device: torch.device) -> None:
+    """Prepares a model for gradients to its input alone (lookahead); in place. A large one keeps attention outputs and
+    computes the rest again, for its activations cannot all wait for the backward pass."""
+    recompute, _ = plan(model, device, "auto", "never")
+    checkpoint_blocks(model.get_submodule(blocks), recompute)
+
+
 class CapturedStep:
     """Runs a step function as one CUDA graph: 58 → 4.9 ms on a launch-bound model.
 

@@ -60,10 +60,9 @@ class Search:
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets = conditions, targets
         self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
-        if settings.score == "lookahead":  # a large model's activations must not all wait for the backward pass
-            model, blocks = decoder.backbone.transformer, decoder.backbone.blocks
-            recompute, _ = speed.plan(model, decoder.backbone.device, "auto", "never")
-            speed.checkpoint_blocks(model.get_submodule(blocks), recompute)
+        if settings.score == "lookahead":
+            model = decoder.backbone
+            speed.recompute_blocks(model.transformer, model.blocks, model.device)
 
     def _place(self, code: NoiseCode) -> None:
         """Makes `code` the one to fill, its levels the sampler's, and its plan zero where a step takes no noise."""

@@ -20,6 +20,7 @@ from vov.fitting.distributed import World
 from vov.fitting.loss import pixel_weights
 from vov.media import FrameSource
 from vov.metrics import psnr
+from vov.model import speed
 from vov.model.adapt import FIELDS
 from vov.model.backbone import Backbone
 from vov.model.flow import euler
@@ -82,6 +83,8 @@ class SequenceEncoder:
             decode_steps=settings.steps,
             shift=settings.shift or backbone.native_shift(settings.width, settings.height), seed=settings.seed)
         self.model = ChunkModel(backbone, self.header)
+        if settings.score == "lookahead":
+            speed.recompute_blocks(backbone.transformer, backbone.blocks, backbone.device)
         self.conditions = backbone.embed(self.captions)
         shape = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
         self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
