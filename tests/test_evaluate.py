@@ -12,42 +12,19 @@ import pytest
 from PIL import Image
 
 from tests.clips import film, noisy, panning, photograph
+from tests.evaluation import IMAGE, QUICK, VIDEO, settings, write_clips
 from tests.metric_weights import save_i3d, save_trunks
+from tests.test_video_commands import bash
 from vov import VovError, media, metrics
 from vov.evaluation import anchors
-from vov.evaluation.catalogue import only
 from vov.evaluation.evaluate import Tree, evaluate
-from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig
 from vov.files import REPO
-
-QUICK = "ssim,ms_ssim,warp"
-VIDEO, IMAGE = Tree(False, "", None), Tree(True, "", None)
-
-
-def bash(script, **variables):
-    environ = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")} | variables
-    return subprocess.run(["bash", str(REPO / script)], env=environ, capture_output=True, text=True, timeout=300,
-                          check=False)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """original and decoded: 7 frames 64×96 as PNG folders; decoded is noisier."""
-    folder = tmp_path_factory.mktemp("clips")
-    clip = panning(7, 64, 96)
-    media.write_frames(folder / "original", clip)
-    media.write_frames(folder / "decoded", noisy(clip, 10))
-    (folder / "x.vov.bin").write_bytes(bytes(777))
-    return folder, clip
-
-
-def settings(clips, out, **more):
-    folder, _ = clips
-    values = {"real_dir": str(folder / "original"), "fake_dir": str(folder / "decoded"), "skip_fvd": True,
-              "report_video": False, "metrics": QUICK, "work_dir": str(out / "work"),
-              "out_dir": str(out / "results")} | more
-    return EvalConfig(**values)
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 def test_the_command_writes_every_file_and_prints_the_table(clips, tmp_path):
@@ -255,94 +232,6 @@ def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_lo
     assert not loads
 
 
-def bad_inputs(folder, out):
-    short, other = out / "short", out / "other"
-    media.write_frames(short, panning(5, 64, 96))
-    media.write_frames(other, panning(7, 48, 96))
-    ragged = out / "ragged"
-    media.write_frames(ragged, panning(6, 64, 96))
-    media.write_image(ragged / "00006.png", photograph(60, 96))
-    (out / "empty").mkdir()
-    (out / "broken.mp4").write_bytes(b"no video")
-    (out / "broken.vov").write_bytes(b"no stream")
-    manifests = {"columns": "name,original,decoded,colour\na,b,c,d\n", "empty": "name,original,decoded\n",
-                 "row": f"name,original,decoded\na,{folder}/original,\n",
-                 "long": f"name,original,decoded\na,{folder}/original,{folder}/decoded,x,y\n",
-                 "colons": "name;original\n",
-                 "gone": f"name,original,decoded\na,{folder}/original,nowhere\n",
-                 "rate": f"name,original,decoded,bpp\na,{folder}/original,{folder}/decoded,-1\n"}
-    for name, text in manifests.items():
-        (out / f"{name}.csv").write_text(text)
-    row = f"name,original,decoded\nMüller,{folder}/original,{folder}/decoded\n"
-    for encoding in ("cp1252", "utf-16", "utf-16-le"):
-        (out / f"{encoding}.csv").write_bytes(row.encode(encoding))
-    return [
-        ({"real_dir": ""}, "REAL_DIR is not set"),
-        ({"fake_dir": ""}, "FAKE_DIR is not set"),
-        ({"real_dir": str(out / "none")}, "REAL_DIR=.*no such folder"),
-        ({"fake_dir": str(out / "empty")}, "no images in this folder"),
-        ({"fake_dir": str(out / "broken.mp4")}, "not a readable video"),
-        ({"fake_dir": str(out / "broken.vov")}, "broken.vov: magic"),
-        ({"fake_dir": str(short)}, "7 frames, the reproduction 5; set NUM_FRAMES=5"),
-        ({"num_frames": 9}, "NUM_FRAMES=9, but the original has 7"),
-        ({"fake_dir": str(other)}, "original is 96×64, the reproduction 96×48"),
-        ({"fake_dir": str(ragged)}, "00006.png is 96×60"),
-        ({"bitstream": str(out / "none")}, "BITSTREAM=.*no such file"),
-        ({"anchors": "x265"}, "ANCHORS need a size to match"),
-        ({"anchors": "divx"}, "'divx' is not one of"),
-        ({"anchors": "x264", "anchor_bytes": "0,-3"}, "ANCHOR_BYTES='0,-3': must be positive"),
-        ({"reference_curves": str(out / "none.csv")}, "REFERENCE_CURVES=.*no such file"),
-        ({"reference_curves": str(out / "row.csv")}, "needs columns label, clip, metric"),
-        ({"manifest": str(out / "none.csv")}, "MANIFEST=.*no such file"),
-        ({"manifest": str(out / "columns.csv")}, "unknown column 'colour'"),
-        ({"manifest": str(out / "empty.csv")}, "no rows"),
-        ({"manifest": str(out / "long.csv")}, "row 1 .a.: 2 cells more than columns; put text that contains commas in"),
-        ({"manifest": str(out / "colons.csv")}, "columns, with commas between, are"),
-        ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
-        ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; MEDIA_DIR"),
-        ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),
-        *(({variable: str(out / f"{encoding}.csv")}, f"{variable.upper()}=.*{encoding}.csv: byte .* save it as UTF-8")
-          for variable in ("manifest", "reference_curves") for encoding in ("cp1252", "utf-16-le")),
-        ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True}, "BD_ANCHOR=nobody: no"),
-    ]
-
-
-def test_every_bad_input_is_one_line_and_writes_no_results(clips, tmp_path):
-    for change, message in bad_inputs(clips[0], tmp_path):
-        with pytest.raises(VovError, match=message) as caught:
-            evaluate(settings(clips, tmp_path, **change), VIDEO)
-        assert "\n" not in str(caught.value), change
-        assert not (tmp_path / "results").exists(), change
-
-
-def test_a_manifest_of_a_spreadsheet_in_utf_16_is_read(clips, tmp_path):
-    (tmp_path / "m.csv").write_bytes(
-        f"name,original,decoded\nMüller,{clips[0]}/original,{clips[0]}/decoded\n".encode("utf-16"))
-    results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), skip_metrics=True, skip_fvd=True,
-                                  report_video=False, out_dir=str(tmp_path / "out")), VIDEO)
-    assert results["items"][0]["name"] == "Müller"
-
-
-def test_pictures_beyond_webp_s_limit_and_below_ssim_s_window_are_evaluated(tmp_path):
-    rng = np.random.default_rng(0)
-    for folder in ("a", "b"):
-        for name, shape in (("wide", (12, 16400, 3)), ("tiny", (8, 9, 3))):
-            media.write_image(tmp_path / folder / f"{name}.png", rng.integers(0, 255, shape, np.uint8))
-    results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"), metrics="ssim,ms_ssim",
-                                  out_dir=str(tmp_path / "out")), IMAGE)
-    tiny, wide = sorted(results["items"], key=lambda item: item["width"])
-    assert "at least 11×11" in tiny["unavailable"]["ssim"] and tiny["metrics"]["psnr"] < 20
-    assert wide["width"] == 16400 and wide["metrics"]["ms_ssim"] > 0
-    assert "data:image/webp" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_the_command_turns_a_bad_input_into_one_line_and_exit_code_1(clips, tmp_path):
-    done = bash("video/eval/eval.sh", REAL_DIR=str(tmp_path / "none"), FAKE_DIR=str(clips[0] / "decoded"),
-                OUT_DIR=str(tmp_path / "out"))
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: REAL_DIR=")
-    assert done.stdout == "" and not (tmp_path / "out").exists()
-
-
 def test_num_frames_compares_the_first_frames(clips, tmp_path):
     _, clip = clips
     results = evaluate(settings(clips, tmp_path, num_frames=3, skip_metrics=True), VIDEO)
@@ -359,66 +248,6 @@ def test_the_recorded_command_repeats_the_run(clips, tmp_path):
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert again["items"] == json.loads((tmp_path / "results" / "results.json").read_text())["items"]
     assert again["config"] == results["config"] | {"out_dir": str(tmp_path / "again")}
-
-
-def test_odd_sizes_and_single_frames_have_defined_values(tmp_path):
-    clip = panning(1, 33, 47)
-    measured = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip), Frames(noisy(clip, 5)), 1)
-    assert {"psnr", "ssim", "ms_ssim"} <= set(measured.values)
-    assert measured.unavailable["flicker"] == measured.unavailable["warp"] == "needs at least 2 frames"
-    tiny = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip[:, :9, :9]), Frames(clip[:, :9, :9]), 1)
-    assert "at least 11×11" in tiny.unavailable["ms_ssim"] and tiny.values["psnr"] == float("inf")
-
-
-class Frames:
-    """A clip as a source of frames."""
-
-    def __init__(self, clip, path="clip"):
-        self.clip, self.path = clip, path
-
-    def __iter__(self):
-        return iter(self.clip)
-
-
-def test_batches_and_the_order_of_clips_do_not_change_a_value(monkeypatch):
-    clip = panning(7, 48, 64)
-    once = Suite(skipped=only("ssim", "ms_ssim", "warp")).measure(Frames(clip), Frames(noisy(clip, 5)), 7)
-    monkeypatch.setattr(metrics, "BATCH_PIXELS", 2 * 48 * 64)
-    suite = Suite(skipped=only("ssim", "ms_ssim", "warp"))
-    suite.measure(Frames(clip), Frames(noisy(clip, 9)), 7)  # fills the cache of flows
-    again = suite.measure(Frames(clip), Frames(noisy(clip, 5)), 7)
-    assert once.values.keys() == again.values.keys()
-    for name, value in once.values.items():
-        assert again.values[name] == pytest.approx(value, abs=1e-6), name
-
-
-def test_frames_stream_by():
-    """Never more than two batches of frames are alive, whatever the length of the clip."""
-    alive, most = 0, 0
-
-    class Counted(np.ndarray):
-        def __del__(self):
-            nonlocal alive
-            alive -= self.base is None
-
-    def frames():
-        nonlocal alive, most
-        for index in range(60):
-            frame = np.full((600, 1000, 3), index, np.uint8).view(np.ndarray).copy().view(Counted)
-            owner = Counted((600, 1000, 3), np.uint8)
-            owner[:] = frame
-            alive += 1
-            most = max(most, alive)
-            yield owner
-
-    class Source:
-        path = "stream"
-
-        def __iter__(self):
-            return frames()
-
-    Suite(skipped=only()).measure(Source(), (np.zeros((600, 1000, 3), np.uint8) for _ in range(60)), 60)
-    assert most <= 2 * metrics.batch_length(600, 1000) + 2
 
 
 def test_the_configuration_is_frozen():

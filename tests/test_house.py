@@ -110,6 +110,11 @@ def test_nothing_outgrows_its_room(path):
             assert branches <= MAX_BRANCHES, f"{node.name} has {branches} branches"
 
 
+def test_no_file_of_tests_outgrows_its_room():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (REPO / "tests").rglob("*.py")}
+    assert not {name: length for name, length in lengths.items() if length > MAX_MODULE}
+
+
 def test_entry_scripts_are_short():
     entries = [p for p in FILES if p.parent.name in ("image", "video") and p.name not in ("backbone.py", "options.py")]
     long = [str(p.relative_to(REPO)) for p in entries if len(p.read_text().splitlines()) > MAX_ENTRY]

@@ -13,25 +13,13 @@ import torch
 from PIL import Image
 
 from tests.clips import noisy, panning, photograph
+from tests.evaluation import Counted, Frames
 from vov import VovError, media, metrics
 from vov.evaluation import tools
 from vov.evaluation.anchors import ffmpeg
 from vov.evaluation.catalogue import METRICS, left_out, only
 from vov.evaluation.measure import Suite
 from vov.evaluation.perceptual import Unavailable
-
-
-class Frames:
-    """A clip as a source of frames that can be read again."""
-
-    fps, path = 24.0, "clip"
-
-    def __init__(self, clip):
-        self.clip = clip
-
-    def __iter__(self):
-        return iter(self.clip)
-
 
 CLIP = panning(4, 48, 64)
 PAIR = CLIP, noisy(CLIP, 8)
@@ -132,24 +120,10 @@ def test_vmaf_and_xpsnr_are_those_of_ffmpeg_s_own_filters(tmp_path):
 
 def test_frames_stream_through_ffmpeg():
     """A few frames are alive at a time, whatever the length of the clip."""
-    alive, most = 0, 0
-
-    class Counted(np.ndarray):
-        def __del__(self):
-            nonlocal alive
-            alive -= self.base is None
-
-    def frames():
-        nonlocal alive, most
-        for _ in range(60):
-            frame = Counted((200, 300, 3), np.uint8)
-            frame[:] = 7
-            alive += 1
-            most = max(most, alive)
-            yield frame
-
-    values, _ = tools.FfmpegMetrics(["xpsnr", "vmaf"])(frames(), frames(), (300, 200), 60, 24.0)
-    assert values["xpsnr"] == float("inf") and most <= 6
+    counted = Counted()
+    pairs = [counted.frames(60, 200, 300) for _ in range(2)]
+    values, _ = tools.FfmpegMetrics(["xpsnr", "vmaf"])(*pairs, (300, 200), 60, 24.0)
+    assert values["xpsnr"] == float("inf") and counted.most <= 6
 
 
 def test_vmaf_needs_two_frames_and_all_need_some_pixels():

@@ -8,44 +8,18 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 from hypothesis import strategies as st
 
-import image.edit
-import image.reconstruct
-import image.scale
-import image.train
-import scripts.export
-import video.edit
-import video.evaluate
-import video.reconstruct
-import video.scale
-import video.train
 from image.backbone import QwenBackbone
-from image.options import ImageFit
-from tests.fuzzing import files, models, weights
+from tests.fuzzing import files, models, sequences, weights
+from tests.fuzzing.commands import commands
 from tests.fuzzing.judge import Broken, Target
 from video.backbone import WanBackbone
-from video.options import VideoFit
 from vov import VovError, cli, media
-from vov.evaluation.pairs import EvalConfig
-
-
-@dataclass(frozen=True)
-class Command:
-    """An entry point and variables with which it succeeds; `varied` are those that a case may change."""
-
-    cls: type
-    main: Callable
-    base: dict[str, str]
-    varied: tuple[str, ...]
-    stages: tuple[str, ...] = ("",)
-    shape: str = "vov"  # what a case's file is: vov, weights, or none
 
 
 @functools.cache
@@ -61,331 +35,15 @@ def originals() -> Path:
     return folder
 
 
-def commands() -> dict[str, Command]:
-    """Every command, with tiny settings. IN is the case's file, OUT its empty folder, MEDIA the originals."""
-    wan, qwen = {"CACHE_DIR": "MODELS", "MODEL_ID": "tiny-wan"}, {"CACHE_DIR": "MODELS", "MODEL_ID": "tiny-qwen"}
-    fit = {
-        "LAST_K": "2",
-        "THETA_D_LENGTH": "300",
-        "TRAIN_STEPS": "1",
-        "WIDTH": "16",
-        "HEIGHT": "16",
-        "OUT_DIR": "OUT",
-        "LR_WARMUP": "0",
-        "STAGE2_LAMBDA_RATE": "0.01",
-        "DECODE_STEPS": "1",
-        "LOSS": "latent",
-        "BATCH_SIZE": "1",
-        "PREVIEW_EVERY": "0",
-    }
-    shaping = (
-        "RANK",
-        "VOV_RANK",
-        "LAST_K",
-        "THETA_D_LENGTH",
-        "WIDTH",
-        "HEIGHT",
-        "RESIZE",
-        "LORA_PRESET",
-        "PROJ_SEED",
-        "THETA_INIT",
-        "LR",
-        "LR_SCHEDULE",
-        "WEIGHT_DECAY",
-        "GRAD_CLIP",
-        "NOISE",
-        "TIMESTEPS",
-        "LOSS",
-        "SEED",
-        "SAMPLER",
-        "SHIFT",
-        "GUIDANCE",
-        "STAGE2_LAMBDA_RATE",
-        "LAMBDA_RATE_WARMUP",
-        "INIT_BITS",
-        "DTYPE",
-        "QUANTIZE",
-        "OFFLOAD",
-        "DEVICE",
-        "RESUME",
-        "CAPTION",
-        "NAME",
-        "INIT_LORA_PATH",
-        "STAGE2_WIDTH",
-        "STAGE2_RANK",
-        "STAGE1_LR",
-        "CONFIG",
-        "MODEL_ID",
-        "OUT_DIR",
-        "SAVE_EVERY",
-        "CHECKPOINTING",
-    )
-    editing = (
-        "STEPS",
-        "SEED",
-        "STRENGTH",
-        "START_STEP",
-        "STOP_STEP",
-        "GUIDANCE",
-        "REPLAY_NOISE",
-        "BASE_CAPTION",
-        "ITEM",
-        "CAPTION",
-        "RANK",
-        "LAST_K",
-        "WIDTH",
-        "THETA_D_LENGTH",
-        "NUM_FRAMES",
-        "FPS",
-        "DTYPE",
-        "ORIGINAL_FRAMES_DIR",
-        "ORIGINAL",
-        "LORA_PRESET",
-    )
-    scaling = (
-        "STEPS",
-        "SCHEME",
-        "SCALING_BYTES",
-        "BITS",
-        "ATOMS",
-        "BLOCK",
-        "CANDIDATES",
-        "ETA",
-        "FIRST_STEP",
-        "CODED_STEPS",
-        "THETA_STEPS",
-        "START_LEVEL",
-        "END_LEVEL",
-        "SCORE",
-        "CHOICE",
-        "SCALING",
-        "RANK",
-        "DTYPE",
-    )
-    return {
-        "video/train": Command(
-            VideoFit,
-            video.train.two_stage,
-            wan
-            | fit
-            | {"CONFIG": "nano-video", "FRAMES_DIR": "MEDIA/clip", "NUM_FRAMES": "1", "CAPTION": "a ramp", "NAME": "x"},
-            (*shaping, "NUM_FRAMES", "FPS", "FRAMES_DIR", "CAPTION_FILE"),
-            ("", "stage1", "stage2"),
-            "",
-        ),
-        "image/train": Command(
-            ImageFit,
-            image.train.main,
-            qwen | fit | {"CONFIG": "nano-image", "DESCRIPTION_FILE": "MEDIA/d.txt", "DATA_ROOT": "MEDIA"},
-            (*shaping, "IMAGE", "DATA_ROOT", "CAPTION_START", "CAPTION_END", "DESCRIPTION_FILE"),
-            ("", "stage1", "stage2"),
-            "",
-        ),
-        "video/reconstruct": Command(
-            video.reconstruct.Reconstruct,
-            video.reconstruct.main,
-            wan | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
-            ("DTYPE", "QUANTIZE", "MODEL_ID", "OUTPUT_DIR"),
-        ),
-        "image/reconstruct": Command(
-            image.reconstruct.Reconstruct,
-            image.reconstruct.main,
-            qwen | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
-            ("DTYPE", "QUANTIZE", "MODEL_ID", "OUTPUT_DIR"),
-        ),
-        "image/reconstruct a checkpoint": Command(
-            image.reconstruct.Reconstruct,
-            image.reconstruct.main,
-            qwen
-            | {
-                "INIT_LORA_PATH": "IN",
-                "OUTPUT_DIR": "OUT",
-                "DESCRIPTION_FILE": "MEDIA/d.txt",
-                "DATA_ROOT": "MEDIA",
-                "LAST_K": "2",
-                "THETA_D_LENGTH": "300",
-                "WIDTH": "16",
-                "HEIGHT": "16",
-                "DECODE_STEPS": "2",
-            },
-            (*editing, "SHIFT", "SAMPLER"),
-            shape="weights",
-        ),
-        "video/edit": Command(
-            video.edit.EditMerge,
-            video.edit.run,
-            wan
-            | {
-                "WEIGHTS1": "IN",
-                "WEIGHTS2": "GOLDEN/video_noise.vov",
-                "CAPTION": "else",
-                "OUTPUT_VIDEO": "OUT/e.mp4",
-                "STEPS": "2",
-                "LAST_K": "2",
-                "THETA_D_LENGTH": "300",
-                "WIDTH": "16",
-                "HEIGHT": "16",
-                "NUM_FRAMES": "1",
-            },
-            editing,
-            shape="weights",
-        ),
-        "image/edit": Command(
-            image.edit.EditMerge,
-            image.edit.run,
-            qwen
-            | {
-                "WEIGHTS1": "IN",
-                "WEIGHTS2": "GOLDEN/image_noise.vov",
-                "CAPTION": "else",
-                "OUTPUT": "OUT/e.png",
-                "STEPS": "2",
-            },
-            editing,
-        ),
-        "video/scale": Command(
-            video.scale.Scale,
-            video.scale.main,
-            wan
-            | {
-                "BITSTREAM": "GOLDEN/video_theta.vov",
-                "ORIGINAL_FRAMES_DIR": "MEDIA/clip",
-                "OUTPUT": "OUT/s.vov",
-                "STEPS": "3",
-            },
-            scaling,
-            shape="",
-        ),
-        "image/scale": Command(
-            image.scale.Scale,
-            image.scale.main,
-            qwen
-            | {"BITSTREAM": "GOLDEN/image_noise.vov", "ORIGINAL": "MEDIA/a.png", "OUTPUT": "OUT/s.vov", "STEPS": "3"},
-            scaling,
-            shape="",
-        ),
-        "video/eval": Command(
-            EvalConfig,
-            video.evaluate.main,
-            wan
-            | {
-                "REAL_DIR": "MEDIA/clip",
-                "FAKE_DIR": "MEDIA/clip",
-                "OUT_DIR": "OUT/results",
-                "WORK_DIR": "OUT/work",
-                "SKIP_METRICS": "1",
-                "SKIP_FVD": "1",
-                "REPORT_VIDEO": "0",
-            },
-            (
-                "REAL_DIR",
-                "FAKE_DIR",
-                "NAME",
-                "BITSTREAM",
-                "MANIFEST",
-                "NUM_FRAMES",
-                "METRICS",
-                "FRAME_STEP",
-                "ANCHORS",
-                "ANCHOR_RATES",
-                "ANCHOR_BYTES",
-                "BD_ANCHOR",
-                "REFERENCE_CURVES",
-                "JOD_DISPLAY",
-                "REPORT_FRAMES",
-            ),
-            shape="",
-        ),
-        "scripts/export": Command(
-            scripts.export.Export,
-            scripts.export.main,
-            wan | {"INPUT": "IN", "OUTPUT": "OUT/x.safetensors", "LAST_K": "2"},
-            ("FORMAT", "LORA_KEYS", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
-            shape="weights",
-        ),
-    }
-
-
-SMALL = st.sampled_from(
-    [
-        "0",
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-        "16",
-        "17",
-        "24",
-        "32",
-        "-1",
-        "-2",
-        "0.5",
-        "1e-30",
-        "nan",
-        "inf",
-        "1e30",
-        "x",
-        "",
-        " ",
-        "1,2",
-        "0,1",
-        ",",
-        "1,x",
-        "\n",
-        "a\nb",
-        "①",
-        "GOLDEN/video_theta.vov",
-        "MEDIA/clip",
-        "MEDIA/a.png",
-        "MEDIA/d.txt",
-        "MEDIA/none",
-        "MEDIA",
-        "IN",
-        "OUT/o",
-        "OUT/a/b",
-        "/dev/null",
-        "/proc/nothing",
-        "GOLDEN/README.md",
-        "x" * 300,
-        "../x",
-        "pixel",
-        "lookahead",
-        "likelihood",
-        "random",
-        "uniform",
-        "euler",
-        "unipc",
-        "qkv",
-        "qkvo_mlp",
-        "stretch",
-        "pad",
-        "shifts",
-        "paper",
-        "blocks",
-        "sample",
-        "bfloat16",
-        "float16",
-        "fp8",
-        "nf4",
-        "cuda",
-        "cpu",
-        "tiny-wan",
-        "tiny-qwen",
-        "nano-video",
-        "qwen-image",
-        "peft",
-        "reference",
-        "psnr",
-        "vvc",
-        str(2**31),
-        str(2**63),
-        str(2**64),
-        str(10**30),
-        "猫",
-        "a" * 20000,
-    ]
-)
+SMALL = st.sampled_from([
+    "0", "1", "2", "3", "4", "5", "16", "17", "24", "32", "-1", "-2", "0.5", "1e-30", "nan", "inf", "1e30", "x", "",
+    " ", "1,2", "0,1", ",", "1,x", "\n", "a\nb", "①", "GOLDEN/video_theta.vov", "MEDIA/clip", "MEDIA/a.png",
+    "MEDIA/d.txt", "MEDIA/none", "MEDIA", "IN", "OUT/o", "OUT/a/b", "/dev/null", "/proc/nothing", "GOLDEN/README.md",
+    "x" * 300, "../x", "pixel", "lookahead", "likelihood", "random", "uniform", "euler", "unipc", "qkv", "qkvo_mlp",
+    "stretch", "pad", "shifts", "paper", "blocks", "sample", "bfloat16", "float16", "fp8", "nf4", "cuda", "cpu",
+    "tiny-wan", "tiny-qwen", "nano-video", "qwen-image", "peft", "reference", "psnr", "vvc", str(2**31), str(2**63),
+    str(2**64), str(10**30), "猫", "a" * 20000,
+])
 
 
 @st.composite
@@ -397,6 +55,8 @@ def cases(draw) -> tuple[str, dict[str, str], bytes]:
     data = b""
     if command.shape == "vov" or (command.shape == "weights" and draw(st.booleans())):
         data = files.BYTES[f"{tree}_noise"] if draw(st.booleans()) else draw(files.whole_files(tree))
+        if not draw(st.integers(0, 4)):
+            data = draw(sequences.whole_files())[0] if draw(st.booleans()) else sequences.DATA
     elif command.shape:
         data = draw(weights.checkpoints() | weights.foreign())
     return name, environ, data

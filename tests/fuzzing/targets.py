@@ -7,6 +7,6 @@ from tests.fuzzing.judge import Target
 
 def all_targets() -> list[Target]:
     """The cheap ones first."""
-    from tests.fuzzing import entries, files, settings, texts, weights
+    from tests.fuzzing import entries, files, sequences, settings, texts, weights
 
-    return [*texts.TARGETS, *settings.TARGETS, *weights.TARGETS, *files.TARGETS, *entries.TARGETS]
+    return [*texts.TARGETS, *settings.TARGETS, *weights.TARGETS, *files.TARGETS, *sequences.TARGETS, *entries.TARGETS]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
+from tests.fuzzing.tensors import Tensors, other_tensors, safetensors, safetensors_beside, tensor
 from video.options import VideoFit
 from vov import codec
 from vov.editing import edit as editing
@@ -64,7 +65,7 @@ def job() -> tuple[codec.Encoder, Fit]:
 
 
 @functools.cache
-def base() -> tuple[edits.Tensors, dict[str, Any]]:
+def base() -> tuple[Tensors, dict[str, Any]]:
     """Tensors and our metadata of that fit's checkpoint."""
     data = (job()[1].folder / "checkpoint.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
@@ -84,7 +85,7 @@ def checkpoints(draw) -> bytes:
         metadata = draw(edits.damaged(metadata))
     if draw(st.booleans()):
         tensors = draw(
-            edits.other_tensors(
+            other_tensors(
                 tensors,
                 (
                     "unilora_theta_d",
@@ -96,12 +97,12 @@ def checkpoints(draw) -> bytes:
             )
         )
     told = edits.dumped(metadata) if draw(st.integers(0, 9)) else draw(edits.TEXT)
-    data = edits.safetensors(tensors, {"vov": told} if draw(st.integers(0, 9)) else None)
+    data = safetensors(tensors, {"vov": told} if draw(st.integers(0, 9)) else None)
     return draw(edits.changed(data, 3)) if draw(st.integers(0, 9)) == 0 else data
 
 
 LORA = {
-    f"diffusion_model.blocks.0.self_attn.{name}.lora_{part}.weight": edits.tensor(np.zeros(shape, np.float32))
+    f"diffusion_model.blocks.0.self_attn.{name}.lora_{part}.weight": tensor(np.zeros(shape, np.float32))
     for name in "qkv"
     for part, shape in (("A", (1, 24)), ("B", (24, 1)))
 }
@@ -112,14 +113,14 @@ def foreign(draw) -> bytes:
     """A checkpoint of the reference: bare or wrapped names, any type; or a standard LoRA."""
     wrap = draw(st.sampled_from(["{}", "{}", "module.{}", "base_model.{}", "base_model.model.blocks.0.{}.default"]))
     tensors = {
-        wrap.format("unilora_theta_d"): edits.tensor(np.zeros(300, np.float32)),
-        wrap.format("unilora_scale_quant"): edits.tensor(np.array(-5, np.float32)),
-        wrap.format("unilora_bit_estimator._matrix0"): edits.tensor(np.zeros((1, 3, 1), np.float32)),
+        wrap.format("unilora_theta_d"): tensor(np.zeros(300, np.float32)),
+        wrap.format("unilora_scale_quant"): tensor(np.array(-5, np.float32)),
+        wrap.format("unilora_bit_estimator._matrix0"): tensor(np.zeros((1, 3, 1), np.float32)),
     }
     if draw(st.integers(0, 4)) == 0:
         tensors = LORA
-    tensors = draw(edits.other_tensors(tensors, ("unilora_theta_d", "x.unilora_theta_d.default")))
-    data = edits.safetensors(
+    tensors = draw(other_tensors(tensors, ("unilora_theta_d", "x.unilora_theta_d.default")))
+    data = safetensors(
         tensors,
         draw(st.none() | st.dictionaries(st.sampled_from(["format", "vov"]), edits.TEXT | edits.JUNK, max_size=2)),
     )
@@ -206,13 +207,13 @@ def _attach(found: export.Exportable) -> None:
 
 
 @functools.cache
-def peft_base() -> tuple[dict[str, Any], edits.Tensors]:
+def peft_base() -> tuple[dict[str, Any], Tensors]:
     """What we ourselves write."""
     encoder, _ = job()
     folder = Path(tempfile.mkdtemp(prefix="vov-fuzz-"))
     write_peft(folder, torch.zeros(300), encoder.adapter.names, encoder.projection, "tiny-wan")
     return json.loads((folder / CONFIG).read_text()), {
-        "base_model.unilora_theta_d": edits.tensor(np.zeros(300, np.float32))
+        "base_model.unilora_theta_d": tensor(np.zeros(300, np.float32))
     }
 
 
@@ -263,7 +264,7 @@ def peft_folders(draw) -> tuple[bytes, bytes]:
         "target_modules": PATTERNS | st.lists(edits.TEXT, max_size=3),
     }
     config = draw(edits.replaced(config, fields))
-    tensors = draw(edits.other_tensors(tensors, ("base_model.model.blocks.0.attn1.to_q.unilora_indices_A",)))
+    tensors = draw(other_tensors(tensors, ("base_model.model.blocks.0.attn1.to_q.unilora_indices_A",)))
     head = edits.dumped(config).encode()
     if draw(st.integers(0, 4)) == 0:
         head = draw(edits.changed(head, 3) | st.sampled_from([b"[" * 100_000, b"1" * 10_000, b"\xff", b"null", b"[]"]))
@@ -273,7 +274,7 @@ def peft_folders(draw) -> tuple[bytes, bytes]:
             st.just("{}") | st.builds(edits.dumped, st.fixed_dictionaries({"index_hash": edits.JUNK})) | edits.TEXT
         ),
     }
-    data = edits.safetensors(tensors, told)
+    data = safetensors(tensors, told)
     return head, draw(edits.changed(data, 2)) if draw(st.integers(0, 4)) == 0 else data
 
 
@@ -289,13 +290,13 @@ def peft_folder(case: tuple[bytes, bytes], folder: Path) -> None:
 
 
 TARGETS = [
-    Target("checkpoint to go on from", st.deferred(lambda: checkpoints()), resume, 40, edits.safetensors_beside),
+    Target("checkpoint to go on from", st.deferred(lambda: checkpoints()), resume, 40, safetensors_beside),
     Target(
-        "checkpoint to start from", st.deferred(lambda: checkpoints()) | foreign(), start, 30, edits.safetensors_beside
+        "checkpoint to start from", st.deferred(lambda: checkpoints()) | foreign(), start, 30, safetensors_beside
     ),
-    Target("checkpoint to edit", st.deferred(lambda: checkpoints()) | foreign(), edit, 30, edits.safetensors_beside),
+    Target("checkpoint to edit", st.deferred(lambda: checkpoints()) | foreign(), edit, 30, safetensors_beside),
     Target(
-        "checkpoint to export", st.deferred(lambda: checkpoints()) | foreign(), exported, 30, edits.safetensors_beside
+        "checkpoint to export", st.deferred(lambda: checkpoints()) | foreign(), exported, 30, safetensors_beside
     ),
-    Target("PEFT folder", st.deferred(lambda: peft_folders()), peft_folder, 25, edits.safetensors_beside),
+    Target("PEFT folder", st.deferred(lambda: peft_folders()), peft_folder, 25, safetensors_beside),
 ]

@@ -32,7 +32,8 @@ from vov.bitstream.symbols import MAX_SYMBOLS, decode_symbols, encode_symbols
 
 VERSION = 1  # of the scenes section
 NOISE_FIELDS = ("eta", "first", "steps", "start", "end")  # of `noise_code.FIELDS`, in this order
-MAX_SCENES, MAX_CHUNKS, MAX_SCALE = 1 << 16, 1 << 20, 640
+MAX_CHUNKS, MAX_SCALE = 1 << 16, 640  # a film of 12 hours, 17 frames a chunk; 2^20 would take a minute to read
+MAX_PLANNED = 1 << 26  # chunks × steps
 TOP = 255  # of a profile
 
 
@@ -159,14 +160,14 @@ def from_sections(scenes: bytes, chunks: bytes, header: Header, items: tuple[Ite
     if not all(1 <= one <= 24 for one in bits):
         raise reader.error("bits", f"are {bits}, outside [1, 24]")
     _refuse_levels(noise, header, reader)
-    count = reader.varint("number of scenes", MAX_SCENES, 1)
+    count = reader.varint("number of scenes", MAX_CHUNKS, 1)
     if count != len(items):
         raise reader.error("number of scenes", f"is {count}, but there are {len(items)} captions")
     found = tuple(_read_scene(reader, noise["steps"], header) for _ in range(count))
     reader.end("scenes")
     total = sum(scene.chunks for scene in found)
-    if total > MAX_CHUNKS:
-        raise reader.error("chunks", f"are {total}, more than {MAX_CHUNKS}")
+    if total > min(MAX_CHUNKS, MAX_PLANNED // noise["steps"]):
+        raise reader.error("chunks", f"are {total}, more than {min(MAX_CHUNKS, MAX_PLANNED // noise['steps'])}")
     return SequenceCode(noise, bits, found, _read_chunks(Reader(chunks, f"{source}: chunks"), found, bits, header))
 
 

@@ -1,0 +1,145 @@
+"""The commands that are fuzzed: settings with which each succeeds, and the variables that a case may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import image.edit
+import image.encode
+import image.reconstruct
+import image.scale
+import image.train
+import scripts.export
+import video.edit
+import video.encode
+import video.evaluate
+import video.reconstruct
+import video.scale
+import video.train
+from image.options import ImageFit
+from video.options import VideoFit
+from vov.evaluation.pairs import EvalConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """An entry point and variables with which it succeeds; `varied` are those that a case may change."""
+
+    cls: type
+    main: Callable
+    base: dict[str, str]
+    varied: tuple[str, ...]
+    stages: tuple[str, ...] = ("",)
+    shape: str = "vov"  # what a case's file is: vov, weights, or none
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words with spaces between."""
+    return tuple(text.split())
+
+
+WAN, QWEN = {"CACHE_DIR": "MODELS", "MODEL_ID": "tiny-wan"}, {"CACHE_DIR": "MODELS", "MODEL_ID": "tiny-qwen"}
+FIT = {"LAST_K": "2", "THETA_D_LENGTH": "300", "TRAIN_STEPS": "1", "WIDTH": "16", "HEIGHT": "16", "OUT_DIR": "OUT",
+       "LR_WARMUP": "0", "STAGE2_LAMBDA_RATE": "0.01", "DECODE_STEPS": "1", "LOSS": "latent", "BATCH_SIZE": "1",
+       "PREVIEW_EVERY": "0"}
+SHAPING = names("""
+    RANK VOV_RANK LAST_K THETA_D_LENGTH WIDTH HEIGHT RESIZE LORA_PRESET PROJ_SEED THETA_INIT LR LR_SCHEDULE
+    WEIGHT_DECAY GRAD_CLIP NOISE TIMESTEPS LOSS SEED SAMPLER SHIFT GUIDANCE STAGE2_LAMBDA_RATE LAMBDA_RATE_WARMUP
+    INIT_BITS DTYPE QUANTIZE OFFLOAD DEVICE RESUME CAPTION NAME INIT_LORA_PATH STAGE2_WIDTH STAGE2_RANK STAGE1_LR
+    CONFIG MODEL_ID OUT_DIR SAVE_EVERY CHECKPOINTING DECODE_LIMIT""")
+EDITING = names("""
+    STEPS SEED STRENGTH START_STEP STOP_STEP GUIDANCE REPLAY_NOISE BASE_CAPTION ITEM CAPTION RANK LAST_K WIDTH
+    THETA_D_LENGTH NUM_FRAMES FPS DTYPE ORIGINAL_FRAMES_DIR ORIGINAL LORA_PRESET DECODE_LIMIT""")
+SCALING = names("""
+    STEPS SCHEME SCALING_BYTES BITS ATOMS BLOCK CANDIDATES ETA FIRST_STEP CODED_STEPS THETA_STEPS START_LEVEL
+    END_LEVEL SCORE CHOICE SCALING RANK DTYPE DECODE_LIMIT""")
+SEQUENCE = names("""
+    WIDTH HEIGHT NUM_FRAMES RESIZE START FRAMES FPS AUDIO SCENES SHORTEST_SCENE KEY_EVERY SCENE_THETA SCENE_STEPS
+    SCENE_BATCH SCENE_LR SCENE_BITS SCENE_WINDOWS RANK LORA_PRESET BYTES_PER_FRAME TARGET_BYTES TARGET_KBPS STEPS
+    SHIFT ETA END_LEVEL SCORE SEED NAME CAPTION FRAMES_DIR DTYPE OUT_DIR CONFIG""")
+DECODING = ("DTYPE", "QUANTIZE", "MODEL_ID", "OUTPUT_DIR", "DECODE_LIMIT")
+
+
+def commands() -> dict[str, Command]:
+    """Every command, with tiny settings. IN is the case's file, OUT its empty folder, MEDIA the originals."""
+    return fits() | decoders() | coders() | {
+        "video/edit": Command(
+            video.edit.EditMerge, video.edit.run,
+            WAN | {"WEIGHTS1": "IN", "WEIGHTS2": "GOLDEN/video_noise.vov", "CAPTION": "else", "STEPS": "2",
+                   "OUTPUT_VIDEO": "OUT/e.mp4", "LAST_K": "2", "THETA_D_LENGTH": "300", "WIDTH": "16", "HEIGHT": "16",
+                   "NUM_FRAMES": "1"}, EDITING, shape="weights"),
+        "image/edit": Command(
+            image.edit.EditMerge, image.edit.run,
+            QWEN | {"WEIGHTS1": "IN", "WEIGHTS2": "GOLDEN/image_noise.vov", "CAPTION": "else", "OUTPUT": "OUT/e.png",
+                    "STEPS": "2"}, EDITING),
+        "video/eval": Command(
+            EvalConfig, video.evaluate.main,
+            WAN | {"REAL_DIR": "MEDIA/clip", "FAKE_DIR": "MEDIA/clip", "OUT_DIR": "OUT/results", "WORK_DIR": "OUT/work",
+                   "SKIP_METRICS": "1", "SKIP_FVD": "1", "REPORT_VIDEO": "0"},
+            names("REAL_DIR FAKE_DIR NAME BITSTREAM MANIFEST NUM_FRAMES METRICS FRAME_STEP ANCHORS ANCHOR_RATES "
+                  "ANCHOR_BYTES BD_ANCHOR REFERENCE_CURVES JOD_DISPLAY REPORT_FRAMES DECODE_LIMIT"), shape=""),
+        "scripts/export": Command(
+            scripts.export.Export, scripts.export.main,
+            WAN | {"INPUT": "IN", "OUTPUT": "OUT/x.safetensors", "LAST_K": "2"},
+            ("FORMAT", "LORA_KEYS", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
+            shape="weights"),
+    }
+
+
+def fits() -> dict[str, Command]:
+    """Fits of both stages."""
+    return {
+        "video/train": Command(
+            VideoFit, video.train.two_stage,
+            WAN | FIT | {"CONFIG": "nano-video", "FRAMES_DIR": "MEDIA/clip", "NUM_FRAMES": "1", "CAPTION": "a ramp",
+                         "NAME": "x"},
+            (*SHAPING, "NUM_FRAMES", "FPS", "FRAMES_DIR", "CAPTION_FILE"), ("", "stage1", "stage2"), ""),
+        "image/train": Command(
+            ImageFit, image.train.main,
+            QWEN | FIT | {"CONFIG": "nano-image", "DESCRIPTION_FILE": "MEDIA/d.txt", "DATA_ROOT": "MEDIA"},
+            (*SHAPING, "IMAGE", "DATA_ROOT", "CAPTION_START", "CAPTION_END", "DESCRIPTION_FILE"),
+            ("", "stage1", "stage2"), ""),
+    }
+
+
+def decoders() -> dict[str, Command]:
+    """Of files and checkpoints."""
+    return {
+        "video/reconstruct": Command(
+            video.reconstruct.Reconstruct, video.reconstruct.main, WAN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
+            (*DECODING, "START_AT", "FRAMES")),
+        "image/reconstruct": Command(
+            image.reconstruct.Reconstruct, image.reconstruct.main, QWEN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
+            DECODING),
+        "image/reconstruct a checkpoint": Command(
+            image.reconstruct.Reconstruct, image.reconstruct.main,
+            QWEN | {"INIT_LORA_PATH": "IN", "OUTPUT_DIR": "OUT", "DESCRIPTION_FILE": "MEDIA/d.txt",
+                    "DATA_ROOT": "MEDIA", "LAST_K": "2", "THETA_D_LENGTH": "300", "WIDTH": "16", "HEIGHT": "16",
+                    "DECODE_STEPS": "2"}, (*EDITING, "SHIFT", "SAMPLER"), shape="weights"),
+    }
+
+
+def coders() -> dict[str, Command]:
+    """Of noise: for a fit, for sequences, for pictures."""
+    return {
+        "video/scale": Command(
+            video.scale.Scale, video.scale.main,
+            WAN | {"BITSTREAM": "GOLDEN/video_theta.vov", "ORIGINAL_FRAMES_DIR": "MEDIA/clip", "OUTPUT": "OUT/s.vov",
+                   "STEPS": "3"}, SCALING, shape=""),
+        "image/scale": Command(
+            image.scale.Scale, image.scale.main,
+            QWEN | {"BITSTREAM": "GOLDEN/image_noise.vov", "ORIGINAL": "MEDIA/a.png", "OUTPUT": "OUT/s.vov",
+                    "STEPS": "3"}, SCALING, shape=""),
+        "video/encode": Command(
+            video.encode.Encode, video.encode.main,
+            WAN | {"CONFIG": "nano-video", "FRAMES_DIR": "MEDIA/clip", "WIDTH": "16", "HEIGHT": "16", "NUM_FRAMES": "5",
+                   "STEPS": "3", "BYTES_PER_FRAME": "8", "SCENE_STEPS": "1", "OUT_DIR": "OUT"}, SEQUENCE, ("encode",),
+            shape=""),
+        "image/encode": Command(
+            image.encode.Encode, image.encode.main,
+            QWEN | {"CONFIG": "nano-image", "DESCRIPTION_FILE": "MEDIA/d.txt", "DATA_ROOT": "MEDIA", "WIDTH": "16",
+                    "HEIGHT": "16", "STEPS": "3", "SCALING_BYTES": "40", "OUT_DIR": "OUT"},
+            (*SCALING, "IMAGE", "CAPTION", "DESCRIPTION_FILE", "CAPTION_START", "CAPTION_END", "DATA_ROOT", "OUT_DIR",
+             "NAME", "WIDTH", "HEIGHT", "SHIFT", "SEED", "CONFIG"), ("encode",), shape=""),
+    }
