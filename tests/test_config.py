@@ -138,3 +138,13 @@ def test_lists_of_numbers():
             number_list("STRENGTH", wrong, 2)
     with pytest.raises(VovError, match="RATES='1,0': must be positive numbers"):
         number_list("RATES", "1,0", positive=True)
+
+
+@pytest.mark.parametrize("value", ["\n", "a\nb", "x\r\u2028y"])
+def test_an_error_is_one_line_whatever_a_value_holds(value, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x"])
+    monkeypatch.setenv("CONFIG", value)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(VideoFit, print, "usage")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and len(said.splitlines()) == 1 and said.startswith("error: CONFIG=")

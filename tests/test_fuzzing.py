@@ -7,8 +7,8 @@ import pytest
 from tests.fuzzing.judge import campaign
 from tests.fuzzing.targets import all_targets
 
-CASES = {"whole commands": 4, "sequence against decoder": 12, "header against decoder, video": 12, "header against decoder, image": 12,
-         "PEFT folder": 30}
+CASES = {"whole commands": 4, "sequence against decoder": 12, "header against decoder, video": 12,
+         "header against decoder, image": 12, "PEFT folder": 30}
 
 
 @pytest.mark.parametrize("target", all_targets(), ids=lambda target: target.name)

@@ -15,6 +15,7 @@ from image.backbone import QwenBackbone
 from image.reconstruct import Reconstruct as ImageReconstruct
 from image.scale import Scale as ImageScale
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
+from tests.test_golden import GOLDEN
 from video import edit, reconstruct, scale, train
 from video.edit import EditCaption
 from video.reconstruct import Reconstruct
@@ -237,3 +238,27 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
     (tmp_path / "s/n.json").unlink()
     image_scale.main(scaled)
     assert (tmp_path / "s/n.vov").read_bytes() == first and (tmp_path / "s/n.json").is_file()
+
+
+def test_what_is_refused_leaves_no_folder_and_no_record(tmp_path):
+    path = tmp_path / "a" / "b" / "x.png"
+
+    def refuse():
+        raise VovError("no weights")
+
+    with pytest.raises(VovError, match="no weights"), Outputs("x", [path], "i", False) as outputs:
+        outputs.make(path, refuse)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sequence_of_one_frame_decodes_to_a_folder_and_a_video(tiny_wan, tmp_path):
+    stream = bitstream.read(GOLDEN / "video_sequence.vov")
+    scene, chunk = stream.sequence.scenes[0], stream.sequence.chunks[0]
+    one = dataclasses.replace(stream.sequence, scenes=(dataclasses.replace(scene, chunks=1),),
+                              chunks=(dataclasses.replace(chunk, frames=1),))
+    bitstream.write(tmp_path / "x.vov", dataclasses.replace(stream, sequence=one, items=stream.items[:1]))
+    settings = Reconstruct(bitstream=str(tmp_path / "x.vov"), output_dir=str(tmp_path / "o"), model_id=str(tiny_wan),
+                           device="cpu")
+    for _ in range(2):  # the second time all is there
+        reconstruct.main(settings)
+    assert sorted(p.name for p in (tmp_path / "o").glob("[!.]*")) == ["x", "x.mp4"]

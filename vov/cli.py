@@ -38,7 +38,7 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
         with stopping.on_signals():
             main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except stopping.Stopped as stopped:
         print(stopped.line, file=sys.stderr)
@@ -46,8 +46,13 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     except (OSError, MemoryError, RuntimeError) as error:
         if not (line := machine_problem(error)):
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(line)}", file=sys.stderr)
         sys.exit(1)
+
+
+def one_line(problem: object) -> str:
+    """The text of a problem, line breaks (of a value or a library's message) shown as a backslash and an n."""
+    return "\\n".join(str(problem).splitlines())
 
 
 def run_one_of(commands: Mapping[str, tuple]) -> None:

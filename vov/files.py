@@ -144,7 +144,7 @@ def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -
     and stays empty too. name: of the lock's file; runs with different names may share a folder.
     """
     folder = Path(folder)
-    made = not folder.exists()
+    made = [one for one in (folder, *folder.parents) if not there(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder / name, variable)
@@ -157,8 +157,8 @@ def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -
         finally:
             with suppress(OSError):  # the folder may have vanished, or hold results
                 (folder / name).unlink()
-                if made:
-                    folder.rmdir()
+                for one in made:
+                    one.rmdir()
 
 
 def _lock(path: Path, variable: str):

@@ -97,7 +97,12 @@ class Outputs:
         if self.has(path):
             return
         self._write(False)
-        work()
+        try:
+            work()
+        except BaseException:
+            if not self.notes and not any(map(taken, self.paths)):  # refused before anything was written
+                self.record.unlink(missing_ok=True)
+            raise
         self.made[self._key(path)] = path_hash(path)
         self.kept.add(self._key(path))
         self._write(False)

@@ -101,21 +101,28 @@ def hurried(allowed: float) -> Iterator[None]:
 def judge(target: Target, value: object, folder: Path, tally: Tally) -> None:
     """Runs one case in an empty folder. Raises whatever is no VovError, Broken, or TooSlow."""
     start = time.monotonic()
-    outcome = "accepted"
-    with hurried(SECONDS):
-        try:
-            target.run(value, folder)
-        except VovError as error:
-            outcome = "refused"
-            tally.reasons[re.sub(r"\S*/\S*|['\"].*?['\"]|-?[0-9][^ ]*", "…", str(error))[:70]] += 1
-            if not str(error).strip() or "\n" in str(error):
-                raise Broken(f"not one line: {str(error)!r}") from error
-            if left := sorted(path.name for path in folder.iterdir()):
-                raise Broken(f"refused ({error}) but left {left}") from error
+    try:
+        with hurried(SECONDS):
+            outcome = outcome_of(target, value, folder, tally)
+    finally:  # also after a failure: what it left must not be laid to the cases that Hypothesis tries next
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     tally.cases[outcome] += 1
     tally.slowest = max(tally.slowest, time.monotonic() - start)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def outcome_of(target: Target, value: object, folder: Path, tally: Tally) -> str:
+    """"accepted" or "refused"; raises as `judge`."""
+    try:
+        target.run(value, folder)
+    except VovError as error:
+        tally.reasons[re.sub(r"\S*/\S*|['\"].*?['\"]|-?[0-9][^ ]*", "…", str(error))[:70]] += 1
+        if not str(error).strip() or "\n" in str(error):
+            raise Broken(f"not one line: {str(error)!r}") from error
+        if left := sorted(path.name for path in folder.iterdir()):
+            raise Broken(f"refused ({error}) but left {left}") from error
+        return "refused"
+    return "accepted"
 
 
 def campaign(

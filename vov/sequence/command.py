@@ -19,7 +19,7 @@ from vov.fitting.distributed import World, world
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
-from vov.results import decoded_paths, table
+from vov.results import table
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.plan import spans
@@ -90,7 +90,7 @@ def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, nam
 
     load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these and OVERWRITE.
     """
-    paths = decoded_paths(folder, name, 1, stream.sequence.frames)
+    paths = [folder / name, folder / f"{name}.mp4"]  # even of a single frame
     with Outputs(name, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
         if not outputs.complete:
             outputs.forget()  # both are written in one pass
