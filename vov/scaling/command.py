@@ -17,11 +17,10 @@ from vov.codec import Source, decode_file
 from vov.demand import check_work
 from vov.files import content_hash, write_json
 from vov.fitting.settings import FitConfig
-from vov.media import restore_geometry
-from vov.metrics import psnr
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
 from vov.results import Clock, decoded_paths, made_from, report, save_clips, settings_of
+from vov.scaling import targets
 from vov.scaling.progress import Progress
 from vov.scaling.search import scale
 from vov.scaling.settings import ScalingConfig
@@ -58,22 +57,25 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
         return json.loads(beside.read_bytes())
     asked = replace(header, sigmas=(), decode_steps=settings.steps) if settings.steps else header
     check_work(asked, len(stream.items), str(path), settings.decode_limit)
+    targets.asked(settings)
     backbone = load()
     if outputs.has(path):
         clock.seconds["choose"] = outputs.notes["choose"]
     else:
-        kept = Progress(outputs.record.with_name(f".search-{outputs.mark}.safetensors"), outputs.identity,
-                        backbone.device)
+        kept: list[Progress] = []
+
+        def run(asked: ScalingConfig) -> tuple[Bitstream, list[np.ndarray]]:
+            place = outputs.record.with_name(f".search-{outputs.mark}-{asked.scaling_bytes}.safetensors")
+            kept.append(Progress(place, f"{outputs.identity} {asked.scaling_bytes}", backbone.device))
+            return scale(stream, backbone, sources, asked, lambda step, x: bar.update(), kept[-1])
+
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:
-            scaled, seen = clock.time("choose", lambda: scale(stream, backbone, sources, settings,
-                                                              lambda step, x: bar.update(), kept))
-        restored = [restore_geometry(frames, item.original_width, item.original_height, header.resize)
-                    for frames, item in zip(seen, stream.items, strict=True)]
-        targets = [source.reference(header.width, header.height, header.resize) for source in sources]
-        outputs.notes = {"encoder_psnr": float(np.mean([psnr(*pair) for pair in zip(targets, restored, strict=True)])),
+            made = clock.time("choose", targets.choose, settings, stream, sources, backbone, run)
+        outputs.notes = {"encoder_psnr": targets.quality(made.frames, stream, sources),
                          "choose": clock.seconds["choose"]}
-        outputs.make(path, lambda: bitstream.write(path, scaled))
-        kept.remove()
+        outputs.make(path, lambda: bitstream.write(path, made.stream))
+        for one in kept:
+            one.remove()
     clips = clock.time("decode", decode_file, path, backbone, 0)
     save_clips(outputs, path.parent, path.stem, [item.name for item in stream.items], clips)
     geometry = FitConfig(width=header.width, height=header.height, resize=header.resize)

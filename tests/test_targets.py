@@ -1,0 +1,88 @@
+"""A file of the size or the quality that was asked for, by the commands' own way, on the embedded and on tiny models."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from skimage import data as photographs
+
+from image.backbone import QwenBackbone
+from image.options import ImageFit
+from vov import VovError, bitstream
+from vov.codec import Source, decode_file
+from vov.media import resize
+from vov.metrics import psnr
+from vov.scaling import search, targets
+from vov.scaling.bare import bare
+from vov.scaling.settings import ScalingConfig
+
+SETTINGS = ScalingConfig(steps=8, scaling_bytes=500, score="likelihood")
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def case():
+    """(backbone, stream without noise, sources): two photographs and nano-image."""
+    backbone = QwenBackbone.load("nano-image", "unused", "cpu")
+    pictures = [photographs.astronaut()[:400, :400], photographs.coffee()[:400, 100:500]]
+    sources = [Source(resize(one[None], SIDE, SIDE), 0.0, "", f"{number}.png") for number, one in enumerate(pictures)]
+    fit = dataclasses.replace(ImageFit(), width=SIDE, height=SIDE, decode_steps=8, shift=0.0, resize="pad")
+    return backbone, bare(backbone, sources, fit), sources
+
+
+def run(case, **asked):
+    """(chosen, how many searches it took, the settings of the last one)."""
+    backbone, stream, sources = case
+    seen = []
+
+    def search_once(settings):
+        seen.append(settings)
+        return search.scale(stream, backbone, sources, settings)
+
+    chosen = targets.choose(dataclasses.replace(SETTINGS, **asked), stream, sources, backbone, search_once)
+    return chosen, seen
+
+
+@pytest.mark.parametrize("size", [400, 700, 1500])
+def test_a_file_has_the_bytes_asked_for_and_not_one_more(case, size):
+    chosen, seen = run(case, target_bytes=size)
+    assert 0.97 * size <= len(bitstream.to_bytes(chosen.stream)) <= size and len(seen) == 1
+
+
+def test_bits_a_pixel_count_every_byte_over_all_pixels(case):
+    chosen, _ = run(case, target_bpp=1.0)
+    assert 0.97 <= 8 * len(bitstream.to_bytes(chosen.stream)) / (2 * SIDE * SIDE) <= 1.0
+
+
+@pytest.mark.parametrize("wanted", [19.0, 21.5])
+def test_a_psnr_is_met_by_the_decoded_file(case, wanted, tmp_path):
+    backbone, _, sources = case
+    chosen, seen = run(case, target_psnr=wanted)
+    bitstream.write(tmp_path / "x.vov", chosen.stream)
+    decoded = decode_file(tmp_path / "x.vov", backbone)
+    value = np.mean([psnr(source.frames, clip.frames) for source, clip in zip(sources, decoded, strict=True)])
+    assert abs(value - wanted) <= targets.NEAR_DB + 0.01 and len(seen) <= targets.TRIES
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    (dict(target_bytes=60), "too few: the file takes"),
+    (dict(target_kbps=8.0), "no duration"),
+    (dict(target_psnr=60.0), "autoencoder alone gives"),
+    (dict(target_bytes=900, target_psnr=20.0), "give one of them"),
+    (dict(target_bytes=900, scheme="paper"), "SCHEME=atoms"),
+])
+def test_what_cannot_be_had_is_said_in_one_line(case, asked, said):
+    with pytest.raises(VovError, match=said) as caught:
+        run(case, **asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_most_that_can_be_had_is_said(case, monkeypatch):
+    monkeypatch.setattr(targets, "MOST", 0.05)
+    with pytest.raises(VovError, match=r"the most that this model gives with these settings is \d+\.\d\d dB"):
+        run(case, target_psnr=25.0)
+
+
+def test_the_next_try_lies_between_the_nearest_two_and_within_bounds():
+    assert 100 < targets.following({100: 20.0, 400: 24.0}, 22.0, 10, 10**6) < 400
+    assert targets.following({100: 20.0}, 40.0, 10, 300) == 300 and targets.following({100: 20.0}, 2.0, 60, 300) == 60
