@@ -170,3 +170,19 @@ def test_bd_rate_says_when_there_is_nothing_to_compare():
         bdrate.bd_rate([(1, 30.0), (2, 32.0)], [(1, 40.0), (2, 42.0)])
     with pytest.raises(Unavailable, match="share no range of rates"):
         bdrate.bd_metric([(1, 30.0), (2, 32.0)], [(10, 30.0), (20, 32.0)])
+
+
+def test_x265_survives_the_width_that_its_cutree_does_not(tmp_path):
+    clip = panning(5, 40, 48)
+    encoded = anchors.encode(anchors.CODECS["x265"], clip, 5, 24.0, 30, "slow", tmp_path)
+    assert metrics.psnr(clip, np.stack(list(encoded.open()))) > 25
+
+
+def test_an_encoder_that_crashes_is_said_to_have_crashed(tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\ncat > /dev/null\necho 'free(): invalid size' >&2\nkill -ABRT $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(anchors, "ffmpeg", lambda: str(program))
+    with pytest.raises(VovError, match=r"HEVC \(x265\) crashed with frames of 48×40 \(SIGABRT, free.*leave x265 out"):
+        anchors.encode(anchors.CODECS["x265"], panning(2, 40, 48), 2, 24.0, 30, "slow", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]

@@ -18,6 +18,7 @@ from vov.files import REPO
 from vov.model.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
 from vov.scaling.replay import Candidates, Replay, diffuse, levels, stochastic_step
+from vov.scaling.settings import ScalingConfig
 
 
 def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1, **more):
@@ -230,3 +231,10 @@ def test_replay_ignores_steps_that_are_not_coded():
     hook = Replay(code, sigma_grid(8, 3.0), 1)
     for i in range(8):
         assert torch.equal(hook(i, x, x), x) == (i not in (3, 5))
+
+
+def test_more_bits_than_shifts_are_refused_before_the_search():
+    with pytest.raises(VovError, match=r"BITS=5: there are only 16 shifts to choose from; set BITS to 4 or less"):
+        ScalingConfig(scheme="atoms", bits=5).code(3, 16, 1)
+    assert ScalingConfig(scheme="atoms", bits=4).code(3, 16, 1).bits == 4
+    assert ScalingConfig(scheme="paper", bits=5).code(3, 16, 1).bits == 5

@@ -168,7 +168,7 @@ def index_hash(tree: str, *spec: Any) -> bytes:
     backbone = models.backbone(tree)
     try:
         adapter, projection = adapt(AdapterSpec(*spec), backbone, backbone.transformer)
-    except VovError:
+    except (VovError, MemoryError):
         return bytes(8)
     adapter.remove()
     return projection.hash

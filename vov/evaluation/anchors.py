@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +39,7 @@ class Codec:
     coarsest: int
     preset: str
     extension: str
-    arguments: tuple[str, ...] = ()  # of ffmpeg, with {q} and {preset}; empty: Pillow
+    arguments: tuple[str, ...] = ()  # of ffmpeg, with {q}, {preset}, {small}; empty: Pillow
     finest: int = 1
 
     @property
@@ -52,8 +53,8 @@ CODECS = {codec.name: codec for codec in (
         "-x264-params", "keyint=infinite:scenecut=0", "-bsf:v", "filter_units=remove_types=6", "-f", "h264")),
     Codec("x265", "HEVC (x265)", 51, "slow", "hevc", (
         "-pix_fmt", "yuv420p10le", "-c:v", "libx265", "-preset", "{preset}", "-tune", "psnr", "-crf", "{q}",
-        "-x265-params", "keyint=-1:scenecut=0:info=0:log-level=error", "-bsf:v", "filter_units=remove_types=39|40",
-        "-f", "hevc")),
+        "-x265-params", "keyint=-1:scenecut=0:info=0:log-level=error{small}",
+        "-bsf:v", "filter_units=remove_types=39|40", "-f", "hevc")),
     Codec("svtav1", "AV1 (SVT-AV1)", 63, "4", "obu", (
         "-pix_fmt", "yuv420p10le", "-c:v", "libsvtav1", "-preset", "{preset}", "-crf", "{q}", "-g", "99999",
         "-svtav1-params", "tune=1", "-f", "obu")),
@@ -66,6 +67,7 @@ CODECS = {codec.name: codec for codec in (
     Codec("jxl", "JPEG XL", 60, "9", "jxl", finest=0),
 )}
 VIDEO_CODECS = tuple(name for name, codec in CODECS.items() if codec.is_video)
+SMALL = 64  # pixels a side below which x265 goes without cutree
 IMAGE_CODECS = tuple(name for name, codec in CODECS.items() if not codec.is_video)
 
 
@@ -232,7 +234,9 @@ def _encode_video(codec: Codec, first: np.ndarray, rest: Iterator[np.ndarray], f
                   preset: str, path: Path) -> str:
     height, width = first.shape[:2]
     pad_width, pad_height = width % 2, height % 2  # 4:2:0 needs even sizes; cut off again when decoding
-    arguments = [a.format(q=quality, preset=preset) for a in codec.arguments]
+    # x265's cutree writes beyond its buffer at a width of 48 and ends in "free(): invalid next size".
+    small = ":cutree=0" if min(width, height) < SMALL else ""
+    arguments = [a.format(q=quality, preset=preset, small=small) for a in codec.arguments]
     head = ["-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
             "-s", f"{width + pad_width}x{height + pad_height}", "-r", f"{fps:g}", "-i", "-",
             "-vf", TO_YUV, "-colorspace", "bt709", "-color_range", "tv"]
@@ -250,6 +254,9 @@ def _encode_video(codec: Codec, first: np.ndarray, rest: Iterator[np.ndarray], f
         if code or not temporary.is_file() or not temporary.stat().st_size:
             log.seek(0)
             message = log.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            if code < 0:
+                raise VovError(f"{codec.title} crashed with frames of {width}×{height} ({signal.Signals(-code).name}, "
+                               f"{message[0]}); a fault of the encoder: leave {codec.name} out of ANCHORS")
             raise VovError(f"{codec.title} failed with preset {preset!r} ({message[0]}); choose another one with "
                            f"ANCHORS={codec.name}=PRESET")
     return shlex.join(["ffmpeg", *head, *arguments, path.name])

@@ -52,6 +52,9 @@ class ScalingConfig:
         block = 0 if self.scheme == "paper" else self.block or (1024 if self.scheme == "blocks" else 0)
         block = 0 if block >= size else block
         bits = self.bits or (10 if kind == INDEPENDENT else min(24, (block or size).bit_length() - 1))
+        if kind != INDEPENDENT and 1 << bits > (block or size):
+            raise VovError(f"BITS={bits}: there are only {block or size} shifts to choose from; set BITS to "
+                           f"{(block or size).bit_length() - 1} or less, or CANDIDATES=independent")
         if self.first_step >= steps:
             raise VovError(f"FIRST_STEP={self.first_step}, but there are only {steps} steps; lower it or raise STEPS")
         coded = min(self.coded_steps or steps, steps - self.first_step)
