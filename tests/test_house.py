@@ -18,7 +18,7 @@ FLOORS = [
      "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress"),
     ("vov.demand",),
     ("vov.codec", "vov.formats"),
-    ("vov.scaling.search", "vov.scaling.bare"),
+    ("vov.scaling.search", "vov.scaling.bare", "vov.scaling.targets"),
     ("vov.results", "vov.training", "vov.scaling.command", "vov.sequence"),
     ("vov.editing", "vov.evaluation"),
     ("image", "video"),

@@ -1,4 +1,4 @@
-"""A file of the size or the quality that was asked for, by the commands' own way, on the embedded and on tiny models."""
+"""A file of the size or the quality that was asked for, the commands' own way, on the embedded and on tiny models."""
 
 import dataclasses
 
