@@ -131,6 +131,18 @@ def test_recomputation_changes_no_choice(model, fit, monkeypatch):
     assert plain[0] != large[0] == "Checkpointed" and plain[1] == large[1]
 
 
+def test_lookahead_until_a_level_is_lookahead_above_it_and_pixel_below(model, fit):
+    def noise(**how):
+        backbone = WanBackbone.load(str(model), "", "cpu")
+        return scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+                     ScalingConfig(steps=6, atoms=3, **how))[0].noise
+
+    both, pixel = noise(score="lookahead"), noise(score="pixel")
+    assert noise(score="lookahead", lookahead_until=1.1) == pixel != both
+    assert noise(score="lookahead", lookahead_until=0.05) == both
+    assert noise(score="lookahead", lookahead_until=0.7) not in (both, pixel)
+
+
 @pytest.mark.parametrize(("given", "problem"), [
     ({"end_level": 1.0}, "END_LEVEL=1"), ({"start_level": 0.2, "end_level": 0.3}, "END_LEVEL=0.3"),
     ({"start_level": 0.5, "end_level": 0.3, "steps": 2}, "STEPS"), ({"first_step": 9}, "FIRST_STEP=9"),

@@ -1,15 +1,21 @@
-"""Speed and memory of fitting and decoding at the true model size, with random weights: no download needed."""
+"""Speed and memory of fitting, coding and decoding at the true model size, with random weights: no download needed.
+
+A step's floor is what its arithmetic takes at the rates that matrix products and attention alone were seen to reach on
+the same device; its share of the ceiling is floor / time.
+"""
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
+import itertools
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from vov import cli
 from vov.config import option
+
+PASSES = {"none": (2, 1), "selective": (3, 1), "full": (3, 2)}  # of a fit step: linears, attention forwards
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,16 @@ class Bench:
     height: int = option(480, "pixels", minimum=16)
     num_frames: int = option(81, "frames, 4n+1", minimum=1)
     scores: str = option("likelihood,lookahead", "scores of coded noise to measure; none: none")
+    decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
+    vae: bool = option(True, "the VAE alone, too")
     repeats: int = option(5, "timed steps of each kind", minimum=1)
     batch_size: int = option(1, "samples of a step", minimum=1)
+    out: str = option("", "also one JSON line per measurement here")
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"))
+
+    def list(self, name: str) -> list[str]:
+        """A comma-separated setting."""
+        return [] if getattr(self, name) == "none" else getattr(self, name).split(",")
 
 
 def main(settings: Bench) -> None:
@@ -34,58 +47,87 @@ def main(settings: Bench) -> None:
     import torch
 
     from scripts.experiments.shapes import random_wan
+    from scripts.experiments.timing import Ceilings, Stopwatch, Work
+    from vov.codec import Source
+
+    backbone = random_wan(settings.model, settings.device)
+    cuda = backbone.device.type == "cuda"
+    facts = {"model": settings.model, "shape": [settings.num_frames, settings.height, settings.width],
+             "torch": torch.__version__, "device": torch.cuda.get_device_name() if cuda else "CPU",
+             "attention": backbone.attention or "PyTorch's choice"}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    watch = Stopwatch(settings.out, cuda, **facts)
+    latent = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
+    shape, work = backbone.transformer.config, Work.of(backbone.transformer, latent)
+    tokens = latent[2] * latent[3] * latent[4] // 4
+    ceilings = Ceilings.measure(watch, shape.num_attention_heads, tokens, shape.attention_head_dim, backbone.device,
+                                backbone.dtype)
+    frames = np.random.default_rng(0).integers(
+        0, 256, (settings.num_frames, settings.height, settings.width, 3), np.uint8)
+    clip = Source(frames, 24.0, "random")
+    for number, mode in enumerate(settings.list("modes")):
+        if number:  # anew: checkpointing and compilation change the blocks
+            backbone = random_wan(settings.model, settings.device)
+        fitting(settings, mode, backbone, clip, watch, work, ceilings)
+    if settings.list("modes"):
+        backbone = random_wan(settings.model, settings.device)
+    noise_steps(settings, backbone, frames, watch)
+    if settings.vae:
+        pixels = torch.zeros(1, 3, *frames.shape[:3], device=backbone.device)
+        with torch.no_grad():
+            watch("VAE encode, float32", lambda: backbone.encode_pixels(pixels), 2)
+        watch("VAE decode, float32", lambda: backbone.decode(torch.zeros(latent, device=backbone.device)), 2)
+
+
+def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -> None:
+    """Steps of a fit and of the sampler, and whole decodes, under one pair CHECKPOINTING/COMPILE."""
     from video.options import VideoFit
-    from vov.codec import Decoder, Encoder, Source, make_header
+    from vov.codec import Decoder, Encoder, make_header
     from vov.fitting.fit import Fit
 
-    cuda = torch.cuda.is_available() and settings.device != "cpu"
-    print(f"{settings.model}, {settings.num_frames}×{settings.height}×{settings.width}, torch {torch.__version__}, "
-          f"{torch.cuda.get_device_name() if cuda else 'CPU'}")
+    checkpointing, compile = mode.split("/")
+    fit = VideoFit(config="", width=settings.width, height=settings.height, num_frames=settings.num_frames,
+                   checkpointing=checkpointing, compile=compile, lambda_rate=0.003, preview_every=0, loss="latent",
+                   last_k=len(backbone.transformer.blocks), batch_size=settings.batch_size, noise="random",
+                   timesteps="uniform", decode_steps=1)
+    encoder = Encoder(backbone, [clip], fit)
+    linear, forwards = PASSES[checkpointing]
+    size = settings.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, fit, Path(folder))
+        steps = itertools.count()
+        watch(f"{mode}: first step (compilation)", lambda: job.advance(next(steps)), 1)
+        watch(f"{mode}: stage-2 step, batch {size}", lambda: job.advance(next(steps)), settings.repeats,
+              floor=size * ceilings.floor(work, linear, forwards, 1),
+              tera=size * (linear * work.linear + (forwards + 2.5) * work.attention) / 1e12)
+    theta, condition = job.theta.detach(), encoder.conditions[0]
+    decoder = Decoder(backbone, make_header(backbone, encoder.projection, fit, [clip]), encoder.adapter,
+                      encoder.projection)
+    watch(f"{mode}: first sampler step", lambda: decoder.latents(theta, condition), 1)
+    watch(f"{mode}: sampler step", lambda: decoder.latents(theta, condition), settings.repeats,
+          floor=ceilings.floor(work, 1, 1, 0), tera=(work.linear + work.attention) / 1e12)
+    whole_decodes(settings, fit, mode, encoder, theta, watch)
 
-    def measure(name: str, work, repeats: int = settings.repeats) -> None:
-        seconds = []
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        peak = f"{torch.cuda.max_memory_allocated() / 2**30:7.1f} GiB" if cuda else ""
-        print(f"{name:<44}{statistics.median(seconds):9.3f} s {peak}", flush=True)
 
-    shape = (settings.num_frames, settings.height, settings.width, 3)
-    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    clip = Source(frames, 24.0, "random")
-    for mode in settings.modes.split(",") if settings.modes != "none" else ():
-        checkpointing, compile = mode.split("/")
-        backbone = random_wan(settings.model, settings.device)  # anew: checkpointing and compilation change the blocks
-        fit = VideoFit(config="", width=settings.width, height=settings.height, num_frames=settings.num_frames,
-                       checkpointing=checkpointing, compile=compile, lambda_rate=0.003, preview_every=0, loss="latent",
-                       last_k=len(backbone.transformer.blocks), batch_size=settings.batch_size, noise="random",
-                       timesteps="uniform", decode_steps=1)
-        encoder = Encoder(backbone, [clip], fit)
-        with tempfile.TemporaryDirectory() as folder:
-            job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, fit, Path(folder))
-            step = iter(range(10**6))
-            measure(f"{mode}: first step (compilation)", lambda job=job, step=step: job.advance(next(step)), 1)
-            measure(f"{mode}: stage-2 step, batch {settings.batch_size}",
-                    lambda job=job, step=step: job.advance(next(step)))
-        decoder = Decoder(backbone, make_header(backbone, encoder.projection, fit, [clip]), encoder.adapter,
-                          encoder.projection)
-        inputs = job.theta.detach(), encoder.conditions[0]
-        measure(f"{mode}: first sampler step", lambda d=decoder, inputs=inputs: d.latents(*inputs), 1)
-        measure(f"{mode}: sampler step", lambda d=decoder, inputs=inputs: d.latents(*inputs))
+def whole_decodes(settings: Bench, fit, mode: str, encoder, theta, watch) -> None:
+    """Files of this θ from disk to mp4, the model loaded and warm; the encoder ends here."""
+    from vov.codec import decode_file
+    from vov.fitting.fit import Fitted
+    from vov.media.writer import write_video
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {count: Path(folder) / f"{count}.vov" for count in settings.list("decode_steps")}
+        for count, path in paths.items():
+            encoder.write(path, dataclasses.replace(fit, decode_steps=int(count)), Fitted(theta, 0.01, path))
         encoder.close()
-    if settings.modes == "none":
-        backbone = random_wan(settings.model, settings.device)
-    noise_steps(settings, backbone, frames, measure)
-    pixels = torch.zeros(1, 3, *frames.shape[:3], device=backbone.device)
-    latents = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
-    with torch.no_grad():
-        measure("VAE encode, float32", lambda: backbone.encode_pixels(pixels), 2)
-    measure("VAE decode, float32", lambda: backbone.decode(torch.zeros(latents, device=backbone.device)), 2)
+        for number, (count, path) in enumerate(paths.items()):
+            def decode(path=path) -> None:
+                clip = decode_file(path, encoder.backbone)[0]
+                write_video(path.with_suffix(".mp4"), clip.frames, clip.fps)
+
+            if not number:
+                watch(f"{mode}: first decode, file to mp4", decode, 1)
+            watch(f"{mode}: {count}-step decode, file to mp4", decode, 2 if int(count) < 10 else 1)
 
 
 class Still:
@@ -102,9 +144,10 @@ class Still:
         return iter(self.frames[first:first + count])
 
 
-def noise_steps(settings: Bench, backbone, frames, measure) -> None:
+def noise_steps(settings: Bench, backbone, frames, watch) -> None:
     """A sampler step that codes noise, by score; alone, and after a known frame where the model takes one."""
     import numpy as np
+    import torch
 
     from vov.bitstream.sequence_code import noise_code
     from vov.sequence.encode import SequenceEncoder
@@ -112,10 +155,9 @@ def noise_steps(settings: Bench, backbone, frames, measure) -> None:
     from vov.sequence.plan import Span, spans
     from vov.sequence.settings import SequenceConfig
 
-    steps = 4
-    for score in settings.scores.split(",") if settings.scores != "none" else ():
+    for score in settings.list("scores"):
         config = SequenceConfig(width=settings.width, height=settings.height, num_frames=settings.num_frames,
-                                steps=steps, bytes_per_frame=15.0, score=score, device=settings.device)
+                                steps=5, bytes_per_frame=15.0, score=score, device=settings.device)
         with tempfile.TemporaryDirectory() as folder:
             encoder = SequenceEncoder(backbone, Still(frames), spans([0], len(frames), len(frames)), [""], config,
                                       Path(folder))
@@ -123,10 +165,42 @@ def noise_steps(settings: Bench, backbone, frames, measure) -> None:
         for chained in (False, True) if backbone.clean_first_frame else (False,):
             code = noise_code(encoder.noise, encoder.bits[chained], profile,
                               scale_for(profile, encoder.bits[chained], 15 * len(frames)))
-            span, known = Span(0, len(frames), chained, 0), frames[0] if chained else None
-            work = lambda e=encoder, c=code, s=span, k=known: e.search(0, c, frames, k, s, None)  # noqa: E731
+            stepping = CodedSteps(encoder, Span(0, len(frames), chained, 0), frames[0] if chained else None, code,
+                                  encoder.backbone.latents(frames))
             name = f"noise, {score}{', after a known frame' if chained else ''}"
-            measure(f"{name}: {steps} steps with {int(code.plan.sum())} atoms, VAE encode", work, 2)
+            stepping.run()
+            watch(f"{name}: 4 steps with {int(code.plan[:4].sum())} atoms", stepping.run, 2)
+            if score == "lookahead":
+                with torch.no_grad():
+                    same = torch.equal(stepping.aim.plain(stepping.start.noise, 1.0),
+                                       stepping.aim.velocity(stepping.start.noise, 1.0))
+                print(f"{name}: velocity with a graph equals the decoder's to the bit: {same}", flush=True)
+                stepping.aim.kept = []
+
+
+class CodedSteps:
+    """Four sampler steps that choose noise, as `SequenceEncoder.search` takes them; the VAE has done its part."""
+
+    def __init__(self, encoder, span, known, code, target):
+        from vov.scaling.aim import Aim
+
+        self.encoder, self.code, self.start = encoder, code, encoder.model.start(0, known)
+        target = target if known is None else target[:, :, 1:]
+        self.aim = Aim(encoder.model.velocity(self.start, encoder.conditions[span.scene]), target,
+                       encoder.settings.score, None, chained=known is not None)
+
+    def run(self) -> None:
+        """Takes them."""
+        import torch
+
+        from vov.model.flow import euler
+        from vov.scaling.choose import Chooser
+
+        sigmas = self.encoder.sigmas
+        with torch.no_grad():
+            chooser = Chooser(self.code, sigmas, 0, 0, self.aim.direction)
+            euler(self.aim.velocity, self.start.noise, sigmas[:5], chooser)
+            self.aim.kept = []
 
 
 if __name__ == "__main__":

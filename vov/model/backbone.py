@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vov import VovError
 from vov.bitstream import Header
 from vov.files import content_hash
-from vov.model import fingerprint
+from vov.model import fingerprint, speed
 from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 
@@ -38,6 +38,7 @@ class Backbone(abc.ABC):
         presets: which linears of a block each LORA_PRESET adapts.
         clean_first_frame: whether the transformer takes a time for each latent frame, so that a known first one is
             given clean, at t = 0 (Wan2.2-TI2V's `expand_timesteps`).
+        attention: the attention kernel that was chosen for a large model on a recent GPU; empty: PyTorch chooses.
         usual_model: hub id of the tree's model, where neither a file nor the user names one.
     """
 
@@ -54,6 +55,7 @@ class Backbone(abc.ABC):
                  dtype: torch.dtype, quantize: str = "none"):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
         self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+        self.attention = speed.choose_attention(self.transformer, device)
         self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)

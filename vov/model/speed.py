@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+from torch.nn import attention
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 ATTENTION_OPS = {
@@ -15,6 +19,8 @@ ATTENTION_OPS = {
                  "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu")
     if hasattr(torch.ops.aten, name)
 }
+log = logging.getLogger(__name__)
+_chosen: list = []  # what `choose_attention` entered; it would be left if it were collected
 SMALL_MODEL = 100e6  # parameters below which a step is bound by launches, not by arithmetic
 
 
@@ -58,6 +64,31 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
             block.compile()
 
 
+def choose_attention(model: nn.Module, device: torch.device) -> str:
+    """Which kernel a large model's attention takes; set for the whole process. Returns its name, "" when left alone.
+
+    On Hopper and later FlashAttention 3 where PyTorch knows it and `flash_attn_interface` is installed, else cuDNN's:
+    the FlashAttention 2 inside PyTorch is 1.7 times slower there. Encoder and decoder both come by here, so both
+    take the same kernel.
+    """
+    if device.type != "cuda" or sum(p.numel() for p in model.parameters()) < SMALL_MODEL:
+        return ""
+    if (capability := torch.cuda.get_device_capability(device)) < (9, 0):
+        return ""
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+    known = getattr(attention, "list_flash_attention_impls", list)()
+    if "FA3" in known and capability == (9, 0) and find_spec("flash_attn_interface"):
+        attention.activate_flash_attention_impl("FA3")
+        order.reverse()
+    rest = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if order[0] == SDPBackend.CUDNN_ATTENTION and not torch.backends.cudnn.is_available():
+        log.warning("neither FlashAttention 3 nor cuDNN is here: attention is slow")
+    if not _chosen:
+        _chosen.append(attention.sdpa_kernel([*order, *rest], set_priority=True))
+        _chosen[0].__enter__()  # never left again: the order holds until the process ends
+    return "FlashAttention 3" if order[0] == SDPBackend.FLASH_ATTENTION else "cuDNN"
+
+
 def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: str) -> tuple[str, str]:
     """Resolves "auto" to (checkpointing, compile): small models are captured as a graph, large ones compiled.
 
@@ -80,7 +111,8 @@ def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: st
 
 def recompute_blocks(model: nn.Module, blocks: str, device: torch.device) -> None:
     """Prepares a model for gradients to its input alone (lookahead); in place. A large one keeps attention outputs and
-    computes the rest again, for its activations cannot all wait for the backward pass."""
+    computes the rest again, for its activations cannot all wait for the backward pass. Nothing is compiled: the states
+    on the way must be the decoder's to the bit, and fused blocks round otherwise."""
     recompute, _ = plan(model, device, "auto", "never")
     checkpoint_blocks(model.get_submodule(blocks), recompute)
 

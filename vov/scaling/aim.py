@@ -18,16 +18,20 @@ class Aim:
         score: likelihood, pixel or lookahead.
         weights: [2, C, C] of `loss.pixel_weights`, for pixel and lookahead; None: latent errors as they are.
         chained: the target begins with a later latent frame: the first is known.
+        until: σ below which lookahead gives way to pixel, at a third of the cost.
     """
 
-    def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False):
-        self.plain, self.target, self.lookahead, self.chained = velocity, target, score == "lookahead", chained
+    def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False,
+                 until: float = 0.0):
+        self.plain, self.target, self.chained = velocity, target, chained
+        self.until = until if score == "lookahead" else float("inf")
         self.squares = None if weights is None else [w.T @ w for w in weights]
         self.kept: list[Tensor] = []
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The velocity; for lookahead, x and x̂0 are kept with the graph between them."""
-        if not self.lookahead:
+        self.kept = []
+        if t < self.until:
             return self.plain(x, t)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -39,7 +43,7 @@ class Aim:
         """The direction [1, C, T, h, w] in standard deviations of the step's noise; what a unit of score is worth."""
         error = self.weighted(self.target - x0)
         drift = step.drift * error
-        if not self.lookahead:
+        if not self.kept:
             return drift, step.g / max(abs(step.drift), 1e-20)
         (pulled,) = torch.autograd.grad(self.kept[1], self.kept[0], error)
         length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it

@@ -107,7 +107,8 @@ class Search:
     @torch.no_grad()
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
-        aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target))
+        aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target),
+                  until=settings.lookahead_until)
         chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
                           decoder.adapter.unbind)
 

@@ -43,6 +43,8 @@ class ScalingConfig:
                               "grid; -1: `jump_level` for scheme atoms, else 0", minimum=-1)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
                         choices=("likelihood", "pixel", "lookahead"))
+    lookahead_until: float = option(0.0, "σ below which lookahead gives way to pixel, which costs no backward pass; "
+                                    "0: lookahead in all steps", minimum=0)
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
                          choices=("best", "sample"))
 

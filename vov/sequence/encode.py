@@ -243,7 +243,7 @@ class SequenceEncoder:
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
-        return content_hash(self.header, self.noise, self.bits, self.settings.score)
+        return content_hash(self.header, self.noise, self.bits, self.settings.score, self.settings.lookahead_until)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
@@ -317,7 +317,7 @@ class SequenceEncoder:
         target = self.backbone.latents(frames)
         target = target if start.known is None else target[:, :, 1:]
         aim = Aim(self.model.velocity(start, self.conditions[span.scene]), target, self.settings.score, weights,
-                  chained=start.known is not None)
+                  chained=start.known is not None, until=self.settings.lookahead_until)
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)

@@ -53,6 +53,8 @@ class SequenceConfig(ModelOptions):
                               minimum=-1)
     score: str = option("lookahead", "what an atom is chosen for: likelihood, pixel, lookahead",
                         choices=("likelihood", "pixel", "lookahead"))
+    lookahead_until: float = option(0.0, "σ below which lookahead gives way to pixel, which costs no backward pass; "
+                                    "0: lookahead in all steps", minimum=0)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
 
     def one_rate(self) -> None:
