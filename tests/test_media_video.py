@@ -174,6 +174,9 @@ def test_a_varying_rate_is_kept_or_brought_to_the_usual_one_and_said(tmp_path, c
     media.write_video(tmp_path / "b.mp4", stored.frames, stored.fps, times=stored.times)
     again = media.FrameSource(tmp_path / "b.mp4", keep_times=True)
     assert again.times.tolist() == pytest.approx(stored.times.tolist(), abs=1e-4)
+    media.write_video(tmp_path / "c.mp4", found, source.fps)  # at the usual rate: it plays for as long
+    usual = media.FrameSource(tmp_path / "c.mp4")
+    assert not usual.info.variable and usual.info.duration == pytest.approx(source.info.duration, abs=1 / 30)
 
 
 def test_another_rate_and_a_start_choose_frames_by_time(tmp_path, clip):
