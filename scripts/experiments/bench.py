@@ -7,6 +7,7 @@ the same device; its share of the ceiling is floor / time.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import tempfile
 from dataclasses import dataclass
@@ -65,11 +66,10 @@ def main(settings: Bench) -> None:
     frames = np.random.default_rng(0).integers(
         0, 256, (settings.num_frames, settings.height, settings.width, 3), np.uint8)
     clip = Source(frames, 24.0, "random")
-    for number, mode in enumerate(settings.list("modes")):
-        if number:  # anew: checkpointing and compilation change the blocks
-            backbone = random_wan(settings.model, settings.device)
+    for mode in settings.list("modes"):
         fitting(settings, mode, backbone, clip, watch, work, ceilings)
-    if settings.list("modes"):
+        backbone = None  # anew: checkpointing and compilation have changed its blocks
+        gc.collect()
         backbone = random_wan(settings.model, settings.device)
     noise_steps(settings, backbone, frames, watch)
     if settings.vae:
