@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,8 +155,8 @@ class SequenceEncoder:
     def plan(self, adapter: SceneAdapter | None) -> Plan:
         """θ, profile and weights of every scene, and the scale of every chunk: all that is decided before coding."""
         whole = self.settings.whole(len(self.source), self.source.fps)
-        ledger = Ledger(self.spans, whole, self.budget / len(self.source), self.file_bytes, self.noise["steps"],
-                        self.bits)
+        ledger = Ledger(self.spans, [self.latent_frames(span) for span in self.spans], whole,
+                        self.budget / len(self.source), self.file_bytes, self.noise["steps"], self.bits)
         found, theta = [], None
         for number, span in enumerate(self.spans):
             if len(found) == span.scene:
@@ -167,6 +168,17 @@ class SequenceEncoder:
                 found.append((scene, view, theta))
             ledger.add()
         return Plan(found, ledger.scales)
+
+    def latent_frames(self, span: Span) -> int:
+        """How many latent frames a chunk codes: without the known one, and without those of padding alone."""
+        pictures, settings = span.frames + span.chained, self.settings
+        for frames in range(pictures, settings.num_frames):
+            with suppress(VovError):
+                self.backbone.check_geometry(settings.width, settings.height, frames)
+                break
+        else:
+            frames = settings.num_frames
+        return self.backbone.latent_shape(settings.width, settings.height, frames)[2] - span.chained
 
     def code(self, numbers: Iterable[int], planned: Plan, adapter: SceneAdapter | None,
              done: Callable[[int, Coded], None]) -> list[Coded]:
@@ -228,7 +240,8 @@ class SequenceEncoder:
             values, view = [], None
             for span in (spans[0], spans[len(spans) // 2]):
                 known = next(iter(self.source.read(span.first - 1, 1))) if span.chained else None
-                frames, room = self.original(span, known), int(share * span.frames / spans[0].frames - cost)
+                frames = self.original(span, known)
+                room = int(share * self.latent_frames(span) / self.latent_frames(spans[0]) - cost)
                 view = view or self.view(number, frames, span, room)
                 scale = scale_for(view.profile, self.bits[span.chained], room)
                 values.append(self.chunk(number, frames, span, view, scale, known).psnr)

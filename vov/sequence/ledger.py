@@ -20,15 +20,18 @@ class Ledger:
 
     Args:
         spans: from `plan.spans`.
-        whole: bytes that the file may have, sound apart; 0: chunks get `rate` bytes of indices a frame.
+        weights: of the chunks, in proportion to what they have to code: their latent frames. (By frames a key chunk
+            would get too little: its first latent frame is one picture, and as dear as the four of any other.)
+        whole: bytes that the file may have, sound apart; 0: all chunks together get `rate` bytes of indices a frame.
         size_of: (scenes, chunks) → bytes of the file with them, sound apart.
         steps: entries of a profile.
         bits: of an index in key and in chained chunks.
     """
 
-    def __init__(self, spans: Sequence[Span], whole: float, rate: float,
+    def __init__(self, spans: Sequence[Span], weights: Sequence[int], whole: float, rate: float,
                  size_of: Callable[[Sequence[Scene], Sequence[Chunk]], int], steps: int, bits: tuple[int, int]):
-        self.spans, self.whole, self.rate, self.size_of, self.bits = list(spans), whole, rate, size_of, bits
+        self.spans, self.weights, self.whole, self.size_of, self.bits = list(spans), list(weights), whole, size_of, bits
+        self.indices_wanted = rate * sum(span.frames for span in spans)
         self.guess = Scene(1, np.arange(steps, dtype=np.int32) % 4 * 9 + 200)  # as dear as usual profiles are
         self.scenes: list[Scene] = []
         self.scales: list[int] = []
@@ -51,21 +54,34 @@ class Ledger:
     def _chunks_of(self, scene: int) -> int:
         return sum(span.scene == scene for span in self.spans)
 
+    def left(self) -> float:
+        """Bytes of indices that are not spent."""
+        return (self.whole - self._fixed if self.whole else self.indices_wanted) - self.indices
+
     def share(self) -> int:
         """Bytes for the indices of the next chunk: its part of what is left."""
         number = len(self.scales)
-        frames = self.spans[number].frames
-        if not self.whole:
-            return max(1, int(self.rate * frames))
-        left = sum(span.frames for span in self.spans[number:])
-        return max(1, int((self.whole - self._fixed - self.indices) * frames / left))
+        return max(1, int(self.left() * self.weights[number] / sum(self.weights[number:])))
 
     def add(self) -> None:
-        """The next chunk gets the largest scale within its share."""
-        span = self.spans[len(self.scales)]
-        profile, bits = self.scenes[span.scene].profile, self.bits[span.chained]
+        """The next chunk gets the largest scale within its share; the last one's rest goes to whoever has a use."""
+        profile, bits = self._code_of(len(self.scales))
         self.scales.append(scale_for(profile, bits, self.share()))
         self.indices += payload_bytes(profile, self.scales[-1], bits)
+        if len(self.scales) == len(self.spans):
+            self._spend_rest()
+
+    def _spend_rest(self) -> None:
+        """Chunks get larger scales, one after the other, while they fit: one scale is up to a few per cent."""
+        for number in range(len(self.scales)):
+            profile, bits = self._code_of(number)
+            now = payload_bytes(profile, self.scales[number], bits)
+            self.scales[number] = scale_for(profile, bits, now + max(0, int(self.left())))
+            self.indices += payload_bytes(profile, self.scales[number], bits) - now
+
+    def _code_of(self, number: int) -> tuple[np.ndarray, int]:
+        span = self.spans[number]
+        return self.scenes[span.scene].profile, self.bits[span.chained]
 
 
 def scale_for(profile: np.ndarray, bits: int, budget: int) -> int:
