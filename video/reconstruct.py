@@ -40,7 +40,7 @@ def main(settings: Reconstruct) -> None:
         from vov.sequence.command import decode_to
 
         identity = results.made_from(settings, precision, path, settings.start_at, settings.frames)
-        paths = decode_to(stream, backbone, folder, path.stem, identity, settings)
+        paths = decode_to(stream, backbone, folder, path.stem, identity, settings, str(path))
     else:
         identity = results.made_from(settings, precision, path)
         paths = results.decode_to(folder, path.stem, [""], stream.header.num_frames, identity, settings.overwrite,

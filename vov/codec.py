@@ -22,6 +22,7 @@ from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import NoiseCode
 from vov.demand import check_file, refuse_sequence
 from vov.files import content_hash
+from vov.fitting import collection
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit, Fitted, Target
 from vov.fitting.rate import RateModel, from_symbols, theta_hat
@@ -295,7 +296,8 @@ def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0) -> lis
     """
     stream = read_file(path, backbone, limit)
     header = stream.header
-    with Decoder.for_file(backbone, header, str(path)) as decoder:
+    shared = collection.applied(stream.collection, backbone, path)
+    with shared, Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
         theta = from_symbols(stream.symbols, header.step)

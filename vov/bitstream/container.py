@@ -42,9 +42,10 @@ from vov.bitstream.symbols import decode_symbols, encode_symbols, read_tables
 from vov.files import write_bytes
 
 MAGIC = b"\x89VOV"
-ITEMS, THETA, NOISE, SCENES, CHUNKS, SKIPPABLE, SOUND = 1, 2, 3, 4, 5, 0x80, 0x81
-VERSIONS = {1: (ITEMS, THETA, NOISE), 2: (ITEMS, SCENES, CHUNKS)}  # the sections that a reader must know
+ITEMS, THETA, NOISE, SCENES, CHUNKS, COLLECTION, SKIPPABLE, SOUND = 1, 2, 3, 4, 5, 6, 0x80, 0x81
+VERSIONS = {1: (ITEMS, THETA, NOISE, COLLECTION), 2: (ITEMS, SCENES, CHUNKS, COLLECTION)}  # what a reader must know
 MAX_FILE = 1 << 28  # bytes
+COLLECTION_BYTES = 16  # of SHA-256: a pair of equal names takes 2^64 tries to make, with 8 bytes only 2^32
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -53,6 +54,7 @@ class Bitstream:
 
     extra: payloads of further sections by type (0x80-0xff, which a reader may skip).
     sequence: of a video of many chunks; then symbols and noise are None, and the items are its scenes.
+    collection: 16 bytes that name a shared θ (`vov.fitting.collection`) which the model is adapted with; empty: none.
     """
 
     header: Header
@@ -61,11 +63,14 @@ class Bitstream:
     noise: bytes | None = None
     extra: dict[int, bytes] = dataclasses.field(default_factory=dict)
     sequence: SequenceCode | None = None
+    collection: bytes = b""
 
     def __post_init__(self):
         object.__setattr__(self, "items", tuple(self.items))
         if any(not SKIPPABLE <= kind <= 255 for kind in self.extra):
             raise invalid("extra", "section types must be in [128, 255]", WRITER)
+        if not isinstance(self.collection, bytes) or len(self.collection) not in (0, COLLECTION_BYTES):
+            raise invalid("collection", f"is {self.collection!r:.60}, not {COLLECTION_BYTES} bytes", WRITER)
         if self.sequence is not None:
             if self.symbols is not None or self.noise is not None or self.header.tree != "video":
                 raise invalid("sequence", "has θ and noise in its scenes and chunks, and is a video", WRITER)
@@ -97,6 +102,7 @@ class PartSizes:
     framing: int
     scenes: int = 0
     sound: int = 0
+    collection: int = 0
 
     @property
     def total(self) -> int:
@@ -125,6 +131,8 @@ def parts(path: str | Path) -> PartSizes:
 def to_bytes(bitstream: Bitstream) -> bytes:
     """The file as bytes; the same bitstream gives the same bytes (up to zlib's version, in the captions)."""
     sections = {ITEMS: items_to_bytes(bitstream.items)}
+    if bitstream.collection:
+        sections[COLLECTION] = bitstream.collection
     if bitstream.sequence is not None:
         sections[SCENES], sections[CHUNKS] = to_sections(bitstream.sequence)
         return frame(header_to_bytes(bitstream.header), sections | bitstream.extra, 2)
@@ -145,11 +153,14 @@ def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
         header = header_from_bytes(Reader(header_bytes, source))
         items = items_from_bytes(Reader(sections[ITEMS], source))
         extra = {kind: payload for kind, payload in sections.items() if kind >= SKIPPABLE}
+        collection = sections.get(COLLECTION, b"")
+        if COLLECTION in sections and len(collection) != COLLECTION_BYTES:
+            raise Reader(b"", source).error("collection", f"has {len(collection)} bytes, not {COLLECTION_BYTES}")
         if data[4] == 2:
             sequence = from_sections(sections[SCENES], sections[CHUNKS], header, items, source)
-            return Bitstream(header, items, None, None, extra, sequence)
+            return Bitstream(header, items, None, None, extra, sequence, collection)
         symbols = decode_symbols(sections[THETA], header.theta_length, f"{source}: theta")
-        return Bitstream(header, items, symbols, sections.get(NOISE), extra)
+        return Bitstream(header, items, symbols, sections.get(NOISE), extra, collection=collection)
     except VovError as error:
         if str(error).startswith(f"{source}:"):
             raise
@@ -202,6 +213,7 @@ def _part_sizes(data: bytes, source: str) -> PartSizes:
         noise=len(sections.get(NOISE, b"") + sections.get(CHUNKS, b"")),
         extra=sum(len(payload) for kind, payload in sections.items() if kind >= SKIPPABLE and kind != SOUND),
         sound=len(sections.get(SOUND, b"")),
+        collection=len(sections.get(COLLECTION, b"")),
     )
     if THETA in sections:
         theta = Reader(sections[THETA], source)
@@ -243,6 +255,7 @@ def describe(path: str | Path) -> str:
         shown = value.hex() if isinstance(value, bytes) else repr(value) if isinstance(value, str) else str(value)
         rows.append((field.name, shown, field.metadata["help"]))
     rows += _describe_sequence(stream.sequence) if stream.sequence else []
+    rows += [("collection", stream.collection.hex(), "names the shared theta")] if stream.collection else []
     for item in stream.items:
         rows.append((f"item {item.name!r}", f"{item.original_width}x{item.original_height}", repr(item.caption)))
     sizes = _part_sizes(data, str(path))

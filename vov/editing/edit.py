@@ -85,6 +85,9 @@ def load(path: str | Path, settings: EditConfig, kind: type[Backbone]) -> Adapta
         raise VovError("WEIGHTS is not set; give a .vov file or a checkpoint")
     if Path(path).suffix == ".vov":
         stream = read_file(path, kind, settings.decode_limit)
+        if stream.collection:
+            raise VovError(f"{path}: is coded on top of the collection {stream.collection.hex()}, and edits know only "
+                           "the frozen model; fit the clip without COLLECTION")
         header = stream.header
         fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
                         theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,

@@ -34,6 +34,9 @@ class ModelOptions:
                                  "a time (a picture: 2^24), 3e10 pixels × steps in all; 0: any", minimum=0,
                                  identity=False)
 
+    collection_dir: str = option("", "where θ of collections (.vovd) are looked for; then beside the file, then in the "
+                                 "cache", identity=False)
+
     def precision(self, stored: str = "", source: str = "the file") -> str:
         """DTYPE and QUANTIZE as `Backbone.load` and headers write them: "auto", "bfloat16-fp8", …
 
@@ -66,6 +69,8 @@ class ModelOptions:
             named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
         elif made is not None:
             named, stored = made.model_id, made.dtype
-        return kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,
-                         self.precision(stored, source), trusted=bool(self.model_id) or isinstance(made, Mapping),
-                         offload=self.offload)
+        backbone = kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,
+                             self.precision(stored, source), trusted=bool(self.model_id) or isinstance(made, Mapping),
+                             offload=self.offload)
+        backbone.collection_dir = self.collection_dir
+        return backbone

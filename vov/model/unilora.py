@@ -101,7 +101,7 @@ class Projection(nn.Module):
 class LoRALinear(nn.Module):
     """A frozen linear layer plus B (A x); without factors it is the layer itself."""
 
-    def __init__(self, base: nn.Linear):
+    def __init__(self, base: nn.Linear | LoRALinear):
         super().__init__()
         self.base = base
         self.A: Tensor | None = None  # [r, in]
@@ -156,7 +156,7 @@ class Adapter:
         self.layers: list[LoRALinear] = []
         for name in self.names:
             base = model.get_submodule(name)
-            if not isinstance(base, nn.Linear):
+            if not isinstance(base, nn.Linear | LoRALinear):  # one that another adapter stands in: both add up
                 raise VovError(f"{name} is a {type(base).__name__}, not an nn.Linear; choose another LORA_PRESET")
             layer = LoRALinear(base)
             self._replace(name, layer)
@@ -233,4 +233,5 @@ def select_layers(model: nn.Module, blocks: str, suffixes: Sequence[str], last_k
     if last_k > count:
         raise VovError(f"LAST_K={last_k}, but the model has {count} blocks; use LAST_K={count}")
     wanted = {f"{blocks}.{n}.{suffix}" for n in range(count - last_k, count) for suffix in suffixes}
-    return [name for name, module in model.named_modules() if name in wanted and isinstance(module, nn.Linear)]
+    return [name for name, module in model.named_modules()
+            if name in wanted and isinstance(module, nn.Linear | LoRALinear)]

@@ -16,6 +16,7 @@ from vov.bitstream import Bitstream
 from vov.codec import Source, decode_file
 from vov.demand import check_work
 from vov.files import content_hash, write_json
+from vov.fitting import collection
 from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
@@ -40,7 +41,8 @@ def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], set
     decoded = decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames))
     content = [(one.frames.shape, one.caption, one.name if len(sources) > 1 else "", content_hash(one.frames.tobytes()))
                for one in sources]
-    identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts)
+    shared = [collection.remember(settings.collection)] if settings.collection else []
+    identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts, *shared)
     return Outputs(path.name, [path, *decoded, path.with_suffix(".json")], identity, settings.overwrite, "OUTPUT")
 
 
@@ -52,6 +54,8 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
     settings: a `ScalingConfig` with model options.
     Returns `results.report`'s result, with `encoder_psnr`: that of the frames the encoder saw, before any file.
     """
+    if settings.collection:
+        stream = replace(stream, collection=collection.remember(settings.collection))
     header, clock, beside = stream.header, Clock(), path.with_suffix(".json")
     if outputs.complete:
         return json.loads(beside.read_bytes())

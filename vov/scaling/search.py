@@ -26,6 +26,7 @@ from vov import VovError, stopping
 from vov.bitstream import Bitstream
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.codec import Decoder, Source
+from vov.fitting import collection
 from vov.fitting.loss import pixel_weights
 from vov.fitting.rate import from_symbols
 from vov.model import speed
@@ -155,7 +156,7 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
         header = replace(header, sampler="euler")  # a multistep solver's memory has no place for injected noise
     if len(sources) != len(stream.items):
         raise VovError(f"the file holds {len(stream.items)} items, but {len(sources)} originals were given")
-    with Decoder.for_file(backbone, header) as decoder:
+    with collection.applied(stream.collection, backbone), Decoder.for_file(backbone, header) as decoder:
         theta = from_symbols(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         if not settings.scaling:

@@ -16,6 +16,8 @@ from vov.config import option
 class ScalingConfig:
     """How noise is coded; both trees extend it."""
 
+    collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
+                             "file names it by 16 bytes, the decoder needs it too", identity=False)
     scaling: bool = option(True, "0: no noise section, only STEPS changes")
     steps: int = option(0, "sampler steps; 0: the file's own", minimum=0)
     scheme: str = option("atoms", "paper: one index for the whole latent a step; blocks: one index a block of BLOCK "

@@ -15,6 +15,7 @@ from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
 from vov.files import locked, refuse_existing, refuse_unwritable, write_json
+from vov.fitting import collection
 from vov.fitting.distributed import World, world
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
@@ -40,7 +41,8 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
     with world() as here, locked(path.parent) if here.first else nullcontext():
         backbone, begun = settings.load(kind), time.monotonic()
         encoder = _encoder(settings, backbone, clip, caption, source, path.parent / "chunks")
-        code = _run(encoder, path.stem, here)
+        with collection.applied(encoder.collection, backbone, settings.collection):
+            code = _run(encoder, path.stem, here)
         if code is None:
             return ""
         sound = source.sound() if settings.audio == "copy" else b""
@@ -50,7 +52,7 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
             bitstream.write(path, stream)
         seconds = {"encode": round(time.monotonic() - begun, 2)}
         begun = time.monotonic()
-        result = decode(bitstream.read(path), backbone, path.parent, path.stem, original=source)
+        result = decode(bitstream.read(path), backbone, path.parent, path.stem, original=source, file=str(path))
         seconds["decode"] = round(time.monotonic() - begun, 2)
         result = _report(path, result, seconds, source.fps)
         write_json(path.parent / "result.json", result)
@@ -85,7 +87,7 @@ def _run(encoder: SequenceEncoder, title: str, here: World):
 
 
 def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, name: str, identity: str,
-              settings: Any) -> list[Path]:
+              settings: Any, file: str = "the file") -> list[Path]:
     """`decode` of the frames START_AT and FRAMES ask for, unless that is there; returns what was written.
 
     load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these and OVERWRITE.
@@ -95,17 +97,17 @@ def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, nam
         if not outputs.complete:
             outputs.forget()  # both are written in one pass
             outputs.make(paths[0], lambda: decode(stream, load(), folder, name, settings.start_at,
-                                                  settings.frames or None))
+                                                  settings.frames or None, file=file))
             outputs.make(paths[-1], lambda: None)
             outputs.finish()
     return paths
 
 
 def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start: int = 0, count: int | None = None,
-           original: FrameSource | None = None) -> dict:
+           original: FrameSource | None = None, file: str = "the file") -> dict:
     """Writes NAME.mp4 with its sound and NAME/00000.png …, frame by frame; returns frames, size and, with an original,
     PSNR and MS-SSIM over all frames, and PSNR by chunk."""
-    with SequenceDecoder(backbone, stream) as decoder:
+    with SequenceDecoder(backbone, stream, file) as decoder:
         meter = Meter(original, stream) if original else None
         shown = Shown(folder / name, decoder.frames(start, count), meter)
         whole = start == 0 and count in (None, stream.sequence.frames)

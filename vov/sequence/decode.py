@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import accumulate
 
 import numpy as np
 
 from vov import VovError
 from vov.bitstream import Bitstream
+from vov.fitting import collection
 from vov.fitting.rate import from_symbols
 from vov.media import restore_geometry
 from vov.model.adapt import AdapterSpec, adapt
@@ -32,16 +34,19 @@ class SequenceDecoder:
         self.backbone, self.conditions = backbone, backbone.embed([item.caption for item in stream.items])
         self.ends = list(accumulate(chunk.frames for chunk in self.code.chunks))
         self.adapter, self.projection, self.bound = None, None, -1
-        if any(scene.symbols is not None for scene in self.code.scenes):
-            self.adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
-            self.projection = projection.to(backbone.device)
+        with ExitStack() as held:
+            held.enter_context(collection.applied(stream.collection, backbone, source))
+            if any(scene.symbols is not None for scene in self.code.scenes):
+                self.adapter, projection = adapt(AdapterSpec.of(header, source), backbone, backbone.transformer)
+                held.callback(self.adapter.remove)
+                self.projection = projection.to(backbone.device)
+            self.held = held.pop_all()
 
     def __enter__(self) -> SequenceDecoder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.adapter is not None:
-            self.adapter.remove()
+        self.held.close()
 
     def bind(self, scene: int) -> None:
         """Makes a scene's θ the adaptation, or none."""

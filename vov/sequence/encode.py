@@ -17,6 +17,7 @@ from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code
 from vov.files import atomic, content_hash
+from vov.fitting import collection
 from vov.fitting.distributed import World
 from vov.fitting.loss import pixel_weights
 from vov.media import FrameSource
@@ -77,6 +78,7 @@ class SequenceEncoder:
         backbone.check_geometry(settings.width, settings.height, settings.num_frames)
         self.backbone, self.source, self.spans, self.settings = backbone, source, list(spans), settings
         self.folder, self.captions = folder, list(captions)
+        self.collection = collection.remember(settings.collection)
         self.header = Header(
             tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(), dtype=backbone.precision,
             **self._adapter_fields(), step=1.0, width=settings.width, height=settings.height,
@@ -110,7 +112,8 @@ class SequenceEncoder:
     def fixed_bytes(self) -> int:
         """About what the file holds besides indices and sound: header, framing, captions, profiles, chunk heads."""
         captions = sum(len(caption.encode()) for caption in self.captions)
-        return 120 + captions + (12 + self.settings.steps // 2) * len(self.captions) + 4 * len(self.spans)
+        shared = 22 if self.collection else 0
+        return 120 + shared + captions + (12 + self.settings.steps // 2) * len(self.captions) + 4 * len(self.spans)
 
     def file_bytes(self, scenes: Sequence[Scene], chunks: Sequence[Chunk]) -> int:
         """Size of the file with these scenes and chunks, sound apart."""
@@ -252,11 +255,14 @@ class SequenceEncoder:
     def bitstream(self, code: SequenceCode, width: int, height: int, sound: bytes = b"") -> Bitstream:
         """The whole file; width, height: of the source as displayed."""
         items = tuple(Item(caption, width, height) for caption in self.captions)
-        return Bitstream(self.header, items, None, extra={0x81: sound} if sound else {}, sequence=code)
+        return Bitstream(self.header, items, None, extra={0x81: sound} if sound else {}, sequence=code,
+                         collection=self.collection)
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
-        return content_hash(self.header, self.noise, self.bits, self.settings.score, self.settings.lookahead_until)
+        shared = [self.collection] if self.collection else []
+        return content_hash(self.header, self.noise, self.bits, self.settings.score, self.settings.lookahead_until,
+                            *shared)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.

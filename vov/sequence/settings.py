@@ -30,6 +30,8 @@ class SequenceConfig(ModelOptions):
     key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
                             "first of a scene", minimum=0)
 
+    collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
+                             "file names it by 16 bytes, the decoder needs it too", identity=False)
     scene_theta: str = option("0", "length d of a θ for each scene, fitted to its chunks; 0: none; auto: "
                               "1024 where a scene's chunks gain more by it than it costs, else none")
     scene_steps: int = option(1000, "optimiser steps of a scene's θ", minimum=1)

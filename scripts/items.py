@@ -1,0 +1,55 @@
+"""The items of a data set: rows of a CSV file (path, caption, any setting), or the media files of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vov import VovError
+from vov.evaluation.manifest import read_rows
+from vov.files import read_text
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+CLIPS = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".y4m"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One item: where it is, what it shows (may be empty), settings of its own by variable name in lower case."""
+
+    path: Path
+    caption: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+def read_items(manifest: str, tree: str, caption: str = "") -> list[Listed]:
+    """The items of MANIFEST, a CSV file or a folder.
+
+    Of a folder: its media files of the tree, and folders of frames for video; NAME.txt beside one is its caption.
+    caption: of items without one. Raises VovError for a manifest that is missing, empty or has no column `path`.
+    """
+    place = Path(manifest)
+    if place.is_dir():
+        kinds = PICTURES if tree == "image" else CLIPS
+        paths = [p for p in sorted(place.iterdir()) if not p.name.startswith(".") and (
+            p.suffix.lower() in kinds or (tree == "video" and p.is_dir()))]
+        found = [Listed(path, _beside(path) or caption) for path in paths]
+    else:
+        found = []
+        for number, row in enumerate(read_rows("MANIFEST", place), 1):
+            if None in row or not (row.get("path") or "").strip():
+                raise VovError(f"MANIFEST={manifest}, row {number}: needs a path, and no more cells than columns; put "
+                               "text that contains commas in double quotes")
+            cells = {key.strip().lower(): (value or "").strip() for key, value in row.items()}
+            own = {key: value for key, value in cells.items() if key not in ("path", "caption") and value}
+            found.append(Listed(place.parent / cells["path"], " ".join(cells.get("caption", "").split()) or caption,
+                                own))
+    if not found:
+        raise VovError(f"MANIFEST={manifest}: names no items; give a CSV file with a column path, or a folder of "
+                       f"{'pictures' if tree == 'image' else 'clips'}")
+    return found
+
+
+def _beside(path: Path) -> str:
+    text = path.with_suffix(".txt")
+    return " ".join(read_text(text).split()) if text.is_file() else ""
