@@ -90,6 +90,7 @@ class PartSizes:
     """Bytes of a .vov file by part; they add up to the file. captions: texts and sizes of all items.
 
     table: of theta's coder. scenes: what a sequence says of its scenes besides their θ. sound: packets and their mp4.
+    shared: the name of a collection.
     framing: magic, version, section types, lengths and CRCs.
     """
 
@@ -102,7 +103,7 @@ class PartSizes:
     framing: int
     scenes: int = 0
     sound: int = 0
-    collection: int = 0
+    shared: int = 0
 
     @property
     def total(self) -> int:
@@ -213,7 +214,7 @@ def _part_sizes(data: bytes, source: str) -> PartSizes:
         noise=len(sections.get(NOISE, b"") + sections.get(CHUNKS, b"")),
         extra=sum(len(payload) for kind, payload in sections.items() if kind >= SKIPPABLE and kind != SOUND),
         sound=len(sections.get(SOUND, b"")),
-        collection=len(sections.get(COLLECTION, b"")),
+        shared=len(sections.get(COLLECTION, b"")),
     )
     if THETA in sections:
         theta = Reader(sections[THETA], source)
