@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -68,7 +66,7 @@ def build(settings: Bench, quantize: str, offload: str):
     return Random(Path("random"), "random", transformer, vae, place, dtype, quantize)
 
 
-def measure_mode(mode: str, settings: Bench, say) -> None:
+def measure_mode(mode: str, settings: Bench, watch) -> None:
     """All measurements of one mode."""
     import numpy as np
     import torch
@@ -78,25 +76,14 @@ def measure_mode(mode: str, settings: Bench, say) -> None:
     from vov.fitting.fit import Fit
 
     def measure(what: str, work, repeats: int = settings.repeats) -> None:
-        seconds = []
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        say(mode=mode, what=what, seconds=round(statistics.median(seconds), 4),
-            peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None)
+        watch(f"{mode}: {what}", work, repeats)
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1.0)  # building needs more than the saving mode may use
     start = time.perf_counter()
     backbone = build(settings, *MODES[mode])
     cuda, parameters = backbone.device.type == "cuda", sum(p.numel() for p in backbone.transformer.parameters())
-    say(mode=mode, what=f"built, {parameters / 1e9:.2f}B parameters", seconds=round(time.perf_counter() - start, 1),
-        peak_gib=None)
+    watch.say(f"{mode}: built, {parameters / 1e9:.2f}B parameters", round(time.perf_counter() - start, 1))
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
@@ -123,8 +110,8 @@ def measure_mode(mode: str, settings: Bench, say) -> None:
             measure("sampler step", lambda d=decoder, i=inputs: d.latents(*i))
         measure(f"decode in {steps} steps, VAE included", lambda d=decoder, i=inputs: d.frames(*i),
                 2 if steps < 10 else 1)
-    measure("VAE encode, float32", lambda: backbone.encode_pixels(torch.zeros(
-        1, 3, 1, settings.height, settings.width, device=backbone.device)), 2)
+    measure("VAE encode, float32", lambda: backbone.encode_pixels(torch.rand(
+        1, 3, 1, settings.height, settings.width, device=backbone.device) * 2 - 1), 2)
     encoder.close()
 
 
@@ -132,19 +119,15 @@ def main(settings: Bench) -> None:
     """Prints one line per measurement."""
     import torch
 
+    from scripts.experiments.timing import Stopwatch
+
     cuda = torch.cuda.is_available() and settings.device != "cpu"
-    print(f"Qwen-Image{' (tiny)' * settings.tiny}, {settings.width}×{settings.height}, torch {torch.__version__}, "
-          f"{torch.cuda.get_device_name() if cuda else 'CPU'}", flush=True)
-
-    def say(**row) -> None:
-        peak = f"{row['peak_gib']:8.1f} GiB" if row["peak_gib"] is not None else ""
-        print(f"{row['mode']:<9} {row['what']:<36} {row['seconds']:9.3f} s {peak}", flush=True)
-        if settings.out:
-            with Path(settings.out).open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
+    facts = {"model": f"Qwen-Image{' (tiny)' * settings.tiny}", "shape": [1, settings.height, settings.width],
+             "torch": torch.__version__, "device": torch.cuda.get_device_name() if cuda else "CPU"}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    watch = Stopwatch(settings.out, cuda, **facts)
     for mode in settings.modes.split(","):
-        measure_mode(mode, settings, say)
+        measure_mode(mode, settings, watch)
         gc.collect()
 
 

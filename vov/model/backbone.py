@@ -21,6 +21,7 @@ from vov.files import content_hash
 from vov.model import fingerprint, speed
 from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
+from vov.model.memory import load_transformer, split_precision, tile_vae, tiles
 
 Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
 
@@ -34,6 +35,7 @@ class Backbone(abc.ABC):
         name: what a file's header calls this model.
         precision: dtype and quantisation, as in a file's header: "float32", "bfloat16-fp8", …
         unit: width and height must be multiples of this many pixels.
+        spatial: pixels a side of one latent value.
         blocks: dotted name of the list of transformer blocks.
         presets: which linears of a block each LORA_PRESET adapts.
         clean_first_frame: whether the transformer takes a time for each latent frame, so that a known first one is
@@ -46,6 +48,7 @@ class Backbone(abc.ABC):
     tree: str
     usual_model: str
     unit: int = 16
+    spatial: int = 8
     clean_first_frame: bool = False
     collection_dir: str = ""
     blocks: str
@@ -71,8 +74,6 @@ class Backbone(abc.ABC):
 
         `precision` is a dtype or "auto", with "-fp8" or "-nf4" for a quantised base; `offload` as in `memory`.
         """
-        from vov.model.memory import load_transformer, split_precision
-
         quiet_libraries()
         path, place = find_model(model_id, cache_dir, trusted), pick_device(device)
         dtype, quantize = split_precision(precision)
@@ -120,10 +121,12 @@ class Backbone(abc.ABC):
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """[1, 3, T, H, W] in [−1, 1] → normalised latents [1, C, T', h, w], float32."""
+        tile_vae(self.vae, pixels.shape[-2] * pixels.shape[-1], self.spatial)
         return (self.vae.encode(pixels).latent_dist.mode() - self.mean) / self.std
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """Normalised latents [1, C, T', h, w] → pixels [1, 3, T, H, W], nominally in [−1, 1]; differentiable."""
+        tile_vae(self.vae, latents.shape[-2] * latents.shape[-1] * self.spatial**2, self.spatial)
         return self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
 
     @abc.abstractmethod
@@ -198,7 +201,8 @@ class Backbone(abc.ABC):
     def encode(self, frames: np.ndarray) -> Tensor:
         """`latents`, kept in the cache."""
         data = np.ascontiguousarray(frames).data
-        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, data)
+        key = content_hash("latents", self.fingerprint(), self.device.type, frames.shape, data,
+                           *tiles(frames.shape[1] * frames.shape[2]))
         return cached("latents", key, lambda: {"latents": self.latents(frames)})["latents"].to(self.device)
 
     @torch.no_grad()

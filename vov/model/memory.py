@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from vov import VovError
 
 QUANTISED = ("fp8", "nf4")
+TILED_ABOVE = 1280 * 720  # pixels of a frame beyond which the VAE works in tiles
+TILE, TILE_STRIDE = 512, 384  # pixels; where tiles overlap, they are blended
 
 
 def split_precision(precision: str) -> tuple[str, str]:
@@ -53,6 +55,24 @@ def settle(model: nn.Module, blocks: str, device: torch.device, dtype: torch.dty
     if offload == "blocks":
         return stream_blocks(model, blocks, device)
     return model if quantize == "nf4" else model.to(device)
+
+
+def tiles(pixels: int) -> tuple[int, ...]:
+    """(side, stride) of the tiles in which the VAE works on frames of so many pixels, in pixels; () when it sees them
+    whole. Tiles change values, so the size alone decides, never the memory at hand: encoder and decoder agree."""
+    return (TILE, TILE_STRIDE) if pixels > TILED_ABOVE else ()
+
+
+def tile_vae(vae: nn.Module, pixels: int, spatial: int) -> None:
+    """Sets diffusers' VAE to work on frames of so many pixels in blended tiles, or whole, as `tiles` says.
+
+    spatial: pixels a side of one latent value.
+    """
+    vae.use_tiling = bool(tiles(pixels))
+    if vae.use_tiling:
+        side, stride = tiles(pixels)
+        vae.spatial_compression_ratio = spatial  # diffusers takes it from the config, which may not say
+        vae.enable_tiling(side, side, stride, stride)
 
 
 def _nf4(device: torch.device, dtype: torch.dtype):
