@@ -47,7 +47,7 @@ def main(settings: Encode) -> None:
 
     asked = {name: getattr(settings, name) for name in (
         "image", "caption", "description_file", "caption_start", "caption_end", "data_root", "name", "width", "height",
-        "shift", "seed")}
+        "shift", "seed", "roi", "roi_weight")}
     fit = dataclasses.replace(ImageFit(), decode_steps=settings.steps, **asked)
     sources = fit.sources(caption_needed=False)
     path = Path(settings.out_dir) / f"{fit.run_name(sources)}.vov"

@@ -15,6 +15,7 @@ from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
 from vov.media import read_image
 from vov.model.options import ModelOptions
+from vov.roi import with_region
 
 if TYPE_CHECKING:  # --help, and a signal in its first seconds, need no torch
     from vov.codec import Source
@@ -64,14 +65,15 @@ class ImageFit(FitConfig):
         if not self.image:
             if self.caption:
                 raise VovError("CAPTION is set, but IMAGE is not; give a picture, or captions in DESCRIPTION_FILE")
-            return read_pictures(described(self.description_file, self.caption_start, self.caption_end), self.data_root)
+            entries = described(self.description_file, self.caption_start, self.caption_end)
+            return with_region(read_pictures(entries, self.data_root), self)
         caption = " ".join(self.caption.split())
         if not caption and caption_needed:
             raise VovError("CAPTION is not set; say what IMAGE shows")
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
         from vov.codec import Source
 
-        return [Source(read_image(self.image)[None], 0.0, caption, Path(self.image).name)]
+        return with_region([Source(read_image(self.image)[None], 0.0, caption, Path(self.image).name)], self)
 
     def run_name(self, sources: Sequence[Source]) -> str:
         """NAME, else the stem of the only picture, else that of DESCRIPTION_FILE."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from image.options import QwenOptions
 from vov import VovError, cli
 from vov.config import option
+from vov.roi import with_region
 from vov.scaling.settings import ScalingConfig
 
 
@@ -42,6 +43,7 @@ def main(settings: Scale) -> None:
     for file, source, item in zip(files, sources, stream.items, strict=True):
         media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
                                 "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
+    sources = with_region(sources, settings)
     with command.outputs_of(path, stream.header.dtype, sources, settings, output) as outputs:
         result = command.scale_command(stream, lambda: settings.load(QwenBackbone, stream.header, str(path)), sources,
                                        settings, output, outputs)

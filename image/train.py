@@ -8,6 +8,7 @@ from pathlib import Path
 from image.options import ImageFit, at_size
 from vov import cli
 from vov.fitting.settings import refuse_disagreement
+from vov.target import NO_TARGET
 
 
 def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
@@ -18,7 +19,8 @@ def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
     refuse_disagreement({"the common settings": settings, "stage1": first, "stage2": second})
     sources = settings.sources()
     folder = Path(settings.out_dir or "checkpoints/run")
-    stages = [Stage("stage1", dataclasses.replace(first, lambda_rate=0.0), folder / "stage1")]
+    aim = NO_TARGET if second.lambda_rate > 0 else {}  # a fit that ends with stage 1 is rounded to its target
+    stages = [Stage("stage1", dataclasses.replace(first, lambda_rate=0.0, **aim), folder / "stage1")]
     if second.lambda_rate > 0:
         stages.append(Stage("stage2", second, folder / "stage2"))
     if done := train(QwenBackbone, sources, stages, folder / f"{settings.run_name(sources)}.vov",

@@ -9,8 +9,9 @@ from vov.files import REPO
 
 # From the ground up. A room knows rooms of its own floor and of those below it.
 FLOORS = [
-    ("vov", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping"),
-    ("vov.cli", "vov.media", "vov.metrics"),
+    ("vov", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping",
+     "vov.target"),
+    ("vov.cli", "vov.media", "vov.metrics", "vov.roi"),
     ("vov.bitstream",),
     ("vov.model",),
     ("vov.fitting",),
@@ -18,7 +19,7 @@ FLOORS = [
      "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress"),
     ("vov.demand",),
     ("vov.codec", "vov.formats"),
-    ("vov.scaling.search", "vov.scaling.bare", "vov.scaling.targets"),
+    ("vov.scaling.search", "vov.scaling.bare", "vov.scaling.targets", "vov.landing"),
     ("vov.results", "vov.training", "vov.scaling.command", "vov.sequence"),
     ("vov.editing", "vov.evaluation"),
     ("image", "video"),

@@ -11,6 +11,7 @@ from vov.config import option, override
 from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
 from vov.model.options import ModelOptions
+from vov.roi import with_region
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class VideoFit(FitConfig):
         if not self.frames_dir:
             raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
         clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
-        return Source(clip.frames, clip.fps, self.read_caption(), self.name)
+        return with_region([Source(clip.frames, clip.fps, self.read_caption(), self.name)], self)[0]
 
     def read_caption(self, missing: str | None = None) -> str:
         """CAPTION, else the contents of CAPTION_FILE; without either `missing`, or a VovError when that is None."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from video.options import WanOptions
 from vov import VovError, cli
 from vov.config import option
+from vov.roi import with_region
 from vov.scaling.settings import ScalingConfig
 
 
@@ -50,6 +51,7 @@ def main(settings: Scale) -> None:
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
                             stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
+    (source,) = with_region([source], settings)
     with command.outputs_of(path, header.dtype, [source], settings, output) as outputs:
         result = command.scale_command(stream, lambda: settings.load(WanBackbone, header, str(path)), [source],
                                        settings, output, outputs)

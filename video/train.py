@@ -8,6 +8,7 @@ from pathlib import Path
 from video.options import VideoFit
 from vov import cli
 from vov.fitting.settings import refuse_disagreement
+from vov.target import NO_TARGET
 
 
 def stage1(settings: VideoFit) -> None:
@@ -24,7 +25,7 @@ def two_stage(settings: VideoFit, first: VideoFit, second: VideoFit) -> None:
     """Stage 1 into OUT_DIR/stage1 (or STAGE1_OUT_DIR), stage 2 likewise, the .vov file into OUT_DIR."""
     refuse_disagreement({"the common settings": settings, "stage1": first, "stage2": second})
     folder = out_folder(settings, "two_stage")
-    first = dataclasses.replace(first, lambda_rate=0.0)
+    first = dataclasses.replace(first, lambda_rate=0.0, **NO_TARGET)
     run({"stage1": first, "stage2": second}, folder,
         {name: Path(stage.out_dir) if stage.out_dir != settings.out_dir else folder / name
          for name, stage in (("stage1", first), ("stage2", second))})

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, bitstream, media, metrics
+from vov import VovError, bitstream, media, metrics, target
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import NoiseCode
 from vov.demand import check_file, refuse_sequence
@@ -25,12 +25,14 @@ from vov.files import content_hash
 from vov.fitting import collection
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit, Fitted, Target
-from vov.fitting.rate import RateModel, from_symbols, theta_hat
+from vov.fitting.rate import RateModel, empirical_bits, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
+from vov.fitting.steering import FEWEST, MOST, Steering
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, sample
 from vov.model.unilora import Adapter, Projection
+from vov.roi import Region
 from vov.scaling.replay import Replay, levels
 
 if TYPE_CHECKING:
@@ -39,16 +41,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """One original: uint8 RGB [T, H, W, 3], its rate, caption and name."""
+    """One original: uint8 RGB [T, H, W, 3], its rate, caption, name, and where quality is wanted."""
 
     frames: np.ndarray
     fps: float
     caption: str
     name: str = ""
+    region: Region | None = None
 
     def fitted(self, width: int, height: int, resize: str) -> np.ndarray:
         """The original at the model's geometry, uint8 [T, height, width, 3]."""
         return media.fit_geometry(self.frames, width, height, resize)
+
+    def importance(self, width: int, height: int, resize: str, latents: Tensor) -> Tensor | None:
+        """What each of its latents [1, C, T, h, w] counts, [1, 1, T, h, w]; None: all the same."""
+        return self.region and self.region.latent(width, height, resize, latents.shape).to(latents.device)
 
     def reference(self, width: int, height: int, resize: str) -> np.ndarray:
         """What the decoder's output is compared with: the original, or its crop when the fit crops."""
@@ -192,9 +199,12 @@ class Encoder:
         backbone, width, height = self.backbone, settings.width, settings.height
         self.conditions = backbone.embed([source.caption for source in self.sources])
         latents = [backbone.encode(source.fitted(width, height, settings.resize)) for source in self.sources]
-        self.targets = [Target(*pair, index) for index, pair in enumerate(zip(latents, self.conditions, strict=True))]
+        self.targets = [Target(x, condition, index, importance=source.importance(width, height, settings.resize, x))
+                        for index, (source, x, condition) in
+                        enumerate(zip(self.sources, latents, self.conditions, strict=True))]
         self.content = {"content": content_hash(*(part for source in self.sources for part in (
-                            source.frames.shape, np.ascontiguousarray(source.frames).data))),
+                            source.frames.shape, np.ascontiguousarray(source.frames).data,
+                            *([source.region.hash] if source.region else ())))),
                         "captions": content_hash(*(source.caption for source in self.sources))}
         self.notes = {"captions": [source.caption for source in self.sources], "fps": self.sources[0].fps,
                       "num_frames": self.sources[0].frames.shape[0]}
@@ -205,14 +215,62 @@ class Encoder:
         stream = self.bitstream(settings, step)
         bitstream.to_bytes(stream)
         check_file(stream, "the file of this fit", settings.decode_limit)
+        self.steering(settings)
 
     def fit(self, settings: FitConfig, folder: Path, start: dict[str, Tensor] | None = None,
             preview: bool = True) -> Fitted:
         """Runs one stage in `folder`; without `preview` nothing is decoded on the way."""
         fit = Fit(self.backbone, self.adapter, self.projection, self.targets, settings, folder, world=self.world,
                   preview=self._previewer(settings, folder) if preview else None, start=start,
-                  shift=native_shift(self.backbone, settings), content=self.content, notes=self.notes)
+                  shift=native_shift(self.backbone, settings), content=self.content, notes=self.notes,
+                  steering=self.steering(settings))
         return fit.run()
+
+    def wanted_bytes(self, settings: FitConfig) -> int:
+        """Size of the whole file that is asked for; 0: none is."""
+        shapes = [s.reference(settings.width, settings.height, settings.resize).shape for s in self.sources]
+        return target.whole(settings, shapes, self.sources[0].fps)
+
+    def steering(self, settings: FitConfig) -> Steering | None:
+        """What the stage is aimed at; None without a rate term or a target.
+
+        Raises VovError for a size that a θ of this length can only miss.
+        """
+        name, length = target.asked(settings), settings.theta_length
+        if not name or not settings.lambda_rate:
+            return None
+        if name == "target_psnr":
+            return Steering(settings.init_bits, settings.train_steps, self.backbone.device,
+                            lambda symbols: empirical_bits(symbols) / length, settings.target_psnr,
+                            self.quality(settings))
+        size = self.wanted_bytes(settings)
+        stream = self.bitstream(settings, Fitted(torch.zeros(length), 1.0, Path()))
+        empty = len(bitstream.to_bytes(stream))
+        bits = 8 * ((1 - target.SLACK / 3) * size - empty) / length
+        if not FEWEST <= bits <= MOST:
+            asked, cure = f"{name.upper()}: {size:,} bytes", "lower" if bits < FEWEST else "raise"
+            raise VovError(f"{asked} are {max(bits, 0):.2g} bits for each of {length} entries of θ besides the "
+                           f"{empty:,} bytes of everything else, and {FEWEST:g} to {MOST:g} can be had; {cure} "
+                           "THETA_LENGTH, or ask for another size")
+
+        def spent(symbols: Tensor) -> float:
+            coded = bitstream.to_bytes(dataclasses.replace(stream, symbols=symbols.cpu().numpy()))
+            return 8 * (len(coded) - empty) / length
+        return Steering(bits, settings.train_steps, self.backbone.device, spent)
+
+    def quality(self, settings: FitConfig) -> Callable[[Tensor], float]:
+        """θ̂ [d] → mean PSNR of the items, decoded and measured as the file will be."""
+        decoder = Decoder(self.backbone, make_header(self.backbone, self.projection, settings, self.sources),
+                          self.adapter, self.projection)
+
+        def measure(theta: Tensor) -> float:
+            values = []
+            for index, (source, condition) in enumerate(zip(self.sources, self.conditions, strict=True)):
+                shown = media.restore_geometry(decoder.frames(theta, condition, index), source.frames.shape[2],
+                                               source.frames.shape[1], settings.resize)
+                values.append(metrics.psnr(source.reference(settings.width, settings.height, settings.resize), shown))
+            return float(np.mean(values))
+        return measure
 
     def bitstream(self, settings: FitConfig, fitted: Fitted) -> Bitstream:
         """θ's symbols, the captions and everything the decoder needs."""

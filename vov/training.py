@@ -13,6 +13,7 @@ from vov.codec import Encoder, Source, check_caption, read_start, rounded
 from vov.files import locked, refuse_unwritable
 from vov.fitting.distributed import World, world
 from vov.fitting.settings import FitConfig, refuse_disagreement
+from vov.landing import land
 from vov.model.backbone import Backbone
 from vov.results import Clock, finish
 
@@ -86,6 +87,7 @@ def _run(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage
         fitted = rounded(fitted, last.init_bits)
     if not here.first:
         return ""
+    fitted = land(encoder, last, fitted)
     if fitted.step is None:
         encoder.close()
         return f"{stages[-1].name} is done; go on with INIT_LORA_PATH={fitted.checkpoint} and stage 2"

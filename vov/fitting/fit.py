@@ -26,6 +26,7 @@ from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise
 from vov.fitting.runlog import RunLog
 from vov.fitting.samples import Passes, Training, choose
 from vov.fitting.settings import FitConfig
+from vov.fitting.steering import Steering
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, interpolate, sigma_grid
@@ -34,7 +35,6 @@ from vov.noise import Stream, uniform
 
 log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
-STEP_LR = 2e-3  # of the raw quantiser step
 MEANING = {"content": "the clip or pictures", "captions": "the caption", "start": "the checkpoint it starts from",
            "model": "the model", "precision": "DTYPE or QUANTIZE"}
 
@@ -43,6 +43,7 @@ MEANING = {"content": "the clip or pictures", "captions": "the caption", "start"
 class Target:
     """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file.
 
+    importance: what a squared error of each latent value counts, [1, 1, T, h, w] (`roi`); None: the same everywhere.
     chained: the decoder knows the first latent frame; only the others count (`Backbone.velocity_after`).
     """
 
@@ -50,6 +51,7 @@ class Target:
     condition: Condition
     index: int = 0
     chained: bool = False
+    importance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Fit:
         start: θ (and, from a stage-2 checkpoint, the rate tensors) to start from.
         content: {name: hash} of what is fitted; a checkpoint of other content is not resumed.
         notes: further facts for whoever reads the checkpoint: captions, frames, rate.
+        steering: what a stage with a rate term is aimed at; None: λ stays as it is.
     Raises:
         VovError: the checkpoint in `folder` belongs to another run, or a loss is not finite.
     """
@@ -83,10 +86,10 @@ class Fit:
                  settings: FitConfig, folder: Path, *, world: World | None = None,
                  preview: Callable[[Tensor, int], dict[str, float]] | None = None,
                  start: dict[str, Tensor] | None = None, shift: float = 3.0, content: dict[str, str] | None = None,
-                 notes: dict | None = None):
+                 notes: dict | None = None, steering: Steering | None = None):
         self.backbone, self.adapter, self.projection, self.targets = backbone, adapter, projection, targets
         self.settings, self.folder, self.preview, self.world = settings, folder, preview, world or World()
-        self.device, self.notes = backbone.device, notes or {}
+        self.device, self.notes, self.steering = backbone.device, notes or {}, steering
         self.sigmas = sigma_grid(settings.decode_steps, shift)
         self.training = Training(settings.noise, settings.timesteps, self.sigmas, shift, settings.seed)
         self.passes = Passes(self.training.constant, len(targets), settings.batch_size, settings.accum_step,
@@ -102,6 +105,10 @@ class Fit:
         self.rate = self._initial_rate(start) if settings.lambda_rate > 0 else None
         self.clean = torch.cat([target.latents for target in targets])
         self.weights = pixel_weights(backbone, self.clean, settings.seed) if settings.loss == "pixel" else None
+        self.importance = None
+        if any(target.importance is not None for target in targets):
+            even = torch.ones(1, 1, *shape[2:], device=self.device)
+            self.importance = torch.cat([even if t.importance is None else t.importance for t in targets]).sqrt()
         self.chained = torch.tensor([target.chained for target in targets], device=self.device)
         self.any_chained = any(target.chained for target in targets)
         self.anchors = torch.cat([decoder_noise(settings.seed, shape, target.index, self.device) for target in targets])
@@ -151,7 +158,12 @@ class Fit:
         self.world.agree(f"θ and the rate model at step {done}", *learned)
         if self.world.first:
             checkpoint.save(path, done, self.theta, self.rate, self.optimizer, self._metadata(),
-                            {"gradient_mean": self.guard.mean})
+                            self._extra())
+
+    def _extra(self) -> dict[str, Tensor]:
+        """State beside θ, the rate model and the optimiser."""
+        steered = {"steering": self.steering.state} if self.steering and self.rate else {}
+        return {"gradient_mean": self.guard.mean, **steered}
 
     def _refuse_infinite(self, done: int) -> None:
         if not torch.isfinite(self.theta).all():
@@ -174,7 +186,8 @@ class Fit:
         return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * bound) - bound
 
     def _initial_rate(self, start: dict[str, Tensor]) -> RateModel:
-        rate = RateModel.from_theta(self.theta, self.settings.init_bits)
+        bits = self.steering.bits if self.steering else self.settings.init_bits
+        rate = RateModel.from_theta(self.theta, bits)
         rate.load_reference({k: v for k, v in start.items() if k != "unilora_theta_d"})
         return rate.to(self.device)
 
@@ -191,7 +204,7 @@ class Fit:
     def _make_optimizer(self) -> None:
         groups = [{"params": [self.theta], "lr": self.settings.lr, "weight_decay": self.settings.weight_decay}]
         if self.rate:
-            groups += self.rate.parameter_groups(STEP_LR, DENSITY_LR)
+            groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]
         captured = self.compiled == "graph"
         for group in groups:
@@ -232,7 +245,7 @@ class Fit:
             if turn < len(self.passes.mine):
                 leaf = flat.detach().requires_grad_()
                 piece = slice(turn * self.passes.batch, (turn + 1) * self.passes.batch)
-                share = distortion(self._error(leaf, piece), self.weights) / self.passes.count
+                share = self._distortion(leaf, piece) / self.passes.count
                 found = torch.cat([*torch.autograd.grad(share, leaf), share.detach()[None]])
             for one in self.world.gather(found):
                 total += one
@@ -242,6 +255,13 @@ class Fit:
         self.guard(self.theta.grad)
         self.optimizer.step()
         return {"loss": total[-1], "bits": bits.detach() / self.projection.length}
+
+    def _distortion(self, leaf: Tensor, piece: slice) -> Tensor:
+        """What is minimised, of some samples: []."""
+        error = self._error(leaf, piece)
+        if self.importance is not None:
+            error = error * self.importance[self.buffers["which"][piece]]
+        return distortion(error, self.weights)
 
     def _error(self, leaf: Tensor, piece: slice) -> Tensor:
         """v̂ − v of some samples, [B, C, T, h, w]."""
@@ -266,7 +286,7 @@ class Fit:
         """The distortion of the first step's samples in this process under θ [d]; changes nothing."""
         self._fill(0)
         flat, size = self.projection.expand(theta), self.passes.batch
-        return sum(float(distortion(self._error(flat, slice(turn * size, (turn + 1) * size)), self.weights))
+        return sum(float(self._distortion(flat, slice(turn * size, (turn + 1) * size)))
                    for turn in range(len(self.passes.mine)))
 
     def advance(self, step: int) -> dict[str, Tensor]:
@@ -281,9 +301,17 @@ class Fit:
             self._fill(step)
         if self.rate:
             ramp = min(1.0, (step + 1) / max(1, self.settings.lambda_rate_warmup))
-            self.buffers["lambda"].fill_(self.settings.lambda_rate * ramp)
+            factor = self.steering.factor if self.steering else 1.0
+            self.buffers["lambda"].fill_(self.settings.lambda_rate * ramp * factor)
             self.buffers["dither"].copy_(quantiser_noise(self.settings.seed, step, self.theta))
-        return self.step()
+        outputs = self.step()
+        if self.rate and self.steering:
+            self.steering.note(step + 1, self.rate, self.theta)
+        return outputs
+
+    def coded_bits(self) -> float:
+        """Entropy of θ's rounded symbols, in bits an entry."""
+        return empirical_bits(self.rate.symbols(self.theta)) / self.projection.length
 
     def _fill(self, step: int) -> None:
         """This process's samples of a step: which target, which noise, which time."""
@@ -316,9 +344,8 @@ class Fit:
                            "OUT_DIR")
         values = {"loss": loss, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if self.rate:
-            coded = empirical_bits(self.rate.symbols(self.theta)) / self.projection.length
-            values |= {"bits": coded, "bits_model": float(outputs["bits"]),
-                       "quantiser_step": self.rate.step_value}
+            values |= {"bits": self.coded_bits(), "bits_model": float(outputs["bits"]),
+                       "quantiser_step": self.rate.step_value, "lambda": float(self.buffers["lambda"])}
         return values
 
     def identity(self) -> dict:
@@ -356,7 +383,7 @@ class Fit:
                            "start over")
         if found.step > self.settings.train_steps:
             raise VovError(f"{path}: metadata: step: is {found.step}, beyond TRAIN_STEPS; {checkpoint.CURE}")
-        checkpoint.restore(found, self.theta, self.rate, self.optimizer, {"gradient_mean": self.guard.mean}, path)
+        checkpoint.restore(found, self.theta, self.rate, self.optimizer, self._extra(), path)
         return found.step
 
 

@@ -64,6 +64,10 @@ def empirical_bits(symbols: np.ndarray | Tensor) -> float:
     return float(np.sum(counts * np.log2(values.size / counts)))
 
 
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
+
+
 class RateModel(nn.Module):
     """Learned step and learned density of theta / step; one scalar distribution for all entries.
 
@@ -79,8 +83,7 @@ class RateModel(nn.Module):
 
         if not (math.isfinite(step) and step > 0 and math.isfinite(spread) and spread > 0):
             raise VovError(f"rate model: step {step} and spread {spread} must be positive; check theta for NaN")
-        raw = step + math.log(-math.expm1(-step))  # softplus inverted
-        self.scale_quant = nn.Parameter(torch.tensor(raw, dtype=torch.float32))
+        self.scale_quant = nn.Parameter(torch.tensor(_inverse_softplus(step), dtype=torch.float32))
         # A logistic density of scale s has standard deviation s·π/√3; the EntropyBottleneck starts as a logistic
         # of scale init_scale, shifted by biases it draws from the global generator, which is left untouched here.
         with torch.random.fork_rng(devices=[]):
@@ -107,6 +110,11 @@ class RateModel(nn.Module):
             low, high = (middle, high) if empirical_bits(symbols) > bits_per_entry * values.size else (low, middle)
         step = math.exp((low + high) / 2)
         return cls(step, spread=std / step).to(theta.device)
+
+    def set_step(self, step: float) -> None:
+        """Makes `step` the quantiser step, in place."""
+        with torch.no_grad():
+            self.scale_quant.fill_(_inverse_softplus(step))
 
     @property
     def step(self) -> Tensor:

@@ -10,12 +10,14 @@ from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import option
 from vov.model.options import ModelOptions
+from vov.roi import RoiOptions
+from vov.target import TargetOptions
 
 per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ
 
 
 @dataclasses.dataclass(frozen=True)
-class FitConfig(ModelOptions):
+class FitConfig(ModelOptions, TargetOptions, RoiOptions):
     """Everything that shapes a fit and the file that it ends in; both trees extend it."""
 
     config: str = option("", "preset in configs/ or a YAML file", alias=("CONFIG",), identity=False)
@@ -65,6 +67,8 @@ class FitConfig(ModelOptions):
     lambda_rate: float = per_stage(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
     lambda_rate_warmup: int = per_stage(500, "steps over which λ ramps up", minimum=0)
     init_bits: float = per_stage(3.0, "bits per θ entry that the first quantiser step aims at", minimum=0.1)
+    step_lr: float = per_stage(0.002, "peak learning rate of the raw quantiser step (the step is its softplus): above "
+                               "1 about what the step moves at a time, far below 1 what its logarithm does", minimum=0)
     init_lora_path: str = per_stage("", "start from this checkpoint (ours or the reference's)", identity=False)
 
     save_every: int = per_stage(100, "steps between checkpoints", minimum=1, identity=False)

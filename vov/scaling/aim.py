@@ -17,15 +17,17 @@ class Aim:
         target: the true latents x0 [1, C, T, h, w].
         score: likelihood, pixel or lookahead.
         weights: [2, C, C] of `loss.pixel_weights`, for pixel and lookahead; None: latent errors as they are.
+        importance: what a squared error of each value counts, [1, 1, T, h, w]; None: the same everywhere.
         chained: the target begins with a later latent frame: the first is known.
         until: σ below which lookahead gives way to pixel, at a third of the cost.
     """
 
     def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False,
-                 until: float = 0.0):
+                 until: float = 0.0, importance: Tensor | None = None):
         self.plain, self.target, self.chained = velocity, target, chained
         self.until = until if score == "lookahead" else float("inf")
         self.squares = None if weights is None else [w.T @ w for w in weights]
+        self.importance = importance
         self.kept: list[Tensor] = []
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
@@ -50,7 +52,9 @@ class Aim:
         return pulled * length, step.g / max(length, 1e-20)
 
     def weighted(self, error: Tensor) -> Tensor:
-        """WᵀW·e, or e itself."""
+        """WᵀW·e, or e itself, times what each value counts."""
+        if self.importance is not None:
+            error = error * self.importance
         if self.squares is None:
             return error
         first, later = self.squares

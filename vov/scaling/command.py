@@ -39,8 +39,8 @@ def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], set
         parts: further settings that shape it.
     """
     decoded = decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames))
-    content = [(one.frames.shape, one.caption, one.name if len(sources) > 1 else "", content_hash(one.frames.tobytes()))
-               for one in sources]
+    content = [(one.frames.shape, one.caption, one.name if len(sources) > 1 else "", content_hash(one.frames.tobytes()),
+                *([one.region.hash] if one.region else ())) for one in sources]
     shared = [collection.remember(settings.collection)] if settings.collection else []
     identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts, *shared)
     return Outputs(path.name, [path, *decoded, path.with_suffix(".json")], identity, settings.overwrite, "OUTPUT")

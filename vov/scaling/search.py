@@ -51,15 +51,18 @@ class Search:
         conditions, targets: of the items; targets are their true latents [1, C, T, h, w].
         settings: what to spend where.
         kept: what a stopped search had found; a signal saves it there.
+        importance: of the items' latents, `Source.importance`.
     """
 
     def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
-                 settings: ScalingConfig, kept: Progress | None = None):
+                 settings: ScalingConfig, kept: Progress | None = None,
+                 importance: Sequence[Tensor | None] | None = None):
         self.kept, self.signalled = kept or Progress(), lambda: 0
         if decoder.header.sampler != "euler":
             raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets = conditions, targets
+        self.importance = importance or [None] * len(targets)
         self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
         if settings.score == "lookahead":
             model = decoder.backbone
@@ -109,7 +112,7 @@ class Search:
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
         aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target),
-                  until=settings.lookahead_until)
+                  until=settings.lookahead_until, importance=self.importance[item])
         chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
                           decoder.adapter.unbind)
 
@@ -163,5 +166,7 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
             latents = [decoder.latents(theta, condition, index) for index, condition in enumerate(conditions)]
             return replace(stream, header=header, noise=None), [backbone.decode(x) for x in latents]
         targets = [backbone.encode(s.fitted(header.width, header.height, header.resize)) for s in sources]
-        code, latents = Search(decoder, theta, conditions, targets, settings, kept).run(progress)
+        importance = [s.importance(header.width, header.height, header.resize, x)
+                      for s, x in zip(sources, targets, strict=True)]
+        code, latents = Search(decoder, theta, conditions, targets, settings, kept, importance).run(progress)
         return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]

@@ -10,11 +10,13 @@ import numpy as np
 from vov import VovError
 from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, KINDS, MAX_ATOMS, NoiseCode, block_count
 from vov.config import option
+from vov.roi import RoiOptions
+from vov.target import TargetOptions
 
 
 @dataclass(frozen=True)
-class ScalingConfig:
-    """How noise is coded; both trees extend it."""
+class ScalingConfig(TargetOptions, RoiOptions):
+    """How noise is coded; both trees extend it. A target takes the place of SCALING_BYTES."""
 
     collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
                              "file names it by 16 bytes, the decoder needs it too", identity=False)
@@ -25,10 +27,6 @@ class ScalingConfig:
                          choices=("paper", "blocks", "atoms"))
     scaling_bytes: int = option(0, "bytes for the noise, spent on the steps that gain most; 0: ATOMS a coded step",
                                 minimum=0)
-    target_bytes: int = option(0, "size of the whole file, never exceeded; over SCALING_BYTES", minimum=0)
-    target_bpp: float = option(0.0, "size of the whole file in bits a pixel; over SCALING_BYTES", minimum=0)
-    target_kbps: float = option(0.0, "size of the whole file in kilobits a second; over SCALING_BYTES", minimum=0)
-    target_psnr: float = option(0.0, "PSNR in dB, met to 0.1 by a few searches; over SCALING_BYTES", minimum=0)
     bits: int = option(0, "bits of an index; 0: 10 (1024 candidates), all shifts of a block for shifts", minimum=0)
     atoms: int = option(1, "signed atoms of a block and step (scheme atoms, no SCALING_BYTES)", minimum=1)
     block: int = option(0, "latent values of a block; 0: the whole latent (1024 for scheme blocks)", minimum=0)

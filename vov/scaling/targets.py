@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vov import VovError, bitstream
+from vov import VovError, bitstream, target
 from vov.bitstream import Bitstream
 from vov.bitstream.reader import varint
 from vov.codec import Source
@@ -17,10 +17,9 @@ from vov.media import restore_geometry
 from vov.metrics import psnr
 from vov.model.backbone import Backbone
 from vov.scaling.settings import ScalingConfig
+from vov.target import NEAR_DB, SIZES
 
 log = logging.getLogger(__name__)
-SIZES = ("target_bytes", "target_bpp", "target_kbps")
-NEAR_DB = 0.1  # TARGET_PSNR is met to this
 TRIES = 8
 DB_PER_DOUBLING = 1.5  # first guess of what twice the bytes gain
 LEAST, MOST = 2.0**-10, 2.0  # bits a latent value between which TARGET_PSNR is looked for
@@ -35,26 +34,18 @@ class Chosen:
 
 
 def asked(settings: ScalingConfig) -> str:
-    """The one target that is set, "" for none. Raises VovError for two."""
-    found = [name for name in (*SIZES, "target_psnr") if getattr(settings, name)]
-    if len(found) > 1:
-        raise VovError(f"{' and '.join(name.upper() for name in found)} are set; give one of them")
-    if found and (settings.scheme != "atoms" or not settings.scaling):
-        raise VovError(f"{found[0].upper()} needs SCHEME=atoms and SCALING=1: only atoms can be had in any number")
-    return found[0] if found else ""
+    """`target.asked`. Raises VovError for a scheme that can meet no target."""
+    name = target.asked(settings)
+    if name and (settings.scheme != "atoms" or not settings.scaling):
+        raise VovError(f"{name.upper()} needs SCHEME=atoms and SCALING=1: only atoms can be had in any number")
+    return name
 
 
 def whole(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]) -> int:
     """Bytes that the whole file may have; 0: no size was asked for."""
     header = stream.header
     shapes = [source.reference(header.width, header.height, header.resize).shape for source in sources]
-    if settings.target_kbps:
-        if header.num_frames == 1:
-            raise VovError("TARGET_KBPS: a picture has no duration; use TARGET_BYTES or TARGET_BPP")
-        return int(settings.target_kbps * 125 * sum(shape[0] for shape in shapes) / header.fps)
-    if settings.target_bpp:
-        return int(settings.target_bpp / 8 * sum(math.prod(shape[:3]) for shape in shapes))
-    return settings.target_bytes
+    return target.whole(settings, shapes, header.fps)
 
 
 def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingConfig:

@@ -1,0 +1,106 @@
+"""The last step of a fit that is aimed at a size or a quality: the quantiser step with which the file has it.
+
+`fitting.steering` brings θ near the wanted rate; here the step of the finished θ is moved, by a few per cent as a rule,
+until the real file, coded and counted, has the bytes, or the decoded frames have the PSNR.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from vov import VovError, bitstream, target
+from vov.codec import Encoder
+from vov.fitting.fit import Fitted
+from vov.fitting.rate import RateModel, theta_hat
+from vov.fitting.settings import FitConfig
+from vov.fitting.steering import MOST
+
+log = logging.getLogger(__name__)
+HALVINGS = 24  # of the interval of the step's logarithm, for sizes
+DECODES = 12  # likewise for a PSNR, each a decode
+NEIGHBOURS = np.geomspace(1.06, 0.94, 49)  # of a step; a size does not fall quite evenly with it
+
+
+def land(encoder: Encoder, settings: FitConfig, fitted: Fitted) -> Fitted:
+    """The fit with the step that meets the target of `settings`; as it is without one.
+
+    A fit that has no step yet gets one, so that a fit without a rate term can be aimed too.
+    Raises VovError when θ cannot have the size, or not the PSNR; says what it can have.
+    """
+    name = target.asked(settings)
+    if not name:
+        return fitted
+    middle = fitted.step or RateModel.from_theta(fitted.theta, settings.init_bits).step_value
+    finest = RateModel.from_theta(fitted.theta, MOST).step_value
+    fitted = dataclasses.replace(fitted, step=middle)
+    step = _for_psnr(encoder, settings, fitted, finest) if name == "target_psnr" else _for_size(
+        encoder, settings, fitted, finest)
+    log.info("%s: the quantiser step goes from %.4g to %.4g", name.upper(), middle, step)
+    return dataclasses.replace(fitted, step=step)
+
+
+def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
+    """The step of the largest file that is not larger than asked."""
+    size, name = encoder.wanted_bytes(settings), target.asked(settings).upper()
+
+    def bytes_at(step: float) -> int:
+        stream = encoder.bitstream(settings, dataclasses.replace(fitted, step=step))
+        return len(bitstream.to_bytes(stream))
+
+    if (1 - target.SLACK) * size <= bytes_at(fitted.step) <= size:
+        return fitted.step
+    coarsest = 4 * float(fitted.theta.abs().max())
+    middle = _bisect(lambda step: bytes_at(step) <= size, finest, coarsest, HALVINGS)
+    found = {step: bytes_at(step) for step in map(_float32, [middle, *middle * NEIGHBOURS])}
+    fits = [step for step, count in found.items() if count <= size]
+    if not fits:
+        raise VovError(f"{name}: {size:,} bytes are too few: an empty θ takes {bytes_at(coarsest):,}; raise it")
+    best = max(fits, key=lambda step: (found[step], -step))
+    if found[best] < (1 - target.SLACK) * size:
+        raise VovError(f"{name}: θ of {len(fitted.theta)} entries spends {found[best]:,} of {size:,} bytes at most; "
+                       "raise THETA_LENGTH")
+    return best
+
+
+def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
+    """The coarsest step found whose frames have the PSNR asked for, to `target.NEAR_DB`."""
+    wanted, seen = settings.target_psnr, {}
+    quality = encoder.quality(settings)
+
+    def value_at(step: float) -> float:
+        step = _float32(step)
+        seen[step] = quality(theta_hat(fitted.theta, step, "round"))
+        return seen[step]
+
+    there = value_at(fitted.step)
+    if abs(there - wanted) <= target.NEAR_DB:
+        return _float32(fitted.step)
+    low, high = (fitted.step, 4 * float(fitted.theta.abs().max())) if there > wanted else (finest, fitted.step)
+    if there < wanted and value_at(finest) < wanted - target.NEAR_DB:
+        raise VovError(f"TARGET_PSNR={wanted:g}: the most that this fit gives is {max(seen.values()):.2f} dB; ask for "
+                       "less, or raise THETA_LENGTH or TRAIN_STEPS")
+    _bisect(lambda step: value_at(step) < wanted, low, high, DECODES)
+    near = [step for step, value in seen.items() if abs(value - wanted) <= target.NEAR_DB]
+    if not near:
+        step = min(seen, key=lambda step: abs(seen[step] - wanted))
+        log.warning("TARGET_PSNR=%g: %.2f dB is as near as the quantiser allows", wanted, seen[step])
+        return step
+    return min(near, key=lambda step: (abs(seen[step] - wanted) > target.NEAR_DB / 2, -step))
+
+
+def _bisect(beyond: Callable[[float], bool], low: float, high: float, times: int) -> float:
+    """The smallest step found that is `beyond`, which `high` is taken to be."""
+    for _ in range(times):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if beyond(_float32(middle)) else (middle, high)
+    return high
+
+
+def _float32(step: float) -> float:
+    """The step as a header holds it."""
+    return float(np.float32(step))
