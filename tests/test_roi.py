@@ -1,0 +1,90 @@
+"""Regions of interest: what is inside gets better at the same bytes, and masks that do not fit are refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_fit import ball
+from video.backbone import WanBackbone
+from video.options import VideoFit
+from vov import VovError, bitstream, media
+from vov.codec import Encoder, Source
+from vov.roi import Region, RoiOptions, with_region
+from vov.scaling import search
+from vov.scaling.bare import bare
+from vov.scaling.settings import ScalingConfig
+
+FIT = VideoFit(config="", width=32, height=32, num_frames=5, theta_length=300, last_k=2, train_steps=60, lr=0.05,
+               lr_warmup=2, preview_every=0, loss="latent", decode_steps=1)
+
+
+def left_half(count=1):
+    """A mask [count, 32, 32, 3], white on the left."""
+    masks = np.zeros((count, 32, 32, 3), np.uint8)
+    masks[:, :, :16] = 255
+    return masks
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_wan):
+    return WanBackbone.load(str(tiny_wan), "unused", "cpu")
+
+
+def test_latent_weights_are_averages_of_the_mask_with_mean_one():
+    weights = Region(left_half(), 9.0).latent(32, 32, "crop", (1, 16, 2, 4, 4))
+    assert weights.shape == (1, 1, 2, 4, 4) and float(weights.mean()) == pytest.approx(1)
+    assert float(weights[..., 0].mean() / weights[..., 3].mean()) == pytest.approx(9)
+    masks = np.zeros((5, 32, 32, 3), np.uint8)
+    masks[1:3] = 255  # half of the frames behind the second latent frame
+    weights = Region(masks, 5.0).latent(32, 32, "crop", (1, 16, 2, 4, 4))
+    assert float(weights[0, 0, 1].mean() / weights[0, 0, 0].mean()) == pytest.approx(3)
+
+
+def test_a_fit_is_better_inside_and_worse_outside(backbone, tmp_path):
+    errors = {}
+    for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
+        encoder = Encoder(backbone, [Source(ball(), 8.0, "a red ball", "ball", region)], FIT)
+        fitted = encoder.fit(FIT, tmp_path / name, preview=False)
+        from vov.codec import Decoder, make_header
+        header = make_header(backbone, encoder.projection, FIT, encoder.sources)
+        decoder = Decoder(backbone, header, encoder.adapter, encoder.projection)
+        error = (decoder.latents(fitted.theta, encoder.conditions[0]) - encoder.targets[0].latents).square()
+        errors[name] = (float(error[..., :2].mean()), float(error[..., 2:].mean()))
+        assert ("roi" in name) == (encoder.targets[0].importance is not None)
+        encoder.close()
+    assert errors["roi"][0] < errors["plain"][0] and errors["roi"][1] > errors["plain"][1]
+
+
+def test_noise_is_better_inside_at_the_same_bytes(backbone):
+    settings = ScalingConfig(steps=6, scaling_bytes=200, score="likelihood", end_level=0.2)
+    errors, sizes = {}, {}
+    for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
+        source = Source(ball(), 8.0, "", "ball", region)
+        stream = bare(backbone, [source], dataclasses.replace(FIT, decode_steps=6))
+        made, _ = search.scale(stream, backbone, [source], settings)
+        aim = backbone.encode(ball())
+        found = search.Decoder.for_file(backbone, made.header)
+        found.read_noise(made.noise, 1, "x")
+        error = (found.latents(torch.zeros(1), backbone.embed([""])[0]) - aim).square()
+        found.close()
+        errors[name], sizes[name] = float(error[..., :2].mean()), len(bitstream.to_bytes(made))
+    assert errors["roi"] < errors["plain"] and sizes["roi"] <= sizes["plain"] * 1.01
+
+
+def test_masks_are_found_or_it_is_said_which_are_not(tmp_path):
+    media.write_image(tmp_path / "one.png", left_half()[0])
+    clip = Source(ball(), 8.0, "", "ball")
+    (given,) = with_region([clip], RoiOptions(roi=str(tmp_path / "one.png"), roi_weight=3.0))
+    assert given.region.masks.shape == (1, 32, 32, 3) and with_region([clip], RoiOptions()) == [clip]
+    with pytest.raises(VovError, match="has 1 masks for 5 frames"):
+        with_region([clip], RoiOptions(roi=str(tmp_path)))
+    with pytest.raises(VovError, match="no such file or folder"):
+        with_region([clip], RoiOptions(roi=str(tmp_path / "none.png")))
+    with pytest.raises(VovError, match="is 32×32, but the original is 48×32"):
+        with_region([Source(ball(1, 48, 32), 0.0, "", "one.jpg")], RoiOptions(roi=str(tmp_path / "one.png")))
+    picture = Source(ball(1, 32, 32), 0.0, "", "one.jpg")
+    assert with_region([picture], RoiOptions(roi=str(tmp_path)))[0].region is not None
+    with pytest.raises(VovError, match=r"no mask for two\.jpg"):
+        with_region([dataclasses.replace(picture, name="two.jpg")], RoiOptions(roi=str(tmp_path)))
