@@ -2,11 +2,13 @@
 
 import json
 
+import av
 import numpy as np
 import pytest
 
 from image import encode as image_encode
 from image import reconstruct as image_reconstruct
+from tests.clips import film
 from tests.test_fit import ball
 from video import encode as video_encode
 from video import reconstruct as video_reconstruct
@@ -39,6 +41,29 @@ def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path
         bitstream=str(file), output_dir=str(tmp_path / "part"), model_id=str(tiny_wan), device="cpu", start_at=6,
         frames=4))
     assert np.array_equal(media.read_clip(tmp_path / "part/film").frames, whole[6:10])
+
+
+def test_a_phones_rotated_video_with_sound_comes_back_upright_in_time_and_sounding(tiny_wan, tmp_path):
+    height, width, clicks = 36, 52, (0.25, 0.75)
+    upright = np.zeros((12, width, height, 3), np.uint8)  # portrait: taller than wide
+    upright[:, : width // 2] = 220  # light above, dark below
+    film(tmp_path / "phone.mp4", np.rot90(upright, 1, (1, 2)), fps=10, turn=(-90, False), clicks=clicks)
+    video_encode.main(video_encode.Encode(
+        frames_dir=str(tmp_path / "phone.mp4"), out_dir=str(tmp_path / "out"), model_id=str(tiny_wan),
+        **VIDEO | dict(bytes_per_frame=60.0, resize="stretch")))
+    parts, decoded = bitstream.parts(tmp_path / "out/phone.vov"), tmp_path / "out/phone.mp4"
+    with av.open(str(decoded)) as made:
+        [video], [sound] = made.streams.video, made.streams.audio
+        frames = [frame for frame in made.decode(video)]
+        assert [round(10 * frame.time) for frame in frames] == list(range(12))
+        assert {(frame.width, frame.height, frame.rotation) for frame in frames} == {(height, width, 0)}
+    with av.open(str(decoded)) as made:
+        heard = [(frame.time, frame.to_ndarray()) for frame in made.decode(audio=0)]
+    loud = [time + np.abs(wave[0]).argmax() / 48000 for time, wave in heard if np.abs(wave).max() > 0.3]
+    assert all(min(abs(click - one) for one in loud) < 0.03 for click in clicks)
+    again = media.read_clip(tmp_path / "phone.mp4").frames
+    assert again.shape[1:3] == (width, height) and again[:, :10].mean() > again[:, -10:].mean() + 100
+    assert parts.sound > 0 and bitstream.read(tmp_path / "out/phone.vov").sequence.frames == 12
 
 
 def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):

@@ -62,6 +62,17 @@ def all_commands(media: Path) -> list[Command]:
         "NUM_FRAMES": "5",
     }
     stage1 = wan | fit | clip | {"CONFIG": "nano-video"}
+    sequence = wan | {
+        "CONFIG": "nano-video",
+        "FRAMES_DIR": str(media / "long"),
+        "WIDTH": "32",
+        "HEIGHT": "32",
+        "NUM_FRAMES": "5",
+        "KEY_EVERY": "2",
+        "STEPS": "4",
+        "OUT_DIR": "OUT",
+        "NAME": "x",
+    }
     return [
         Command("fit, stage 1", "video.train:stage1", "video/train/stage1_train.sh", stage1 | {"OUT_DIR": "OUT"}),
         Command(
@@ -107,23 +118,12 @@ def all_commands(media: Path) -> list[Command]:
             "video/reconstruct/reconstruct.sh",
             wan | {"BITSTREAM": str(media / "fit" / "x.vov"), "OUTPUT_DIR": "OUT"},
         ),
+        Command("sequence of chunks", "video.encode:main", "video/encode.sh", sequence | {"BYTES_PER_FRAME": "12"}),
         Command(
-            "sequence of chunks",
+            "sequence with a theta for each scene",
             "video.encode:main",
             "video/encode.sh",
-            wan
-            | {
-                "CONFIG": "nano-video",
-                "FRAMES_DIR": str(media / "long"),
-                "WIDTH": "32",
-                "HEIGHT": "32",
-                "NUM_FRAMES": "5",
-                "KEY_EVERY": "2",
-                "STEPS": "4",
-                "BYTES_PER_FRAME": "12",
-                "OUT_DIR": "OUT",
-                "NAME": "x",
-            },
+            sequence | {"SCENE_THETA": "40", "SCENE_STEPS": "8", "SCENE_BATCH": "2", "TARGET_BYTES": "600"},
         ),
         Command(
             "noise of pictures",

@@ -149,7 +149,7 @@ class SequenceEncoder:
         finally:
             if adapter is not None:
                 adapter.remove()
-        scenes, chunks = [scene for scene, _, _ in planned.scenes], [one.chunk for one in coded]
+        scenes, chunks = [scene for scene, _, _ in planned.scenes], coded
         whole = self.settings.whole(len(self.source), self.source.fps)
         if whole and (size := self.file_bytes(scenes, chunks)) > whole:
             raise VovError(f"the smallest file has {size:,} bytes; raise TARGET_BYTES or TARGET_KBPS, or lower STEPS")
@@ -184,8 +184,11 @@ class SequenceEncoder:
         return self.backbone.latent_shape(settings.width, settings.height, frames)[2] - span.chained
 
     def code(self, numbers: Iterable[int], planned: Plan, adapter: SceneAdapter | None,
-             done: Callable[[int, Coded], None]) -> list[Coded]:
-        """Codes these chunks, whole chains in order, or takes them from disk."""
+             done: Callable[[int, Coded], None]) -> list[Chunk]:
+        """Codes these chunks, whole chains in order, or takes them from disk.
+
+        Of the frames only the last ones are kept, and only until the next chunk is coded: memory does not grow with them.
+        """
         before, key, found, bound = None, self.settings_hash(), [], -1
         with stopping.graceful() as signalled:
             for number in numbers:
@@ -198,9 +201,10 @@ class SequenceEncoder:
                 key = content_hash(key if span.chained else self.settings_hash(), number, self.captions[span.scene],
                                    hash_of(theta), view.profile.tobytes(), planned.scales[number],
                                    np.ascontiguousarray(frames).data)
-                found.append(self.kept_chunk(number, key, frames, span, view, planned.scales[number], before))
-                before = found[-1].last
-                done(number, found[-1])
+                coded = self.kept_chunk(number, key, frames, span, view, planned.scales[number], before)
+                before = coded.last
+                found.append(coded.chunk)
+                done(number, coded)
                 if signal := signalled():
                     raise stopping.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
         return found
