@@ -18,15 +18,18 @@ from vov.bitstream.sequence_code import (
     Scene,
     SequenceCode,
     atoms,
+    from_sections,
+    on_grid,
     pack,
     payload_bytes,
+    to_sections,
     unpack,
 )
 from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import SequenceEncoder
-from vov.sequence.ledger import scale_for
+from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import spans
 from vov.sequence.scenes import detect, scene_starts
 from vov.sequence.settings import SequenceConfig
@@ -107,6 +110,24 @@ def test_a_sequence_reads_back_as_it_was_and_its_parts_add_up(coded, tmp_path):
     assert "chunk 1" in bitstream.describe(tmp_path / "x.vov")
 
 
+def test_a_coarse_profile_takes_fewer_bytes_and_a_fine_one_still_reads(coded):
+    _, stream, _ = coded
+    fine = np.random.default_rng(0).integers(130, 256, stream.sequence.noise["steps"])
+    read = []
+    for profile in (fine, on_grid(fine)):
+        scenes = (dataclasses.replace(stream.sequence.scenes[0], profile=profile), *stream.sequence.scenes[1:])
+        sections = to_sections(dataclasses.replace(stream.sequence, scenes=scenes, chunks=tuple(
+            dataclasses.replace(chunk, scale=0, symbols=np.zeros(
+                (atoms(scenes[stream.sequence.scene_of(number)].profile, 0)).sum(), np.int32))
+            for number, chunk in enumerate(stream.sequence.chunks))))
+        again = from_sections(*sections, stream.header, stream.items, "x")
+        assert np.array_equal(again.scenes[0].profile, profile)
+        read.append(sections[0])
+    assert read[0][0] == 1 and read[1][0] == 2 and len(read[1]) < len(read[0])
+    assert on_grid(np.array([0, 1, 254, 255])).tolist() == [0, 3, 255, 255]
+    assert np.abs(on_grid(np.arange(1, 256)) - np.arange(1, 256)).max() <= 3
+
+
 @pytest.mark.parametrize(("change", "said"), [
     (lambda c: dataclasses.replace(c, bits=(25, 9)), "bits"),
     (lambda c: dataclasses.replace(c, noise=c.noise | {"steps": 900}), "steps"),
@@ -143,6 +164,17 @@ def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key
     if key_every:
         for before, after in pairwise(found):
             assert after.chained or before.scene != after.scene or before.chained or key_every == 1
+
+
+def test_bytes_are_shared_out_by_latent_frames_so_that_a_last_lone_frame_is_a_picture():
+    planned = spans([0], 18, 17, key_every=1)
+    ledger = Ledger(planned, [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3, (9, 9))
+    ledger.open(Scene(2, np.array([255, 255, 255])))
+    shares = []
+    for _ in planned:
+        shares.append(ledger.share())
+        ledger.add()
+    assert shares == [500, 100]
 
 
 def test_cuts_are_found_and_none_where_there_is_none(clip, tmp_path):
@@ -292,6 +324,29 @@ def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, 
     finally:
         adapter.remove()
     assert fitted < 0.97 * without
+
+
+def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tmp_path):
+    settings = dataclasses.replace(THETA, scene_crop="16x16x1", scene_windows=12)
+    adapter = SceneAdapter(backbone, settings, 3.0)
+    adapter.remove()
+    film = FrameSource(clip, size=(32, 32), resize="crop")
+    whole, second = np.stack(list(film)), [span for span in spans([0, 9], 16, 5) if span.scene == 1]
+    shown = adapter.windows(film.read, second)
+    assert [window.chained for window in shown] == [False, True] * 6
+    places = {(t, y, x) for window in shown for t in range(16) for y in range(17) for x in range(17)
+              if np.array_equal(whole[t, y:y + 16, x:x + 16], window.frames[0])}
+    assert min(t for t, _, _ in places) >= 9 and len({t for t, _, _ in places}) > 2
+    assert all(window.frames.shape == (1, 16, 16, 3) for window in shown)
+    made = encoder(backbone, clip, tmp_path, dataclasses.replace(settings, scene_crop="16×32×5", scene_windows=3))
+    assert all(len(scene.symbols) == 40 for scene in made.run().scenes)
+
+
+@pytest.mark.parametrize(("said", "told"), [("16x16", "is not WIDTHxHEIGHTxFRAMES"), ("64x32x5", "must lie in"),
+                                            ("20x16x5", "SCENE_CROP=20x16x5: WIDTH=20"), ("16x16x4", "NUM_FRAMES=4")])
+def test_crops_that_no_model_makes_are_refused(backbone, clip, tmp_path, said, told):
+    with pytest.raises(VovError, match=told):
+        encoder(backbone, clip, tmp_path, dataclasses.replace(THETA, scene_crop=said))
 
 
 @pytest.mark.parametrize("said", ["-1", "many", "1e3", "99999999"])

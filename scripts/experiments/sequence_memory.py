@@ -31,7 +31,7 @@ def frames(count: int):
 
 
 def encode(film: Path, out: Path, model: str, size: tuple[int, int]) -> dict:
-    """Codes and decodes a film as encode.sh does; returns bytes, frames and the peak of this process's memory in MiB."""
+    """Codes and decodes a film as encode.sh does; returns bytes, frames and this process's peak memory in MiB."""
     from video.backbone import WanBackbone
     from video.encode import Encode
     from vov.sequence.command import encode as run

@@ -3,7 +3,7 @@
 A .vov file of version 2 has, besides header and items (the captions, one for each scene), two sections:
 
     scenes    version byte; varints `NOISE_FIELDS`; bits of an index in a key chunk and in a chained one (bytes);
-              varint number of scenes; per scene: varint number of chunks, coded profile [coded steps] 0 … 255, varint
+              varint number of scenes; per scene: varint number of chunks, coded profile [coded steps], varint
               length d of its θ (0: none), and if there is one: float32 step, coded symbols
     chunks    per chunk, varints: 2·(frames that it contributes) + (1 if it is chained), scale; then per chunk the
               symbols of its noise, each in bits + 1 bits, most significant first, zero-padded to a byte
@@ -12,8 +12,9 @@ A chained chunk begins with the last decoded frame of the chunk before, for whic
 alone. The header's `num_frames` is what the model makes of one chunk; frames beyond those that it contributes are cut.
 
 How many atoms a step has follows from two whole numbers, the scene's profile p of that step and the chunk's scale s:
-the entry of `LEVELS` next to 2^((4·(p − 255) + s) / 64); none for p = 0. So a chunk needs no plan of its own: two bytes
-say it, and the scale alone meets a rate to 1 %. The size of a chunk follows too: the list is the index.
+the entry of `LEVELS` next to 2^((4·(p − 255) + s) / 64); none for p = 0. The scenes section of version 1 holds p, in 16ths
+of an octave; that of version 2 holds q where p = 4q − 1, or 0, and is a fifth shorter. So a chunk needs no plan of its
+own: two bytes say it, and the scale alone meets a rate to 1 %. The size of a chunk follows too: the list is the index.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vov.bitstream.noise_code import FIELDS, LEVELS, SHIFTS, NoiseCode
 from vov.bitstream.reader import Reader, varint
 from vov.bitstream.symbols import MAX_SYMBOLS, decode_symbols, encode_symbols
 
-VERSION = 1  # of the scenes section
+FINE, COARSE = 1, 2  # versions of the scenes section
 NOISE_FIELDS = ("eta", "first", "steps", "start", "end")  # of `noise_code.FIELDS`, in this order
 MAX_CHUNKS, MAX_SCALE = 1 << 16, 640  # a film of 12 hours, 17 frames a chunk; 2^20 would take a minute to read
 MAX_PLANNED = 1 << 26  # chunks × steps
@@ -138,10 +139,11 @@ def unpack(data: bytes, count: int, width: int) -> np.ndarray:
 
 def to_sections(code: SequenceCode) -> tuple[bytes, bytes]:
     """The payloads of the sections scenes and chunks."""
-    scenes = [bytes([VERSION]), *(varint(code.noise[name]) for name in NOISE_FIELDS), bytes(code.bits),
+    version = COARSE if all((on_grid(scene.profile) == scene.profile).all() for scene in code.scenes) else FINE
+    scenes = [bytes([version]), *(varint(code.noise[name]) for name in NOISE_FIELDS), bytes(code.bits),
               varint(len(code.scenes))]
     for scene in code.scenes:
-        scenes += [varint(scene.chunks), _sized(encode_symbols(scene.profile.astype(np.int32)))]
+        scenes += [varint(scene.chunks), _sized(encode_symbols(_written(scene.profile, version)))]
         scenes.append(varint(0 if scene.symbols is None else len(scene.symbols)))
         if scene.symbols is not None:
             scenes += [struct.pack("<f", scene.step), _sized(encode_symbols(scene.symbols))]
@@ -153,8 +155,9 @@ def to_sections(code: SequenceCode) -> tuple[bytes, bytes]:
 def from_sections(scenes: bytes, chunks: bytes, header: Header, items: tuple[Item, ...], source: str) -> SequenceCode:
     """The inverse of `to_sections`. Raises VovError, and only that, for what `to_sections` could not have written."""
     reader = Reader(scenes, f"{source}: scenes")
-    if reader.take(1, "version")[0] != VERSION:
-        raise reader.error("version", f"is not {VERSION}", "update this program")
+    version = reader.take(1, "version")[0]
+    if version not in (FINE, COARSE):
+        raise reader.error("version", f"is {version}, not {FINE} or {COARSE}", "update this program")
     noise = {name: reader.varint(name, FIELDS[name][1], FIELDS[name][0]) for name in NOISE_FIELDS}
     bits = tuple(reader.take(2, "bits"))
     if not all(1 <= one <= 24 for one in bits):
@@ -163,12 +166,21 @@ def from_sections(scenes: bytes, chunks: bytes, header: Header, items: tuple[Ite
     count = reader.varint("number of scenes", MAX_CHUNKS, 1)
     if count != len(items):
         raise reader.error("number of scenes", f"is {count}, but there are {len(items)} captions")
-    found = tuple(_read_scene(reader, noise["steps"], header) for _ in range(count))
+    found = tuple(_read_scene(reader, version, noise["steps"], header) for _ in range(count))
     reader.end("scenes")
     total = sum(scene.chunks for scene in found)
     if total > min(MAX_CHUNKS, MAX_PLANNED // noise["steps"]):
         raise reader.error("chunks", f"are {total}, more than {min(MAX_CHUNKS, MAX_PLANNED // noise['steps'])}")
     return SequenceCode(noise, bits, found, _read_chunks(Reader(chunks, f"{source}: chunks"), found, bits, header))
+
+
+def on_grid(profile: np.ndarray) -> np.ndarray:
+    """The profile next to this one that takes fewer bytes: quarters of an octave. int32 [coded steps], 0 … 255."""
+    return np.where(profile > 0, 4 * np.clip((profile + 3) // 4, 1, 64) - 1, 0).astype(np.int32)
+
+
+def _written(profile: np.ndarray, version: int) -> np.ndarray:
+    return (profile if version == FINE else (profile + 1) // 4).astype(np.int32)
 
 
 def _sized(data: bytes) -> bytes:
@@ -183,11 +195,13 @@ def _refuse_levels(noise: dict[str, int], header: Header, reader: Reader) -> Non
         raise reader.error("start", "and end need a step between them")
 
 
-def _read_scene(reader: Reader, steps: int, header: Header) -> Scene:
+def _read_scene(reader: Reader, version: int, steps: int, header: Header) -> Scene:
     chunks = reader.varint("chunks of a scene", MAX_CHUNKS, 1)
     profile = decode_symbols(reader.take(reader.varint("profile", 1 << 20), "profile"), steps, reader.source)
-    if int(profile.min()) < 0 or int(profile.max()) > TOP:
-        raise reader.error("profile", f"goes beyond 0 … {TOP}")
+    highest = TOP if version == FINE else (TOP + 1) // 4
+    if int(profile.min()) < 0 or int(profile.max()) > highest:
+        raise reader.error("profile", f"goes beyond 0 … {highest}")
+    profile = profile if version == FINE else np.where(profile > 0, 4 * profile - 1, 0).astype(np.int32)
     length = reader.varint("length of a scene's theta", MAX_SYMBOLS)
     if not length:
         return Scene(chunks, profile)

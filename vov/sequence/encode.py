@@ -15,7 +15,7 @@ from torch import Tensor
 from vov import VovError, bitstream, stopping
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
-from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code
+from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code, on_grid
 from vov.files import atomic, content_hash
 from vov.fitting import collection
 from vov.fitting.distributed import World
@@ -33,7 +33,7 @@ from vov.sequence.chunk import ChunkModel, Start
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length, windows
+from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class SequenceEncoder:
              done: Callable[[int, Coded], None]) -> list[Chunk]:
         """Codes these chunks, whole chains in order, or takes them from disk.
 
-        Of the frames only the last ones are kept, and only until the next chunk is coded: memory does not grow with them.
+        Only the last decoded frame is kept, until the next chunk is coded: memory does not grow with the length.
         """
         before, key, found, bound = None, self.settings_hash(), [], -1
         with stopping.graceful() as signalled:
@@ -213,7 +213,7 @@ class SequenceEncoder:
                    share: int) -> SceneTheta | None:
         """The θ of the scene that begins with chunk `number`, bound; None, and unbound, where it does not pay
         (SCENE_THETA=auto)."""
-        shown = windows(self.source.read, spans, self.settings.num_frames, self.settings.scene_windows)
+        shown = adapter.windows(self.source.read, spans)
         fit = {name: value for name, value in vars(self.settings).items() if name.startswith("scene_")}
         key = content_hash(self.settings_hash(), number, self.captions[spans[0].scene], hash_of(before), share, fit,
                            *(np.ascontiguousarray(window.frames).data for window in shown))
@@ -303,7 +303,7 @@ class SequenceEncoder:
     def view(self, number: int, frames: np.ndarray, span: Span, share: int) -> View:
         """What a chunk that stands alone tells of its scene.
 
-        The profile is the shape of the plan that `allocate` makes for it: 0 … 255, in 16ths of an octave below its
+        The profile is the shape of the plan that `allocate` makes for it: 0 … 255, in quarters of an octave below its
         most. A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for.
         """
         weights = None
@@ -318,7 +318,8 @@ class SequenceEncoder:
         plan = allocate(usable, chooser.energy, chooser.worth, share + 64)[0].plan[:, 0]
         with np.errstate(divide="ignore"):
             octaves = np.log2(plan / plan.max())
-        return View(np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32), weights)
+        profile = np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
+        return View(on_grid(profile), weights)
 
     def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, scale: int,
               before: np.ndarray | None) -> Coded:

@@ -38,7 +38,9 @@ class SequenceConfig(ModelOptions):
     scene_batch: int = option(8, "chunks with fresh noise that a step sees", minimum=1)
     scene_lr: float = option(0.05, "peak learning rate of a scene's θ", minimum=0)
     scene_bits: float = option(4.0, "bits of an entry of a scene's θ", minimum=0.5, maximum=7.5)
-    scene_windows: int = option(32, "most chunks of a scene that its θ is fitted to", minimum=1)
+    scene_windows: int = option(32, "most windows of a scene that its θ is fitted to", minimum=1)
+    scene_crop: str = option("", "WIDTHxHEIGHTxFRAMES of random windows that a scene's θ is fitted to instead of whole "
+                             "chunks: smaller ones make a fit of a large model cheaper")
     rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
     lora_preset: str = option("", "which linears a scene's θ adapts: qkv, qkvo, qkvo_mlp; empty: the tree's first")
 

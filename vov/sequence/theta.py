@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from vov.fitting.settings import FitConfig
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
 from vov.model.options import ModelOptions
+from vov.noise import Stream, uniform
+from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
 
 AUTO_LENGTH = 1024  # d of SCENE_THETA=auto: 0.5 KB at 4 bits an entry
@@ -39,7 +41,7 @@ class SceneTheta:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Frames uint8 [num_frames, H, W, 3] to fit on; chained: the first of them is known to the decoder."""
+    """Frames uint8 [T, H, W, 3] to fit on; chained: the first of them is known to the decoder."""
 
     frames: np.ndarray
     chained: bool
@@ -62,12 +64,30 @@ def spec(settings: SequenceConfig, backbone: Backbone) -> AdapterSpec:
     return AdapterSpec(settings.rank, length(settings), blocks, preset, 42)
 
 
+def crop(settings: SequenceConfig, backbone: Backbone) -> tuple[int, int, int] | None:
+    """SCENE_CROP as (width, height, frames); None: whole chunks. Raises VovError where the model makes none."""
+    if not settings.scene_crop.strip():
+        return None
+    found = settings.scene_crop.lower().replace("×", "x").split("x")
+    if len(found) != 3 or not all(one.strip().isdecimal() for one in found):
+        raise VovError(f"SCENE_CROP={settings.scene_crop}: is not WIDTHxHEIGHTxFRAMES, such as 416x240x33")
+    width, height, frames = map(int, found)
+    if not (1 <= width <= settings.width and 1 <= height <= settings.height and 1 <= frames <= settings.num_frames):
+        raise VovError(f"SCENE_CROP={settings.scene_crop}: must lie in WIDTHxHEIGHTxNUM_FRAMES, "
+                       f"{settings.width}x{settings.height}x{settings.num_frames}")
+    try:
+        backbone.check_geometry(width, height, frames)
+    except VovError as error:
+        raise VovError(f"SCENE_CROP={settings.scene_crop}: {error}") from error
+    return width, height, frames
+
+
 class SceneAdapter:
     """The model's adapter while a video is coded: fits a θ for a scene, and makes one the adaptation."""
 
     def __init__(self, backbone: Backbone, settings: SequenceConfig, shift: float):
         self.backbone, self.settings, self.shift = backbone, settings, shift
-        self.spec = spec(settings, backbone)
+        self.spec, self.crop = spec(settings, backbone), crop(settings, backbone)
         self.adapter, projection = adapt(self.spec, backbone, backbone.transformer)
         self.projection = projection.to(backbone.device)
 
@@ -78,6 +98,13 @@ class SceneAdapter:
             return
         flat = self.projection.expand(from_symbols(theta.symbols, theta.step).to(self.backbone.device))
         self.adapter.bind(self.projection.factors(flat.to(self.backbone.dtype)))
+
+    def windows(self, read: Callable, spans: Sequence[Span]) -> list[Window]:
+        """What a scene's θ is fitted to: whole chunks, or crops of SCENE_CROP."""
+        ours = self.settings
+        if self.crop:
+            return crops(read, spans, self.crop, ours.scene_windows, ours.seed)
+        return windows(read, spans, ours.num_frames, ours.scene_windows)
 
     def remove(self) -> None:
         """Gives the model its own layers back."""
@@ -120,12 +147,12 @@ class SceneAdapter:
             overwrite=True)
 
 
-def windows(read, spans: Sequence, size: int, most: int) -> list[Window]:
+def windows(read: Callable, spans: Sequence[Span], size: int, most: int) -> list[Window]:
     """At most `most` chunks of a scene, evenly chosen, as the model will be asked for them.
 
     Args:
         read: (first, count) → frames of the source.
-        spans: the scene's chunks (`plan.Span`).
+        spans: the scene's chunks.
         size: frames of a chunk as the model makes it; short ones repeat their last frame.
     """
     chosen = np.unique(np.linspace(0, len(spans) - 1, min(most, len(spans))).round().astype(int))
@@ -135,6 +162,22 @@ def windows(read, spans: Sequence, size: int, most: int) -> list[Window]:
         first = span.first - span.chained
         frames = list(read(first, span.frames + span.chained))
         found.append(Window(np.stack(frames + [frames[-1]] * (size - len(frames))), span.chained))
+    return found
+
+
+def crops(read: Callable, spans: Sequence[Span], size: tuple[int, int, int], most: int, seed: int) -> list[Window]:
+    """`most` windows at random places and times of a scene; in every second one the first frame is known, as in chunks
+    that follow another, if the scene has such chunks. Arguments as in `windows`; size: width, height, frames."""
+    width, height, count = size
+    first, end = spans[0].first, spans[-1].first + spans[-1].frames
+    found = []
+    for number in range(most):
+        at = [int(part) for part in uniform(seed, (Stream.OTHER, 4, number), 3) * (1 << 20)]
+        begin = first + (at[0] * max(1, end - first - count + 1) >> 20)
+        frames = list(read(begin, min(count, end - begin)))
+        top, left = (at[n] * (frames[0].shape[n - 1] - side + 1) >> 20 for n, side in ((1, height), (2, width)))
+        shown = np.stack(frames + [frames[-1]] * (count - len(frames)))
+        found.append(Window(shown[:, top:top + height, left:left + width], len(spans) > 1 and number % 2 == 1))
     return found
 
 
