@@ -95,7 +95,9 @@ def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
 
 
 def test_one_preset_serves_fits_and_encode():
-    settings = config.load(video_encode.Encode, {}, {"CONFIG": "nano-video"}, "encode")
+    settings = config.load(video_encode.Encode, {}, {"CONFIG": "nano-video", "TARGET_BYTES": "900"}, "encode")
+    settings.one_rate()
+    assert settings.whole(17, 24.0) == 900
     assert (settings.model_id, settings.width, settings.num_frames) == ("nano-video", 192, 17)
     settings = config.load(image_encode.Encode, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
     assert settings.model_id == "nano-image" and settings.steps == 7

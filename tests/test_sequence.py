@@ -25,6 +25,7 @@ from vov.bitstream.sequence_code import (
     to_sections,
     unpack,
 )
+from vov.bitstream.symbols import encode_symbols
 from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
@@ -166,15 +167,29 @@ def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key
             assert after.chained or before.scene != after.scene or before.chained or key_every == 1
 
 
-def test_bytes_are_shared_out_by_latent_frames_so_that_a_last_lone_frame_is_a_picture():
-    planned = spans([0], 18, 17, key_every=1)
-    ledger = Ledger(planned, [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3, (9, 9))
-    ledger.open(Scene(2, np.array([255, 255, 255])))
-    shares = []
-    for _ in planned:
-        shares.append(ledger.share())
+PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 223, 231, 231, 234, 239, 243, 250, 255]))
+
+
+def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():
+    def size_of(scenes, chunks):
+        return 100 + len(encode_symbols(scenes[0].profile)) + sum(len(chunk.symbols) for chunk in chunks)
+
+    for target in range(500, 3000, 37):
+        ledger = Ledger(spans([0], 17, 17), [5], target, 0, size_of, len(PROFILE), (16, 15))
+        ledger.open(Scene(1, PROFILE))
         ledger.add()
-    assert shares == [500, 100]
+        [scale], [scene] = ledger.scales, ledger.scenes
+        found = size_of([scene], []) + payload_bytes(scene.profile, scale, 16)
+        assert 0.97 * target <= found <= target
+        assert (scene.profile >= PROFILE).all() and np.array_equal(on_grid(scene.profile), scene.profile)
+
+
+def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture():
+    ledger = Ledger(spans([0], 18, 17, key_every=1), [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3, (9, 9))
+    ledger.open(Scene(2, np.array([255, 255, 255])))
+    assert ledger.share() == 500
+    ledger.add()
+    assert 100 <= ledger.share() <= 200
 
 
 def test_cuts_are_found_and_none_where_there_is_none(clip, tmp_path):

@@ -12,9 +12,9 @@ A chained chunk begins with the last decoded frame of the chunk before, for whic
 alone. The header's `num_frames` is what the model makes of one chunk; frames beyond those that it contributes are cut.
 
 How many atoms a step has follows from two whole numbers, the scene's profile p of that step and the chunk's scale s:
-the entry of `LEVELS` next to 2^((4·(p − 255) + s) / 64); none for p = 0. The scenes section of version 1 holds p, in 16ths
-of an octave; that of version 2 holds q where p = 4q − 1, or 0, and is a fifth shorter. So a chunk needs no plan of its
-own: two bytes say it, and the scale alone meets a rate to 1 %. The size of a chunk follows too: the list is the index.
+the entry of `LEVELS` next to 2^((4·(p − 255) + s) / 64); none for p = 0. The scenes section of version 1 holds p, in
+16ths of an octave; that of version 2 holds q where p = 4q − 1, or 0, in fewer bytes. So a chunk needs no plan of its own:
+two bytes say it. The size of a chunk follows too: the list is the index.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FINE, COARSE = 1, 2  # versions of the scenes section
 NOISE_FIELDS = ("eta", "first", "steps", "start", "end")  # of `noise_code.FIELDS`, in this order
 MAX_CHUNKS, MAX_SCALE = 1 << 16, 640  # a film of 12 hours, 17 frames a chunk; 2^20 would take a minute to read
 MAX_PLANNED = 1 << 26  # chunks × steps
-TOP = 255  # of a profile
+TOP, GRID = 255, 4  # of a profile: its highest value, and the grid on which it takes fewer bytes
 
 
 @dataclass(frozen=True, eq=False)

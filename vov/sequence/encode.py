@@ -170,6 +170,8 @@ class SequenceEncoder:
                 ledger.open(scene)
                 found.append((scene, view, theta))
             ledger.add()
+        found = [(scene, replace(view, profile=scene.profile), theta)
+                 for scene, (_, view, theta) in zip(ledger.scenes, found, strict=True)]
         return Plan(found, ledger.scales)
 
     def latent_frames(self, span: Span) -> int:

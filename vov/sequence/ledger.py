@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vov.bitstream.sequence_code import MAX_SCALE, Chunk, Scene, payload_bytes
+from vov.bitstream.sequence_code import GRID, MAX_SCALE, TOP, Chunk, Scene, atoms, payload_bytes
 from vov.sequence.plan import Span
 
 LENGTHS = 3  # bytes by which the length field of a section may still grow
@@ -70,6 +70,7 @@ class Ledger:
         self.indices += payload_bytes(profile, self.scales[-1], bits)
         if len(self.scales) == len(self.spans):
             self._spend_rest()
+            self._spend_on_steps()
 
     def _spend_rest(self) -> None:
         """Chunks get larger scales, one after the other, while they fit: one scale is up to a few per cent."""
@@ -78,6 +79,37 @@ class Ledger:
             now = payload_bytes(profile, self.scales[number], bits)
             self.scales[number] = scale_for(profile, bits, now + max(0, int(self.left())))
             self.indices += payload_bytes(profile, self.scales[number], bits) - now
+
+    def _spend_on_steps(self) -> None:
+        """Single steps of the scene with the fewest chunks get more atoms, while that fits.
+
+        One scale more is up to a tenth of a chunk: many steps of a profile get more atoms at the same scale.
+        """
+        place = min(range(len(self.scenes)), key=lambda number: self.scenes[number].chunks)
+        numbers = [number for number, span in enumerate(self.spans) if span.scene == place]
+        for step in np.argsort(-self.scenes[place].profile, kind="stable"):
+            if self.left() < (1 + self.bits[0]) / 8:
+                return
+            scene = self.scenes[place]
+            raised = self._raised(scene.profile, int(step), [self.scales[number] for number in numbers])
+            before = self.indices, self._fixed
+            self.scenes[place] = replace(scene, profile=raised)
+            for number in numbers:
+                bits, scale = self.bits[self.spans[number].chained], self.scales[number]
+                self.indices += payload_bytes(raised, scale, bits) - payload_bytes(scene.profile, scale, bits)
+            self._fixed = self._besides()
+            if self.left() < 0:
+                self.scenes[place], (self.indices, self._fixed) = scene, before
+
+    @staticmethod
+    def _raised(profile: np.ndarray, step: int, scales: Sequence[int]) -> np.ndarray:
+        """The profile with just so much more for a step that it has more atoms at one of these scales, if it can."""
+        raised = profile.copy()
+        while 0 < raised[step] <= TOP - GRID:
+            raised[step] += GRID
+            if any(atoms(raised, scale)[step] > atoms(profile, scale)[step] for scale in scales):
+                return raised
+        return profile
 
     def _code_of(self, number: int) -> tuple[np.ndarray, int]:
         span = self.spans[number]
