@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.experiments import fits, kodak, sweep
+from scripts.experiments import fits, kodak, sequences, sweep
 from scripts.experiments.rows import Rows, key
 from tests.test_fit import ball
 from video.backbone import WanBackbone
@@ -128,3 +128,23 @@ def test_pictures_are_coded_once_and_again_when_one_changes(tiny_qwen, tmp_path,
     assert lines[:2] == first and len(lines) == 3 and json.loads(lines[2])["name"] == "b.png"
     assert len(capsys.readouterr().out.splitlines()) == 4  # two pictures, the mean, the mosaic
     assert (tmp_path / "out" / "mosaic.png").is_file()
+
+
+def test_sequences_join_parts_code_them_in_each_way_once_and_compare(tiny_wan, tmp_path, capsys, monkeypatch):
+    media.write_frames(tmp_path / "ball", ball(12, 32, 32))
+    settings = sequences.Sequences(
+        config="", frames_dir=f"{tmp_path / 'ball'}:0:6+{tmp_path / 'ball'}:8:4", out_dir=str(tmp_path / "out"),
+        model_id=str(tiny_wan), width=32, height=32, num_frames=5, steps=4, score="pixel", device="cpu", rates="60,90",
+        variants="alone:key_every=1 theta:scene_theta=20,scene_steps=2", anchors="none", scenes="none")
+    rows = sequences.main(settings)
+    [folder] = (tmp_path / "out/joined").iterdir()
+    film = media.read_clip(tmp_path / "ball").frames
+    assert np.array_equal(media.read_clip(folder).frames, film[[*range(6), *range(8, 12)]])
+    assert [(row["way"], row["rate"], row["frames"]) for row in rows] == [
+        (way, rate, [10]) for way in ("alone", "theta") for rate in (60.0, 90.0)]
+    assert all(row["bytes"] <= 10 * row["rate"] for row in rows) and rows[2]["bytes_by_part"]["theta"] > 10
+    assert "theta           BD-rate against alone" in capsys.readouterr().out
+    monkeypatch.setattr("vov.sequence.command.encode", None)  # nothing is coded again
+    assert sequences.main(settings) == rows
+    with pytest.raises(VovError, match="PATH:FIRST:COUNT"):
+        sequences.main(dataclasses.replace(settings, frames_dir="a.mp4+b.mp4"))

@@ -167,7 +167,7 @@ def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key
             assert after.chained or before.scene != after.scene or before.chained or key_every == 1
 
 
-PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 223, 231, 231, 234, 239, 243, 250, 255]))
+PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 231, 231, 234, 239, 243, 250, 255]))
 
 
 def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():

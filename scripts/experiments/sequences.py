@@ -16,7 +16,7 @@ from vov.evaluation.anchors import CODECS, anchor_points, parse_anchors
 from vov.evaluation.bdrate import bd_rate
 from vov.evaluation.perceptual import Unavailable
 from vov.files import content_hash, write_json
-from vov.media import FrameSource
+from vov.media import FrameSource, write_frames
 
 VARIANTS = "independent:key_every=1 known theta:scene_theta=1024"
 
@@ -25,7 +25,9 @@ VARIANTS = "independent:key_every=1 known theta:scene_theta=1024"
 class Sequences(Encode):
     """Which clips, ways and rates; every other setting is that of video/encode.sh."""
 
-    frames_dir: str = override(Encode, "frames_dir", "", help="comma-separated: videos or folders of frames (required)")
+    frames_dir: str = override(Encode, "frames_dir", "", help="comma-separated: videos or "
+                               "folders of frames, or parts of them joined: a.mp4:0:48+b.mp4:100:48 is 48 frames from "
+                               "number 0 on, a cut, 48 from number 100 on (required)")
     variants: str = option(VARIANTS, "NAME[:variable=value,…] with spaces; BD-rates are against the first one")
     rates: str = option("15,30,60", "bytes a frame of the whole file")
     anchors: str = option("x264=veryslow,x265=veryslow,svtav1=2", "codecs as in eval.sh, at the same rates; none: none")
@@ -43,6 +45,23 @@ def parse(text: str) -> dict[str, dict[str, str]]:
         if strange := set(found[name]) - known:
             raise VovError(f"VARIANTS: {word}: no variable called {sorted(strange)[0]}; see video/encode.sh --help")
     return found
+
+
+def joined(settings: Sequences, clip: str) -> str:
+    """The clip; where it is `PATH:FIRST:COUNT+…`, a folder in OUT_DIR with those frames at the coded size."""
+    if "+" not in clip:
+        return clip
+    parts = [word.rsplit(":", 2) for word in clip.split("+")]
+    if not all(len(part) == 3 and part[1].isdecimal() and part[2].isdecimal() for part in parts):
+        raise VovError(f"FRAMES_DIR: {clip}: parts to join are PATH:FIRST:COUNT")
+    folder = Path(settings.out_dir) / "joined" / f"cuts{content_hash(clip, settings.width, settings.height)[:8]}"
+    if not folder.is_dir():
+        sources = [FrameSource(path, start=first, frames=int(count), size=(settings.width, settings.height),
+                               resize=settings.resize) for path, first, count in parts]
+        half = folder.with_suffix(".part")  # a run that is killed leaves this, and writes it again
+        write_frames(half, np.concatenate([np.stack(list(source)) for source in sources]))
+        half.rename(folder)
+    return str(folder)
 
 
 def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str], rate: float, known: dict) -> dict:
@@ -121,7 +140,7 @@ def main(settings: Sequences) -> list[dict]:
     backbone = settings.load(WanBackbone)
     known = {"model": backbone.fingerprint().hex(), "precision": backbone.precision, "where": backbone.device.type}
     del backbone
-    for clip in settings.frames_dir.split(","):
+    for clip in (joined(settings, word) for word in settings.frames_dir.split(",")):
         found = [ours(settings, clip, name, changed, rate, known) for name, changed in ways.items() for rate in rates]
         found += anchors(settings, clip, rates)
         print(*(line(row) for row in found), *bd_rates(found, next(iter(ways))), sep="\n", flush=True)

@@ -13,8 +13,8 @@ alone. The header's `num_frames` is what the model makes of one chunk; frames be
 
 How many atoms a step has follows from two whole numbers, the scene's profile p of that step and the chunk's scale s:
 the entry of `LEVELS` next to 2^((4·(p − 255) + s) / 64); none for p = 0. The scenes section of version 1 holds p, in
-16ths of an octave; that of version 2 holds q where p = 4q − 1, or 0, in fewer bytes. So a chunk needs no plan of its own:
-two bytes say it. The size of a chunk follows too: the list is the index.
+16ths of an octave; that of version 2 holds q where p = 4q − 1, or 0, in fewer bytes. So a chunk needs no plan of its
+own: two bytes say it. The size of a chunk follows too: the list is the index.
 """
 
 from __future__ import annotations

@@ -234,7 +234,8 @@ class SequenceEncoder:
         """A θ fitted to these windows of a scene; None where it does not pay."""
         auto = self.settings.scene_theta.strip().lower() == "auto"
         cost = length(self.settings) * self.settings.scene_bits / 8
-        if auto and cost > AUTO_SHARE * share / spans[0].frames * sum(span.frames for span in spans):
+        latent = [self.latent_frames(span) for span in spans]
+        if auto and cost > AUTO_SHARE * share * sum(latent) / latent[0]:
             return None
         theta = adapter.fit(shown, self.conditions[spans[0].scene], self.folder / f"theta{number:06d}", before)
         return theta if not auto or self.pays(number, adapter, theta, spans, share) else None
