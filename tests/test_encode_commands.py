@@ -97,7 +97,7 @@ def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
 def test_one_preset_serves_fits_and_encode():
     settings = config.load(video_encode.Encode, {}, {"CONFIG": "nano-video", "TARGET_BYTES": "900"}, "encode")
     settings.one_rate()
-    assert settings.whole(17, 24.0) == 900
+    assert settings.whole(17, 24.0, (192, 112)) == 900
     assert (settings.model_id, settings.width, settings.num_frames) == ("nano-video", 192, 17)
     settings = config.load(image_encode.Encode, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
     assert settings.model_id == "nano-image" and settings.steps == 7
@@ -111,4 +111,21 @@ def test_a_preset_for_noise_sets_steps_and_rate_and_any_other_rate_may_be_asked_
         return
     settings = config.load(video_encode.Encode, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
     settings.one_rate()
-    assert settings.whole(81, 24.0) == 5000 and settings.steps == 40
+    assert settings.whole(81, 24.0, (832, 480)) == 5000 and settings.steps == 40
+
+
+def test_what_no_decoder_would_take_on_is_refused_before_anything_is_coded(tiny_wan, tmp_path):
+    media.write_frames(tmp_path / "film", ball(5, 32, 32))
+    settings = video_encode.Encode(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
+                                   model_id=str(tiny_wan), **VIDEO | {"steps": 1001})
+    with pytest.raises(VovError, match="set DECODE_LIMIT=2"):
+        video_encode.main(settings)
+    assert not list((tmp_path / "out").rglob("*.vov")) and not list((tmp_path / "out").rglob("*.npz"))
+
+
+def test_bits_a_pixel_are_of_the_pixels_that_are_shown():
+    crop = config.load(video_encode.Encode, {"config": ""}, {"TARGET_BPP": "0.1", "RESIZE": "crop", "WIDTH": "32",
+                                                             "HEIGHT": "16"}, "encode")
+    assert crop.whole(10, 24.0, (400, 300)) == 64
+    assert config.load(video_encode.Encode, {"config": ""}, {"TARGET_BPP": "0.1"}, "encode").whole(
+        10, 24.0, (400, 300)) == 15000

@@ -12,6 +12,7 @@ import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from vov import cli
 from vov.config import option
@@ -134,7 +135,8 @@ class Still:
     """Frames in memory as a `FrameSource` gives them."""
 
     def __init__(self, frames):
-        self.frames, self.fps, self.info = frames, 24.0, None
+        self.frames, self.fps = frames, 24.0
+        self.info = SimpleNamespace(width=frames.shape[2], height=frames.shape[1])
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
+from vov.demand import check_work
 from vov.files import locked, refuse_existing, refuse_unwritable, write_json
 from vov.fitting import collection
 from vov.fitting.distributed import World, world
@@ -42,7 +43,8 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
         backbone, begun = settings.load(kind), time.monotonic()
         encoder = _encoder(settings, backbone, clip, caption, source, path.parent / "chunks")
         with collection.applied(encoder.collection, backbone, settings.collection):
-            code = _run(encoder, path.stem, here)
+            check_work(encoder.header, 1, str(path), settings.decode_limit)
+        code = _run(encoder, path.stem, here)
         if code is None:
             return ""
         sound = source.sound() if settings.audio == "copy" else b""

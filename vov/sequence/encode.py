@@ -77,6 +77,7 @@ class SequenceEncoder:
                  settings: SequenceConfig, folder: Path):
         backbone.check_geometry(settings.width, settings.height, settings.num_frames)
         self.backbone, self.source, self.spans, self.settings = backbone, source, list(spans), settings
+        self.size = source.info.width, source.info.height
         self.folder, self.captions = folder, list(captions)
         self.collection = collection.remember(settings.collection)
         self.header = Header(
@@ -92,7 +93,7 @@ class SequenceEncoder:
         shape = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
         self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
         self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
-        self.budget = settings.budget(len(source), source.fps, self.fixed_bytes())
+        self.budget = settings.budget(len(source), source.fps, self.size, self.fixed_bytes())
         rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
         self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
                       "end": settings.jump(rate)}
@@ -118,7 +119,7 @@ class SequenceEncoder:
     def file_bytes(self, scenes: Sequence[Scene], chunks: Sequence[Chunk]) -> int:
         """Size of the file with these scenes and chunks, sound apart."""
         code = SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
-        return len(bitstream.to_bytes(self.bitstream(code, self.source.info.width, self.source.info.height)))
+        return len(bitstream.to_bytes(self.bitstream(code, *self.size)))
 
     def run(self, done: Callable[[int, Coded], None] = lambda number, coded: None,
             world: World | None = None) -> SequenceCode | None:
@@ -150,14 +151,14 @@ class SequenceEncoder:
             if adapter is not None:
                 adapter.remove()
         scenes, chunks = [scene for scene, _, _ in planned.scenes], coded
-        whole = self.settings.whole(len(self.source), self.source.fps)
+        whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         if whole and (size := self.file_bytes(scenes, chunks)) > whole:
             raise VovError(f"the smallest file has {size:,} bytes; raise TARGET_BYTES or TARGET_KBPS, or lower STEPS")
         return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
 
     def plan(self, adapter: SceneAdapter | None) -> Plan:
         """θ, profile and weights of every scene, and the scale of every chunk: all that is decided before coding."""
-        whole = self.settings.whole(len(self.source), self.source.fps)
+        whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         ledger = Ledger(self.spans, [self.latent_frames(span) for span in self.spans], whole,
                         self.budget / len(self.source), self.file_bytes, self.noise["steps"], self.bits)
         found, theta = [], None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vov import VovError
+from vov import VovError, target
 from vov.config import option
 from vov.media.geometry import Geometry
 from vov.model.options import ModelOptions
@@ -47,9 +47,9 @@ class SequenceConfig(ModelOptions):
     bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else USUAL_RATE",
                                     minimum=0)
     usual_rate: float = option(60.0, "bytes of noise a frame where no rate is asked for", minimum=1)
-    target_bytes: int = option(0, "size of the whole file, sound apart, never exceeded", minimum=0)
-    target_kbps: float = option(0.0, "rate of the whole file, sound apart, in kilobits a second, never exceeded",
-                                minimum=0)
+    target_bytes: int = option(0, "size of the whole file, sound apart, met to 3 % and never exceeded", minimum=0)
+    target_bpp: float = option(0.0, "size of the whole file in bits a pixel, likewise", minimum=0)
+    target_kbps: float = option(0.0, "size of the whole file in kilobits a second, likewise", minimum=0)
     steps: int = option(40, "sampler steps", minimum=2)
     shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
     eta: float = option(1.0, "diffusion strength", minimum=0)
@@ -63,20 +63,21 @@ class SequenceConfig(ModelOptions):
 
     def one_rate(self) -> None:
         """Raises VovError when two rates are asked for."""
-        asked = [name.upper() for name in ("bytes_per_frame", "target_bytes", "target_kbps") if getattr(self, name)]
+        asked = [name.upper() for name in ("bytes_per_frame", *target.SIZES) if getattr(self, name)]
         if len(asked) > 1:
             raise VovError(f"{' and '.join(asked)} are set; give one of them")
 
-    def whole(self, frames: int, fps: float) -> float:
-        """Bytes that the file may have, sound apart, for a video of so many frames; 0: no size was asked for."""
-        return self.target_bytes or self.target_kbps * 125 * frames / fps
+    def whole(self, frames: int, fps: float, size: tuple[int, int]) -> int:
+        """Bytes that the file may have, sound apart; 0: no size was asked for. size: (width, height) of the source."""
+        width, height = self.geometry(size).shown
+        return target.whole(self, [(frames, height, width)], fps)
 
-    def budget(self, frames: int, fps: float, fixed: int) -> float:
+    def budget(self, frames: int, fps: float, size: tuple[int, int], fixed: int) -> float:
         """Bytes of noise for a video of so many frames, when everything else takes `fixed` bytes."""
         self.one_rate()
-        if whole := self.whole(frames, fps):
+        if whole := self.whole(frames, fps, size):
             if whole - fixed < frames / 50:
-                name = "TARGET_BYTES" if self.target_bytes else "TARGET_KBPS"
+                name = next(name for name in target.SIZES if getattr(self, name)).upper()
                 raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
             return whole - fixed
         return (self.bytes_per_frame or self.usual_rate) * frames
