@@ -8,6 +8,7 @@ import json
 import struct
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,12 +182,14 @@ class Kept:
     usual_model = "tiny-wan"
 
     @staticmethod
-    def load(model_id: str, cache_dir: str, device: str, precision: str, trusted: bool, offload: str) -> None:
+    def load(model_id: str, cache_dir: str, device: str, precision: str, trusted: bool,
+             offload: str) -> SimpleNamespace:
         from vov.model.lookup import find_model, pick_dtype
         from vov.model.memory import split_precision
 
         pick_dtype(split_precision(precision)[0], torch.device("cpu"))
         find_model(model_id, str(models.folder()), trusted)
+        return SimpleNamespace()
 
 
 def exported(data: bytes, folder: Path) -> None:
