@@ -22,7 +22,7 @@ from vov.target import NEAR_DB, SIZES
 log = logging.getLogger(__name__)
 TRIES = 8
 DB_PER_DOUBLING = 1.5  # first guess of what twice the bytes gain
-LEAST, MOST = 2.0**-10, 2.0  # bits a latent value between which TARGET_PSNR is looked for
+LEAST, MOST = 2.0**-10, 8.0  # bits a latent value between which TARGET_PSNR is looked for
 
 
 @dataclass(frozen=True)
