@@ -36,6 +36,7 @@ from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length
 
 log = logging.getLogger(__name__)
+EARLY, LEAST = 4, 2  # the first of so many parts of the steps get at least so many atoms
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +309,8 @@ class SequenceEncoder:
         """What a chunk that stands alone tells of its scene.
 
         The profile is the shape of the plan that `allocate` makes for it: 0 … 255, in quarters of an octave below its
-        most. A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for.
+        most. A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for. It
+        undervalues the first steps, which decide what is where: without any index of their own they go astray.
         """
         weights = None
         if self.settings.score != "likelihood":
@@ -320,6 +322,8 @@ class SequenceEncoder:
         chooser, _, _ = self.search(number, code, frames, None, span, weights)
         usable = replace(code, plan=np.minimum(code.plan, 1))
         plan = allocate(usable, chooser.energy, chooser.worth, share + 64)[0].plan[:, 0]
+        early = slice(-(-len(plan) // EARLY))
+        plan[early] = np.maximum(plan[early], LEAST)
         with np.errstate(divide="ignore"):
             octaves = np.log2(plan / plan.max())
         profile = np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
