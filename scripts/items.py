@@ -1,8 +1,8 @@
-"""The items of a data set: rows of a CSV file (path, caption, any setting), or the media files of a folder."""
+"""The items of a data set: rows of a CSV file (path, caption), or the media files of a folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError
@@ -15,11 +15,10 @@ CLIPS = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".y4m"}
 
 @dataclass(frozen=True)
 class Listed:
-    """One item: where it is, what it shows (may be empty), settings of its own by variable name in lower case."""
+    """One item: where it is, what it shows (may be empty)."""
 
     path: Path
     caption: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
 
 
 def read_items(manifest: str, tree: str, caption: str = "") -> list[Listed]:
@@ -41,9 +40,10 @@ def read_items(manifest: str, tree: str, caption: str = "") -> list[Listed]:
                 raise VovError(f"MANIFEST={manifest}, row {number}: needs a path, and no more cells than columns; put "
                                "text that contains commas in double quotes")
             cells = {key.strip().lower(): (value or "").strip() for key, value in row.items()}
-            own = {key: value for key, value in cells.items() if key not in ("path", "caption") and value}
-            found.append(Listed(place.parent / cells["path"], " ".join(cells.get("caption", "").split()) or caption,
-                                own))
+            if strange := sorted(set(cells) - {"path", "caption"}):
+                raise VovError(f"MANIFEST={manifest}: has a column {strange[0]!r:.40}; only path and caption are read, "
+                               "remove it")
+            found.append(Listed(place.parent / cells["path"], " ".join(cells.get("caption", "").split()) or caption))
     if not found:
         raise VovError(f"MANIFEST={manifest}: names no items; give a CSV file with a column path, or a folder of "
                        f"{'pictures' if tree == 'image' else 'clips'}")

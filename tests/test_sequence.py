@@ -29,7 +29,7 @@ from vov.bitstream.symbols import encode_symbols
 from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
-from vov.sequence.encode import SequenceEncoder
+from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import spans
 from vov.sequence.scenes import detect, scene_starts
@@ -100,7 +100,7 @@ def test_a_sequence_reads_back_as_it_was_and_its_parts_add_up(coded, tmp_path):
     stream = Bitstream(header, stream.items, None, extra={0x81: b"sound"},
                        sequence=dataclasses.replace(stream.sequence, scenes=scenes))
     parts = bitstream.write(tmp_path / "x.vov", stream)
-    assert parts.total == (tmp_path / "x.vov").stat().st_size and parts.sound == 5 and parts.theta > 4
+    assert parts.total == (tmp_path / "x.vov").stat().st_size and parts.sound == 5 + 6 and parts.theta > 4
     again = bitstream.read(tmp_path / "x.vov")
     assert bitstream.to_bytes(again) == bitstream.to_bytes(stream) and again.items == stream.items
     assert again.sequence.noise == stream.sequence.noise and again.sequence.scenes[0].step == 0.25
@@ -147,6 +147,14 @@ def test_what_no_encoder_writes_is_refused_in_one_line(coded, change, said):
 def test_scenes_and_chunks_must_add_up():
     with pytest.raises(VovError, match="do not add up"):
         SequenceCode({}, (9, 9), (Scene(2, np.zeros(3)),), (Chunk(5, False, 0, np.zeros(0)),))
+
+
+def test_a_step_with_one_atom_keeps_it_at_scales_below_the_plans():
+    plan = np.array([0, 1, 1, 2, 5, 12, 24, 40, 20])
+    profile = profile_of(plan)
+    top = next(scale for scale in range(MAX_SCALE) if atoms(profile, scale).max() == 40)
+    for scale in range(top - 24, top + 1):
+        assert np.array_equal(atoms(profile, scale) > 0, plan > 0)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ class Bitstream:
 class PartSizes:
     """Bytes of a .vov file by part; they add up to the file. captions: texts and sizes of all items.
 
-    table: of theta's coder. scenes: what a sequence says of its scenes besides their θ. sound: packets and their mp4.
+    table: of theta's coder. scenes: what a sequence says of its scenes besides their θ. sound: packets and their mp4,
+    type, length and CRC of that section included, for the sound is counted apart.
     shared: the name of a collection.
     framing: magic, version, section types, lengths and CRCs.
     """
@@ -173,9 +174,11 @@ def frame(header: bytes, sections: dict[int, bytes], version: int = 1) -> bytes:
     header = varint(len(sections)) + header
     out = [MAGIC + bytes([version]) + varint(len(header)) + header]
     out.append(_crc(out[0]))
-    for kind, payload in sections.items():
-        out += [bytes([kind]), varint(len(payload)), payload, _crc(bytes([kind]) + payload)]
-    return b"".join(out)
+    return b"".join([*out, *(_section(kind, payload) for kind, payload in sections.items())])
+
+
+def _section(kind: int, payload: bytes) -> bytes:
+    return b"".join([bytes([kind]), varint(len(payload)), payload, _crc(bytes([kind]) + payload)])
 
 
 def unframe(data: bytes, source: str) -> tuple[bytes, dict[int, bytes]]:
@@ -213,7 +216,7 @@ def _part_sizes(data: bytes, source: str) -> PartSizes:
         theta=0,
         noise=len(sections.get(NOISE, b"") + sections.get(CHUNKS, b"")),
         extra=sum(len(payload) for kind, payload in sections.items() if kind >= SKIPPABLE and kind != SOUND),
-        sound=len(sections.get(SOUND, b"")),
+        sound=len(_section(SOUND, sections[SOUND])) if SOUND in sections else 0,
         shared=len(sections.get(COLLECTION, b"")),
     )
     if THETA in sections:

@@ -74,7 +74,12 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
             return scale(stream, backbone, sources, asked, lambda step, x: bar.update(), kept[-1])
 
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:
-            made = clock.time("choose", targets.choose, settings, stream, sources, backbone, run)
+            try:
+                made = clock.time("choose", targets.choose, settings, stream, sources, backbone, run)
+            except targets.OutOfReach:  # nothing of the search is worth keeping
+                for one in kept:
+                    one.remove()
+                raise
         outputs.notes = {"encoder_psnr": targets.quality(made.frames, stream, sources),
                          "choose": clock.seconds["choose"]}
         outputs.make(path, lambda: bitstream.write(path, made.stream))

@@ -25,6 +25,10 @@ DB_PER_DOUBLING = 1.5  # first guess of what twice the bytes gain
 LEAST, MOST = 2.0**-10, 8.0  # bits a latent value between which TARGET_PSNR is looked for
 
 
+class OutOfReach(VovError):
+    """A target that the model cannot meet."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A file with its noise, and the frames [T, H, W, 3] of each item as the encoder sees them."""
@@ -91,8 +95,8 @@ def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]
     value, made = min(tried.values(), key=lambda one: abs(one[0] - wanted))
     best = max(one[0] for one in tried.values())
     if best < wanted - NEAR_DB:
-        raise VovError(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {best:.2f} dB; "
-                       "ask for less, or raise STEPS")
+        raise OutOfReach(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {best:.2f} "
+                       "dB; ask for less, or raise STEPS")
     log.warning("TARGET_PSNR=%g: %.2f dB is as near as the indices allow", wanted, value)
     return made
 

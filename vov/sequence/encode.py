@@ -36,7 +36,7 @@ from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length
 
 log = logging.getLogger(__name__)
-EARLY, LEAST = 4, 2  # the first of so many parts of the steps get at least so many atoms
+LEAST = 2**0.5  # a step of one atom keeps it at any scale down to half an octave below the plan's
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,12 @@ class View:
 
     profile: np.ndarray
     weights: Tensor | None
+
+    @property
+    def hash(self) -> str:
+        """Names what a chunk of the scene depends on."""
+        weights = b"" if self.weights is None else self.weights.cpu().numpy().tobytes()
+        return content_hash(self.profile.tobytes(), weights)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class SequenceEncoder:
         scenes, chunks = [scene for scene, _, _ in planned.scenes], coded
         whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         if whole and (size := self.file_bytes(scenes, chunks)) > whole:
-            raise VovError(f"the smallest file has {size:,} bytes; raise TARGET_BYTES or TARGET_KBPS, or lower STEPS")
+            raise VovError(f"the smallest file has {size:,} bytes, {whole:,} were asked for; raise the target, or "
+                           "lower STEPS")
         return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(chunks))
 
     def plan(self, adapter: SceneAdapter | None) -> Plan:
@@ -203,7 +210,7 @@ class SequenceEncoder:
                     bound = span.scene
                 frames = self.original(span, before)
                 key = content_hash(key if span.chained else self.settings_hash(), number, self.captions[span.scene],
-                                   hash_of(theta), view.profile.tobytes(), planned.scales[number],
+                                   hash_of(theta), view.hash, planned.scales[number],
                                    np.ascontiguousarray(frames).data)
                 coded = self.kept_chunk(number, key, frames, span, view, planned.scales[number], before)
                 before = coded.last
@@ -308,9 +315,8 @@ class SequenceEncoder:
     def view(self, number: int, frames: np.ndarray, span: Span, share: int) -> View:
         """What a chunk that stands alone tells of its scene.
 
-        The profile is the shape of the plan that `allocate` makes for it: 0 … 255, in quarters of an octave below its
-        most. A first pass with equal shares finds what the steps are worth, and how many atoms each has a use for. It
-        undervalues the first steps, which decide what is where: without any index of their own they go astray.
+        The profile is the shape of the plan that `allocate` makes for it. A first pass with equal shares finds what the
+        steps are worth, and how many atoms each has a use for.
         """
         weights = None
         if self.settings.score != "likelihood":
@@ -322,12 +328,7 @@ class SequenceEncoder:
         chooser, _, _ = self.search(number, code, frames, None, span, weights)
         usable = replace(code, plan=np.minimum(code.plan, 1))
         plan = allocate(usable, chooser.energy, chooser.worth, share + 64)[0].plan[:, 0]
-        early = slice(-(-len(plan) // EARLY))
-        plan[early] = np.maximum(plan[early], LEAST)
-        with np.errstate(divide="ignore"):
-            octaves = np.log2(plan / plan.max())
-        profile = np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32)
-        return View(on_grid(profile), weights)
+        return View(profile_of(plan), weights)
 
     def chunk(self, number: int, frames: np.ndarray, span: Span, view: View, scale: int,
               before: np.ndarray | None) -> Coded:
@@ -353,6 +354,17 @@ class SequenceEncoder:
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
+
+
+def profile_of(plan: np.ndarray) -> np.ndarray:
+    """The shape of a plan, atoms [coded steps], as 0 … 255 in quarters of an octave below its most; 0: none.
+
+    A step with one atom keeps it where a chunk's scale ends a little below the plan's: the first steps, which decide
+    what is where, often have no more than one.
+    """
+    with np.errstate(divide="ignore"):
+        octaves = np.log2(np.maximum(plan, LEAST * (plan > 0)) / plan.max())
+    return on_grid(np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32))
 
 
 def _save(path: Path, key: str, **arrays: np.ndarray) -> None:
