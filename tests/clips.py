@@ -39,6 +39,9 @@ def film(path: Path, frames: np.ndarray, fps: Fraction | int = 24, codec: str = 
     options: of the encoder. ticks: when each frame is shown, in 1/fps. aspect: of a pixel. turn: degrees to turn it
     counter-clockwise for display, and whether to mirror it after. clicks: seconds of the sound at which it clicks, in
     a track of codec `sound`. frame_fields: colorspace, color_trc, …
+
+    codec: not libx265: the one in PyAV's wheel damages memory of this process (headers that are refused at random, other
+    videos that come out differently afterwards).
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "10"} | (options or {}))
