@@ -40,8 +40,8 @@ def film(path: Path, frames: np.ndarray, fps: Fraction | int = 24, codec: str = 
     counter-clockwise for display, and whether to mirror it after. clicks: seconds of the sound at which it clicks, in
     a track of codec `sound`. frame_fields: colorspace, color_trc, …
 
-    codec: not libx265. With the one in PyAV's wheel headers were refused at random, and other videos of the same process
-    came out differently afterwards; without it neither was seen again.
+    codec: not libx265. With the one in PyAV's wheel headers were refused at random, and other videos of the same
+    process came out differently afterwards; without it neither was seen again.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "10"} | (options or {}))
