@@ -10,11 +10,16 @@ from tests.test_fit import ball
 from video.backbone import WanBackbone
 from video.options import VideoFit
 from vov import VovError, bitstream, media
+from vov.bitstream.sequence_code import noise_code
 from vov.codec import Encoder, Source
-from vov.roi import Region, RoiOptions, with_region
+from vov.media import FrameSource
+from vov.roi import Region, RoiOptions, masks, with_region
 from vov.scaling import search
 from vov.scaling.bare import bare
 from vov.scaling.settings import ScalingConfig
+from vov.sequence.encode import SequenceEncoder
+from vov.sequence.plan import spans
+from vov.sequence.settings import SequenceConfig
 
 FIT = VideoFit(config="", width=32, height=32, num_frames=5, theta_length=300, last_k=2, train_steps=60, lr=0.05,
                lr_warmup=2, preview_every=0, loss="latent", decode_steps=1)
@@ -22,9 +27,9 @@ FIT = VideoFit(config="", width=32, height=32, num_frames=5, theta_length=300, l
 
 def left_half(count=1):
     """A mask [count, 32, 32, 3], white on the left."""
-    masks = np.zeros((count, 32, 32, 3), np.uint8)
-    masks[:, :, :16] = 255
-    return masks
+    made = np.zeros((count, 32, 32, 3), np.uint8)
+    made[:, :, :16] = 255
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,40 @@ def test_noise_is_better_inside_at_the_same_bytes(backbone):
         found.close()
         errors[name], sizes[name] = float(error[..., :2].mean()), len(bitstream.to_bytes(made))
     assert errors["roi"] < errors["plain"] and sizes["roi"] <= sizes["plain"] * 1.01
+
+
+def test_a_sequence_spends_its_noise_where_the_masks_of_its_frames_say(backbone, tmp_path):
+    frames = ball(9, 32, 32)
+    media.write_frames(tmp_path / "clip", frames)
+    media.write_frames(tmp_path / "masks", np.repeat(left_half(), 9, 0))
+    source = FrameSource(tmp_path / "clip", size=(32, 32), resize="crop")
+    plain = SequenceConfig(width=32, height=32, num_frames=5, steps=6, bytes_per_frame=200.0, resize="crop",
+                           score="pixel", device="cpu")
+    errors = {}
+    for name, settings in (("plain", plain), ("roi", dataclasses.replace(plain, roi=str(tmp_path / "masks"),
+                                                                         roi_weight=50.0))):
+        encoder = SequenceEncoder(backbone, source, spans([0], 9, 5), [""], settings, tmp_path / name)
+        code = encoder.run()
+        for number, (chunk, before) in enumerate(zip(code.chunks, (None, frames[4]), strict=True)):
+            shown, span = encoder.original(encoder.spans[number], before), encoder.spans[number]
+            noise = noise_code(encoder.noise, encoder.bits[chunk.chained], code.scenes[0].profile, chunk.scale)
+            _, _, latents = encoder.search(number, noise, shown, before, span, None)
+            error = (latents - backbone.latents(shown)[:, :, int(chunk.chained):]).square()
+            errors[name, number] = float(error[..., :2].mean()), float(error[..., 2:].mean())
+    for number in (0, 1):  # one that stands alone, one with a known frame
+        (inside, outside), (before, besides) = errors["roi", number], errors["plain", number]
+        assert inside < before and outside > besides
+
+
+def test_masks_of_a_sequence_are_those_of_its_frames(tmp_path):
+    media.write_frames(tmp_path, np.stack([np.full((32, 32, 3), 10 * i, np.uint8) for i in range(7)]))
+    found = masks(RoiOptions(roi=str(tmp_path)), 7, (32, 32))
+    assert found.region(4, 5).masks[:, 0, 0, 0].tolist() == [40, 50, 60, 60, 60]
+    assert masks(RoiOptions(), 7, (32, 32)) is None
+    with pytest.raises(VovError, match="has 7 masks for 8 frames"):
+        masks(RoiOptions(roi=str(tmp_path)), 8, (32, 32))
+    with pytest.raises(VovError, match="is 32×32, but the original is 64×32"):
+        masks(RoiOptions(roi=str(tmp_path)), 7, (64, 32))
 
 
 def test_masks_are_found_or_it_is_said_which_are_not(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from vov import VovError
 from vov.config import option
-from vov.files import content_hash
+from vov.files import content_hash, path_hash
 from vov.media import fit_geometry, image_files, read_image
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -68,21 +68,47 @@ class Region:
         return (weights / weights.mean())[None, None]
 
 
+class Masks:
+    """The masks of a video's frames, read as they are needed: one for all, or a folder with one for each.
+
+    Args:
+        count, size: frames and (width, height) of the video as it is coded and shown.
+    Raises:
+        VovError: masks that do not fit the video.
+    """
+
+    def __init__(self, settings: RoiOptions, count: int, size: tuple[int, int]):
+        path = Path(settings.roi)
+        self.files = _files(path, count) if path.is_dir() else [_there(path)]
+        for file in self.files:
+            _check(read_image(file)[None], size, file)
+        self.weight = settings.roi_weight
+        self.hash = content_hash(self.weight, *(path_hash(file) for file in self.files))
+
+    def region(self, first: int, count: int) -> Region:
+        """The region of `count` frames from `first` on; the last mask stands for the frames after it."""
+        wanted = self.files[first: first + count] or self.files[-1:] if len(self.files) > 1 else self.files
+        masks = np.stack([read_image(file) for file in wanted])
+        masks = np.concatenate((masks, np.repeat(masks[-1:], count - len(masks), 0))) if len(masks) > 1 else masks
+        return Region(masks, self.weight)
+
+
+def masks(settings: RoiOptions, count: int, size: tuple[int, int]) -> Masks | None:
+    """`Masks` of ROI; None without it."""
+    return Masks(settings, count, size) if settings.roi else None
+
+
 def with_region(sources: Sequence[S], settings: RoiOptions) -> list[S]:
     """The sources with their `region`; as they are without ROI. Raises VovError for masks that do not fit them."""
     if not settings.roi:
         return list(sources)
-    path = Path(settings.roi)
-    if not path.exists():
-        raise VovError(f"ROI={path}: no such file or folder; give a mask, or a folder of masks")
+    path = _there(Path(settings.roi))
     if path.is_file():
         mask = read_image(path)[None]
         return [_given(source, mask, settings, path) for source in sources]
     if len(sources[0].frames) > 1:
         (source,), count = sources, len(sources[0].frames)
-        if len(files := image_files(path)) < count:
-            raise VovError(f"ROI={path}: has {len(files)} masks for {count} frames; give one a frame, or one file")
-        return [_given(source, np.stack([read_image(file) for file in files[:count]]), settings, path)]
+        return [_given(source, np.stack([read_image(file) for file in _files(path, count)]), settings, path)]
     found = [next((path / Path(source.name).with_suffix(suffix) for suffix in (".png", Path(source.name).suffix)
                    if (path / Path(source.name).with_suffix(suffix)).is_file()), None) for source in sources]
     if missing := [source.name for source, file in zip(sources, found, strict=True) if file is None]:
@@ -92,9 +118,27 @@ def with_region(sources: Sequence[S], settings: RoiOptions) -> list[S]:
             for source, file in zip(sources, found, strict=True)]
 
 
-def _given(source: S, masks: np.ndarray, settings: RoiOptions, path: Path) -> S:
-    height, width = source.frames.shape[1:3]
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise VovError(f"ROI={path}: no such file or folder; give a mask, or a folder of masks")
+    return path
+
+
+def _files(path: Path, count: int) -> list[Path]:
+    """The first `count` masks of a folder."""
+    if len(files := image_files(path)) < count:
+        raise VovError(f"ROI={path}: has {len(files)} masks for {count} frames; give one a frame, or one file")
+    return files[:count]
+
+
+def _check(masks: np.ndarray, size: tuple[int, int], path: Path) -> None:
+    width, height = size
     if masks.shape[1:3] != (height, width):
         raise VovError(f"ROI={path}: is {masks.shape[2]}×{masks.shape[1]}, but the original is {width}×{height}; give "
                        "a mask of its size")
+
+
+def _given(source: S, masks: np.ndarray, settings: RoiOptions, path: Path) -> S:
+    height, width = source.frames.shape[1:3]
+    _check(masks, (width, height), path)
     return replace(source, region=Region(masks, settings.roi_weight))

@@ -37,6 +37,7 @@ class Compare(QwenOptions):
     steps: int = option(40, "sampler steps", minimum=2)
     train_steps: int = option(1500, "optimiser steps of a collection's θ", minimum=1)
     theta_length: int = option(8192, "entries of a collection's θ", minimum=1)
+    rank: int = option(4, "rank of the update of each adapted matrix", minimum=1)
     batch_size: int = option(16, "pictures that a step sees", minimum=1)
     lr: float = option(0.05, "peak learning rate of θ", minimum=0)
     fit_pictures: int = option(100, "pictures that θ is fitted to", minimum=1)
@@ -60,9 +61,10 @@ def theta_of(kind: str, settings: Compare, backbone: Backbone) -> Path:
     path = Path(settings.out).parent / f"{kind}.vovd"
     if not path.is_file():
         blocks = len(backbone.transformer.get_submodule(backbone.blocks))
-        fit = ImageFit(width=settings.size, height=settings.size, rank=4, theta_length=settings.theta_length,
-                       last_k=blocks, lora_preset="qkvo_mlp", train_steps=settings.train_steps, lr=settings.lr,
-                       batch_size=settings.batch_size, accum_step=1, init_bits=4.0, preview_every=0)
+        fit = ImageFit(width=settings.size, height=settings.size, theta_length=settings.theta_length,
+                       rank=settings.rank, last_k=blocks, lora_preset="qkvo_mlp", lr=settings.lr,
+                       train_steps=settings.train_steps, batch_size=settings.batch_size, accum_step=1,
+                       init_bits=4.0, preview_every=0)
         shown = [collection_fit.Window(s.fitted(settings.size, settings.size, "crop"), s.caption)
                  for s in read(Path(settings.folder) / kind / "fit", settings.fit_pictures)]
         collection_fit.write(path, collection_fit.fit(backbone, shown, fit, kind, path.with_suffix("")))

@@ -26,6 +26,7 @@ from vov.model import speed
 from vov.model.adapt import FIELDS
 from vov.model.backbone import Backbone
 from vov.model.flow import euler
+from vov.roi import masks
 from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
@@ -86,6 +87,7 @@ class SequenceEncoder:
         self.backbone, self.source, self.spans, self.settings = backbone, source, list(spans), settings
         self.size = source.info.width, source.info.height
         self.folder, self.captions = folder, list(captions)
+        self.masks = masks(settings, len(source), self.size)
         self.collection = collection.remember(settings.collection)
         self.header = Header(
             tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(), dtype=backbone.precision,
@@ -276,9 +278,10 @@ class SequenceEncoder:
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
-        shared = [self.collection] if self.collection else []
+        optional = [self.collection] if self.collection else []
+        optional += [self.masks.hash] if self.masks else []
         return content_hash(self.header, self.noise, self.bits, self.settings.score, self.settings.lookahead_until,
-                            *shared)
+                            *optional)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
@@ -348,12 +351,21 @@ class SequenceEncoder:
         """Samples a chunk, choosing as it goes: (choices, start, latents)."""
         start = self.model.start(number, before)
         target = self.backbone.latents(frames)
-        target = target if start.known is None else target[:, :, 1:]
+        importance = self.importance(span, target)
+        if start.known is not None:
+            target, importance = target[:, :, 1:], importance if importance is None else importance[:, :, 1:]
         aim = Aim(self.model.velocity(start, self.conditions[span.scene]), target, self.settings.score, weights,
-                  chained=start.known is not None, until=self.settings.lookahead_until)
+                  chained=start.known is not None, until=self.settings.lookahead_until, importance=importance)
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
+
+    def importance(self, span: Span, target: Tensor) -> Tensor | None:
+        """`Region.latent` of a chunk, its known frame included; None without ROI."""
+        if self.masks is None:
+            return None
+        region = self.masks.region(span.first - span.chained, self.settings.num_frames)
+        return region.latent(self.settings.width, self.settings.height, self.settings.resize, target.shape).to(target)
 
 
 def profile_of(plan: np.ndarray) -> np.ndarray:

@@ -8,11 +8,12 @@ from vov import VovError, target
 from vov.config import option
 from vov.media.geometry import Geometry
 from vov.model.options import ModelOptions
+from vov.roi import RoiOptions
 from vov.scaling.settings import jump_level
 
 
 @dataclass(frozen=True)
-class SequenceConfig(ModelOptions):
+class SequenceConfig(ModelOptions, RoiOptions):
     """Geometry, scenes, rate and search."""
 
     width: int = option(832, "pixels of a coded frame, a multiple of the model's unit", minimum=1)
