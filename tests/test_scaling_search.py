@@ -164,6 +164,9 @@ def test_a_budget_is_spent_where_it_is_worth_most_and_no_cell_gets_more_than_it_
     assert not spent and capped.plan[:3].tolist() == [[8], [8], [8]]
     with pytest.raises(VovError, match="SCALING_BYTES=5"):
         allocate(empty, np.full((4, 1), 1e6), worth, 5)
+    for budget in range(500, 1500, 100):  # few cells: what levels leave is used between them
+        plan, _ = allocate(empty, np.full((4, 1), 1e6), worth, budget)
+        assert 0.985 * budget < len(plan.to_bytes()) + 4 + int(plan.plan.sum()) * 11 / 8 <= budget
 
 
 def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():

@@ -50,22 +50,40 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
 
 def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int,
             size_of: Callable[[np.ndarray], int]) -> np.ndarray:
-    """A plan that leaves less of the budget: cells take their next level while it fits, those that gain most first.
+    """A plan that leaves less of the budget: cells take their next level while it fits, those that gain most first;
+    what then is left goes to one more cell, between its levels.
 
     Levels lie up to a factor of two apart, so that one scale for all cells leaves a few per cent of a small budget.
     """
-    plan, tries = plan.copy(), 0
+    tries = 0
     while tries < FILLS:
-        after = LEVELS[np.minimum(np.searchsorted(LEVELS, plan, side="right"), len(LEVELS) - 1)]
-        possible = (after > plan) & (after <= np.minimum(2 * useful, MAX_ATOMS))
-        gain = np.where(possible, worth / np.maximum(plan, 0.5), 0)
+        after, gain = _next(plan, worth, useful)
         for cell in np.argsort(-gain, axis=None, kind="stable")[:FILLS]:
             tries += 1
-            more = plan.copy()
-            more.flat[cell] = after.flat[cell]
+            more = _with(plan, cell, after.flat[cell])
             if gain.flat[cell] > 0 and size_of(more) <= budget:
                 plan = more
                 break
         else:
             break
+    after, gain = _next(plan, worth, useful)
+    cell = int(gain.argmax())
+    if gain.flat[cell] > 0:
+        fitting = [more for atoms in range(plan.flat[cell] + 1, after.flat[cell])
+                   if size_of(more := _with(plan, cell, atoms)) <= budget]
+        plan = fitting[-1] if fitting else plan
+    return plan
+
+
+def _next(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every cell's next level, and what an atom towards it gains; 0 where it has no use for more."""
+    after = LEVELS[np.minimum(np.searchsorted(LEVELS, plan, side="right"), len(LEVELS) - 1)]
+    possible = (after > plan) & (after <= np.minimum(2 * useful, MAX_ATOMS))
+    return after, np.where(possible, worth / np.maximum(plan, 0.5), 0)
+
+
+def _with(plan: np.ndarray, cell: int, atoms: int) -> np.ndarray:
+    """The plan with so many atoms in one cell."""
+    plan = plan.copy()
+    plan.flat[cell] = atoms
     return plan
