@@ -129,3 +129,19 @@ def test_bits_a_pixel_are_of_the_pixels_that_are_shown():
     assert crop.whole(10, 24.0, (400, 300)) == 64
     assert config.load(video_encode.Encode, {"config": ""}, {"TARGET_BPP": "0.1"}, "encode").whole(
         10, 24.0, (400, 300)) == 15000
+
+
+def test_a_video_meets_the_psnr_that_was_asked_for_or_says_the_most(tiny_wan, tmp_path):
+    media.write_frames(tmp_path / "film", ball(9, 32, 32))
+    common = VIDEO | dict(frames_dir=str(tmp_path / "film"), model_id=str(tiny_wan), usual_rate=12.0)
+    found = {}
+    for rate in (4.0, 40.0):
+        video_encode.main(video_encode.Encode(**common | dict(out_dir=str(tmp_path / f"{rate}"), bytes_per_frame=rate)))
+        found[rate] = json.loads((tmp_path / f"{rate}/result.json").read_text())["psnr"]
+    wanted = dict(bytes_per_frame=0.0, target_psnr=round(sum(found.values()) / 2, 3), out_dir=str(tmp_path / "out"))
+    video_encode.main(video_encode.Encode(**common | wanted))
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["psnr"] == pytest.approx(wanted["target_psnr"], abs=0.1)
+    with pytest.raises(VovError, match=r"TARGET_PSNR=60: the most that this model gives .* is \d"):
+        video_encode.main(video_encode.Encode(**common | wanted | dict(target_psnr=60.0, out_dir=str(tmp_path / "no"))))
+    assert not (tmp_path / "no/film.vov").exists()

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from vov.model.backbone import Backbone
 from vov.scaling.settings import ScalingConfig
 from vov.target import NEAR_DB, SIZES
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 TRIES = 8
 DB_PER_DOUBLING = 1.5  # first guess of what twice the bytes gain
@@ -78,27 +80,42 @@ def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]
         settings = budgeted(settings, stream, whole(settings, stream, sources))
     if name != "target_psnr":
         return Chosen(*run(settings))
-    wanted, tried = settings.target_psnr, {}
+    wanted = settings.target_psnr
     values = math.prod(backbone.latent_shape(stream.header.width, stream.header.height, stream.header.num_frames))
     least, most = (max(16, int(bits / 8 * values * len(sources))) for bits in (LEAST, MOST))
     refuse_beyond(wanted, stream, sources, backbone)
-    spend = min(most, max(least, round(values * len(sources) / 64)))
-    for _ in range(TRIES):
+
+    def attempt(spend: int) -> tuple[float, Chosen]:
         made = Chosen(*run(replace(settings, scaling_bytes=spend)))
-        tried[spend] = (quality(made.frames, stream, sources), made)
-        log.info("TARGET_PSNR=%g: %d bytes of noise give %.2f dB", wanted, spend, tried[spend][0])
-        if abs(tried[spend][0] - wanted) <= NEAR_DB:
-            return made
-        spend = following({bytes_: value for bytes_, (value, _) in tried.items()}, wanted, least, most)
+        return quality(made.frames, stream, sources), made
+
+    return aimed(wanted, round(values * len(sources) / 64), least, most, attempt)
+
+
+def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[int], tuple[float, T]]) -> T:
+    """What the best of a few attempts made: the first one within `NEAR_DB` of the PSNR `wanted`.
+
+    spend: bytes of noise of the first attempt; the others lie in least … most. attempt: bytes → (its PSNR, what it
+    made).
+    Raises OutOfReach when every attempt fell short.
+    """
+    tried: dict[int, float] = {}
+    spend, near, best = min(most, max(least, spend)), float("inf"), None
+    for _ in range(TRIES):
+        tried[spend], made = attempt(spend)
+        log.info("TARGET_PSNR=%g: %d bytes of noise give %.2f dB", wanted, spend, tried[spend])
+        if abs(tried[spend] - wanted) < near:
+            near, best = abs(tried[spend] - wanted), made
+        if near <= NEAR_DB:
+            return best
+        spend = following(tried, wanted, least, most)
         if spend in tried:
             break
-    value, made = min(tried.values(), key=lambda one: abs(one[0] - wanted))
-    best = max(one[0] for one in tried.values())
-    if best < wanted - NEAR_DB:
-        raise OutOfReach(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {best:.2f} "
-                       "dB; ask for less, or raise STEPS")
-    log.warning("TARGET_PSNR=%g: %.2f dB is as near as the indices allow", wanted, value)
-    return made
+    if (highest := max(tried.values())) < wanted - NEAR_DB:
+        raise OutOfReach(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {highest:.2f} "
+                         "dB; ask for less, or raise STEPS")
+    log.warning("TARGET_PSNR=%g: missed by %.2f dB, as near as the indices allow", wanted, near)
+    return best
 
 
 def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Source], backbone: Backbone) -> None:

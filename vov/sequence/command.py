@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vov.media import FrameSource
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
 from vov.results import table
+from vov.scaling import targets
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.plan import spans
@@ -41,14 +44,11 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
     with world() as here, locked(path.parent) if here.first else nullcontext():
         backbone, begun = settings.load(kind), time.monotonic()
-        encoder = _encoder(settings, backbone, clip, caption, source, path.parent / "chunks")
-        with collection.applied(encoder.collection, backbone, settings.collection):
-            check_work(encoder.header, 1, str(path), settings.decode_limit)
-        code = _run(encoder, path.stem, here)
-        if code is None:
+        stream = _coded(settings, backbone, clip, caption, source, path, here)
+        if stream is None:
             return ""
-        sound = source.sound() if settings.audio == "copy" else b""
-        stream = encoder.bitstream(code, source.info.width, source.info.height, sound)
+        if sound := source.sound() if settings.audio == "copy" else b"":
+            stream = replace(stream, extra={SOUND: sound})
         if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
             refuse_existing(path, getattr(settings, "overwrite", False))
             bitstream.write(path, stream)
@@ -59,6 +59,39 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
         result = _report(path, result, seconds, source.fps)
         write_json(path.parent / "result.json", result)
     return table(result)
+
+
+def _coded(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource, path: Path,
+           here: World) -> Bitstream | None:
+    """The file without its sound, at the rate or the PSNR that was asked for; None in all processes but the first."""
+
+    def once(settings: SequenceConfig, folder: Path) -> Bitstream | None:
+        encoder = _encoder(settings, backbone, clip, caption, source, folder)
+        with collection.applied(encoder.collection, backbone, settings.collection):
+            check_work(encoder.header, 1, str(path), settings.decode_limit)
+        code = _run(encoder, path.stem, here)
+        return None if code is None else encoder.bitstream(code, source.info.width, source.info.height)
+
+    def attempt(spend: int) -> tuple[float, Bitstream | None]:
+        rate = replace(settings, target_psnr=0.0, bytes_per_frame=spend / len(source))
+        stream = once(rate, path.parent / "chunks" / f"{spend}")
+        measured = round(1e6 * _psnr(stream, backbone, source)) if stream else 0
+        return here.numbers(measured)[0] / 1e6, stream
+
+    if not settings.target_psnr:
+        return once(settings, path.parent / "chunks")
+    values = math.prod(backbone.latent_shape(settings.width, settings.height, settings.num_frames))
+    most = values * (1 + len(source) // settings.num_frames)  # 8 bits a latent value
+    return targets.aimed(settings.target_psnr, round(settings.usual_rate * len(source)), 4 * len(source), most, attempt)
+
+
+def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float:
+    """Of the decoded video, in its own geometry."""
+    meter = Meter(original, stream)
+    with SequenceDecoder(backbone, stream) as decoder:
+        for frame in decoder.frames():
+            meter.add(frame)
+    return meter.result()["psnr"]
 
 
 def _encoder(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,

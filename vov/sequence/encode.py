@@ -270,11 +270,10 @@ class SequenceEncoder:
         log.info("scene of %d chunks: θ of %d bytes: %.2f dB, without %.2f dB", len(spans), theta.bytes, *found[::-1])
         return bool(found[1] > found[0])
 
-    def bitstream(self, code: SequenceCode, width: int, height: int, sound: bytes = b"") -> Bitstream:
-        """The whole file; width, height: of the source as displayed."""
+    def bitstream(self, code: SequenceCode, width: int, height: int) -> Bitstream:
+        """The file without sound; width, height: of the source as displayed."""
         items = tuple(Item(caption, width, height) for caption in self.captions)
-        return Bitstream(self.header, items, None, extra={0x81: sound} if sound else {}, sequence=code,
-                         collection=self.collection)
+        return Bitstream(self.header, items, None, sequence=code, collection=self.collection)
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
