@@ -13,6 +13,7 @@ from vov import VovError, cli
 from vov.bitstream.header import HIGHEST
 from vov.config import option, override
 from vov.media import Clip
+from vov.scaling.settings import TextureOption
 
 log = logging.getLogger(__name__)
 SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "seed", "guidance",
@@ -20,10 +21,10 @@ SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width",
 
 
 @dataclass(frozen=True)
-class Reconstruct(QwenOptions):
+class Reconstruct(TextureOption, QwenOptions):
     """BITSTREAM: all the rest but folders is in the file. INIT_LORA_PATH: the variables below, and captions."""
 
-    bitstream: str = option("", "a .vov file; then only OUTPUT_DIR and CACHE_DIR matter")
+    bitstream: str = option("", "a .vov file; then only OUTPUT_DIR, TEXTURE and CACHE_DIR matter")
     init_lora_path: str = option("", "a checkpoint, ours (which knows its settings) or the reference's")
     description_file: str = option(EXAMPLES, "one path|caption a line, for INIT_LORA_PATH")
     caption_start: int = option(1, "first line to decode", minimum=1)
@@ -64,8 +65,9 @@ def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[
 
     path = settings.bitstream
     stream = codec.read_file(path, QwenBackbone, settings.decode_limit)  # before the model
-    return ([item.name for item in stream.items], results.made_from(settings, stream.header.dtype, path),
-            lambda: codec.decode_file(path, settings.load(QwenBackbone, stream.header, path), settings.decode_limit))
+    identity = results.made_from(settings, stream.header.dtype, path, *settings.textures)
+    return [item.name for item in stream.items], identity, lambda: codec.decode_file(
+        path, settings.load(QwenBackbone, stream.header, path), settings.decode_limit, settings.texture)
 
 
 def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
@@ -74,8 +76,7 @@ def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[],
     from vov import codec, metrics, results
     from vov.formats.reference import load_reference, told_settings
 
-    path, root = settings.init_lora_path, Path(settings.data_root)
-    found = load_reference(path)
+    path, root, found = settings.init_lora_path, Path(settings.data_root), load_reference(settings.init_lora_path)
     known = told_settings(found.metadata, (*SHARED, "resize"), ImageFit, path)
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:
@@ -92,8 +93,7 @@ def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[],
                 print(f"{item.name}  PSNR {metrics.psnr(target, clip.frames):.2f} dB")
         return clips
 
-    identity = results.made_from(settings, "", path, entries, sorted(values.items()))
-    return [name for name, _ in entries], identity, decode
+    return [name for name, _ in entries], results.made_from(settings, "", path, entries, sorted(values.items())), decode
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Coded noise: the step's mathematics, candidates, the noise section."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from vov.bitstream.reader import varint
 from vov.files import REPO
 from vov.model.flow import decoder_noise, euler, sigma_grid
 from vov.noise import Stream, normal
-from vov.scaling.replay import Candidates, Replay, diffuse, levels, stochastic_step
+from vov.scaling.replay import TEXTURE_STEPS, Candidates, Replay, diffuse, levels, stochastic_step, textured
 from vov.scaling.settings import ScalingConfig
 
 
@@ -238,3 +239,12 @@ def test_more_bits_than_shifts_are_refused_before_the_search():
         ScalingConfig(scheme="atoms", bits=5).code(3, 16, 1)
     assert ScalingConfig(scheme="atoms", bits=4).code(3, 16, 1).bits == 4
     assert ScalingConfig(scheme="paper", bits=5).code(3, 16, 1).bits == 5
+
+
+def test_texture_puts_the_last_jump_off_and_leaves_the_coded_steps():
+    grid = [1.0, 0.8, 0.4, 0.0]
+    assert textured(grid, 0.0) == grid
+    half = textured(grid, 0.5)
+    assert half[:3] == grid[:3] and half[-2:] == [pytest.approx(0.2), 0.0] and len(half) == len(grid) + TEXTURE_STEPS
+    whole = textured(grid, 1.0)
+    assert all(a > b for a, b in itertools.pairwise(whole)) and whole[-1] == 0 and len(whole) == 3 + TEXTURE_STEPS

@@ -234,6 +234,19 @@ def test_a_chunk_in_the_middle_decodes_alone_to_the_same_frames(backbone, coded)
             next(decoder.frames(16, 1))
 
 
+def test_texture_changes_what_is_shown_and_not_what_the_next_chunk_follows(backbone, coded):
+    _, stream, _ = coded
+    with SequenceDecoder(backbone, stream) as plain, SequenceDecoder(backbone, stream, texture=1.0) as textured:
+        for mean, sample in zip(plain.chunks(), textured.chunks(), strict=True):
+            assert mean[0] == sample[0] and mean[1].shape == sample[1].shape and not np.array_equal(mean[1], sample[1])
+        replay, known = textured.model.replay, []
+        textured.model.replay = lambda *given: known.append(given[4]) or replay(*given)
+        list(textured.chunks())
+        whole = np.concatenate([frames for _, frames in plain.chunks()])
+        follows = [i for i, chunk in enumerate(stream.sequence.chunks) if chunk.chained]
+        assert follows and all(np.array_equal(known[i], whole[plain.ends[i - 1] - 1]) for i in follows)
+
+
 def test_a_stopped_run_goes_on_at_the_chunk_at_hand_and_ends_with_the_same_file(backbone, coded, clip, tmp_path):
     _, whole, _ = coded
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from video.options import WanOptions
 from vov import VovError, cli
 from vov.config import option
+from vov.scaling.settings import TextureOption
 
 
 @dataclass(frozen=True)
-class Reconstruct(WanOptions):
+class Reconstruct(TextureOption, WanOptions):
     """Where the file and the model are; how to decode is in the file's header."""
 
     bitstream: str = option("", "the .vov file (required)")
@@ -31,7 +32,7 @@ def main(settings: Reconstruct) -> None:
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
     # Before the model: a bad file fails at once.
     stream = codec.read_file(path, WanBackbone, settings.decode_limit, sequences=True)
-    precision = stream.header.dtype
+    precision, texture = stream.header.dtype, settings.textures
 
     def backbone() -> WanBackbone:
         return settings.load(WanBackbone, stream.header, settings.bitstream)
@@ -39,12 +40,13 @@ def main(settings: Reconstruct) -> None:
     if stream.sequence:
         from vov.sequence.command import decode_to
 
-        identity = results.made_from(settings, precision, path, settings.start_at, settings.frames)
+        identity = results.made_from(settings, precision, path, settings.start_at, settings.frames, *texture)
         paths = decode_to(stream, backbone, folder, path.stem, identity, settings, str(path))
     else:
-        identity = results.made_from(settings, precision, path)
+        identity = results.made_from(settings, precision, path, *texture)
         paths = results.decode_to(folder, path.stem, [""], stream.header.num_frames, identity, settings.overwrite,
-                                  lambda: codec.decode_file(path, backbone(), settings.decode_limit))
+                                  lambda: codec.decode_file(path, backbone(), settings.decode_limit,
+                                                            settings.texture))
     print(" and ".join(map(str, paths)))
 
 

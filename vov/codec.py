@@ -33,7 +33,7 @@ from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, sample
 from vov.model.unilora import Adapter, Projection
 from vov.roi import Region
-from vov.scaling.replay import Replay, levels
+from vov.scaling.replay import Replay, levels, textured
 
 if TYPE_CHECKING:
     from vov.formats.reference import Reference
@@ -67,9 +67,11 @@ class Decoder:
 
     Attributes:
         noise_code: coded noise to inject while sampling, or None.
+        texture: see `replay.textured`.
     """
 
     noise_code: NoiseCode | None = None
+    texture = 0.0
 
     def __init__(self, backbone: Backbone, header: Header, adapter: Adapter, projection: Projection):
         if not header.shift:  # 0 stands for the model's own
@@ -143,7 +145,8 @@ class Decoder:
         """Samples item `index`: normalised latents [1, C, T, h, w]."""
         self.bind(theta)
         replay = self.noise_code and Replay(self.noise_code, self.sigmas, self.header.seed, index, self.adapter.unbind)
-        return sample(self.velocity(condition), self.noise(index), self.sigmas, self.header.sampler, replay)
+        sigmas = textured(self.sigmas, self.texture)
+        return sample(self.velocity(condition), self.noise(index), sigmas, self.header.sampler, replay)
 
     def frames(self, theta: Tensor, condition: Condition, index: int = 0) -> np.ndarray:
         """Decodes item `index` at the model's geometry: uint8 [T, height, width, 3]."""
@@ -347,17 +350,20 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
     return {"unilora_theta_d": found.theta, **found.estimator_state}
 
 
-def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0) -> list[media.Clip]:
+def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, texture: float = 0.0) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's).
 
-    limit: DECODE_LIMIT, see `vov.demand`.
+    limit: DECODE_LIMIT, see `vov.demand`. texture: see `replay.textured`; VovError for a file without noise.
     """
     stream = read_file(path, backbone, limit)
     header = stream.header
+    if texture and stream.noise is None:
+        raise VovError(f"{path}: TEXTURE={texture:g}: the file holds no coded noise; leave TEXTURE unset")
     shared = collection.applied(stream.collection, backbone, path)
     with shared, Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
+        decoder.texture = texture
         theta = from_symbols(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         clips = []

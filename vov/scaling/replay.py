@@ -42,6 +42,7 @@ from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, NoiseCode, block_cou
 from vov.model.flow import sigma_grid
 from vov.noise import Stream, normal_batch, uniform_batch
 
+TEXTURE_STEPS = 8
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
 
@@ -59,6 +60,19 @@ def levels(header: Header, start: int = 0, end: int = 0) -> list[float]:
     inner = sigma_grid(header.decode_steps - bool(start) - bool(end), header.shift)
     grid = [float(np.float32(bottom + (top - bottom) * s)) for s in inner]
     return [1.0] * bool(start) + grid + [0.0] * bool(end)
+
+
+def textured(sigmas: Sequence[float], texture: float) -> list[float]:
+    """`levels` whose last jump is put off: from the mean (texture 0) to a sample (1) of what the file leaves open.
+
+    The state goes on from the last level s in TEXTURE_STEPS Euler steps to (1 − texture)·s, and jumps to 0 from there.
+    The coded steps are as they were, so that any file can be decoded with any texture.
+    """
+    if not texture:
+        return list(sigmas)
+    last = sigmas[-2]
+    inner = [float(np.float32(s)) for s in np.linspace(last, (1 - texture) * last, TEXTURE_STEPS + 1)[1:]]
+    return [*sigmas[:-1], *(s for s in inner if s), 0.0]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,20 @@ from vov.target import TargetOptions
 
 
 @dataclass(frozen=True)
+class TextureOption:
+    """How a file with coded noise is shown; see `replay.textured`."""
+
+    texture: float = option(0.0, "of coded noise: 0: the model's mean of what the file leaves open, nearest to the "
+                            "original; 1: a sample of it, sharper; any number between; costs 8 more steps", minimum=0,
+                            maximum=1)
+
+    @property
+    def textures(self) -> list[float]:
+        """What TEXTURE adds to the identity of an output; nothing at 0."""
+        return [self.texture] if self.texture else []
+
+
+@dataclass(frozen=True)
 class ScalingConfig(TargetOptions, RoiOptions):
     """How noise is coded; both trees extend it. A target takes the place of SCALING_BYTES."""
 

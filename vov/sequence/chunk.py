@@ -13,7 +13,7 @@ from vov.bitstream import Header
 from vov.bitstream.noise_code import NoiseCode
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, euler
-from vov.scaling.replay import Replay, levels
+from vov.scaling.replay import Replay, levels, textured
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +65,17 @@ class ChunkModel:
 
     @torch.no_grad()
     def replay(self, number: int, code: NoiseCode, sigmas: Sequence[float], condition: Condition,
-               before: np.ndarray | None) -> np.ndarray:
-        """Decodes chunk `number` from its noise: uint8 [n, H, W, 3]."""
+               before: np.ndarray | None, texture: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes chunk `number` from its noise: (as the encoder saw it, with `replay.textured`), uint8 [n, H, W, 3].
+
+        The next chunk follows the first of the two.
+        """
         start = self.start(number, before)
         hook = Replay(code, sigmas, self.header.seed)
         hook.base = number * (len(sigmas) - 1)  # candidates of its own for every chunk
-        return self.frames(start, euler(self.velocity(start, condition), start.noise, sigmas, hook))
+        velocity = self.velocity(start, condition)
+        x = euler(velocity, start.noise, sigmas[:-1], hook)
+        frames = self.frames(start, euler(velocity, x, sigmas[-2:]))
+        if not texture:
+            return frames, frames
+        return frames, self.frames(start, euler(velocity, x, textured(sigmas, texture)[len(sigmas) - 2:]))

@@ -125,24 +125,26 @@ def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, nam
               settings: Any, file: str = "the file") -> list[Path]:
     """`decode` of the frames START_AT and FRAMES ask for, unless that is there; returns what was written.
 
-    load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these and OVERWRITE.
+    load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these, TEXTURE and
+    OVERWRITE.
     """
     paths = [folder / name, folder / f"{name}.mp4"]  # even of a single frame
     with Outputs(name, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
         if not outputs.complete:
             outputs.forget()  # both are written in one pass
             outputs.make(paths[0], lambda: decode(stream, load(), folder, name, settings.start_at,
-                                                  settings.frames or None, file=file))
+                                                  settings.frames or None, file=file,
+                                                  texture=settings.texture))
             outputs.make(paths[-1], lambda: None)
             outputs.finish()
     return paths
 
 
 def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start: int = 0, count: int | None = None,
-           original: FrameSource | None = None, file: str = "the file") -> dict:
+           original: FrameSource | None = None, file: str = "the file", texture: float = 0.0) -> dict:
     """Writes NAME.mp4 with its sound and NAME/00000.png …, frame by frame; returns frames, size and, with an original,
     PSNR and MS-SSIM over all frames, and PSNR by chunk."""
-    with SequenceDecoder(backbone, stream, file) as decoder:
+    with SequenceDecoder(backbone, stream, file, texture) as decoder:
         meter = Meter(original, stream) if original else None
         shown = Shown(folder / name, decoder.frames(start, count), meter)
         whole = start == 0 and count in (None, stream.sequence.frames)

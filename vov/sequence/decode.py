@@ -22,10 +22,11 @@ from vov.sequence.chunk import ChunkModel
 class SequenceDecoder:
     """Decodes a file of version 2; use it in a `with` block, which gives the model its own layers back.
 
-    Raises VovError when the file was made with another model.
+    texture: see `replay.textured`. Raises VovError when the file was made with another model.
     """
 
-    def __init__(self, backbone: Backbone, stream: Bitstream, source: str = "the file"):
+    def __init__(self, backbone: Backbone, stream: Bitstream, source: str = "the file", texture: float = 0.0):
+        self.texture = texture
         header = stream.header
         if not header.shift:
             header = dataclasses.replace(header, shift=backbone.native_shift(header.width, header.height))
@@ -71,12 +72,13 @@ class SequenceDecoder:
         for number in range(key, last + 1):
             scene = self.code.scene_of(number)
             self.bind(scene)
-            frames = self.model.replay(number, self.code.code(number), sigmas, self.conditions[scene],
-                                       before if chunks[number].chained else None)
-            frames = frames[:chunks[number].frames]
-            before = frames[-1]
+            texture = self.texture if number >= first else 0.0
+            frames, shown = self.model.replay(number, self.code.code(number), sigmas, self.conditions[scene],
+                                              before if chunks[number].chained else None, texture)
+            count = chunks[number].frames
+            before = frames[count - 1]
             if number >= first:
-                yield self.ends[number] - len(frames), frames
+                yield self.ends[number] - count, shown[:count]
 
     def frames(self, start: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
         """`count` frames from number `start` on, at the original size (a cropped video: at the crop's).
