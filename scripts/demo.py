@@ -12,11 +12,11 @@ from vov import media
 FRAMES, WIDTH, HEIGHT = 17, 192, 112
 
 
-def camera_move(photo: np.ndarray) -> np.ndarray:
-    """A slow zoom and pan over a photograph [H, W, 3]: uint8 [17, 112, 192, 3]."""
+def camera_move(photo: np.ndarray, frames: int = FRAMES) -> np.ndarray:
+    """A slow zoom and pan over a photograph [H, W, 3]: uint8 [frames, 112, 192, 3]."""
     height, width = photo.shape[:2]
     clip = []
-    for phase in np.linspace(0, 1, FRAMES):
+    for phase in np.linspace(0, 1, frames):
         ease = 0.5 - 0.5 * np.cos(np.pi * phase)  # starts and stops gently
         view_width = (0.95 - 0.2 * ease) * width
         view_height = view_width * HEIGHT / WIDTH
@@ -28,9 +28,14 @@ def camera_move(photo: np.ndarray) -> np.ndarray:
 
 def make_clip(folder: Path) -> None:
     """Writes frames over scikit-image's CC0 photograph of a cup of coffee (taken by Rachel Michetti)."""
+    media.write_frames(folder, camera_move(photograph("coffee")))
+
+
+def photograph(name: str) -> np.ndarray:
+    """A CC0 photograph that comes with scikit-image, uint8 [H, W, 3]: coffee, chelsea."""
     from skimage import data
 
-    media.write_frames(folder, camera_move(data.coffee()))
+    return getattr(data, name)()
 
 
 def label_columns(picture: np.ndarray, titles: list[str]) -> np.ndarray:

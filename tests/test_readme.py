@@ -25,6 +25,8 @@ NOT_RUN = {
     "README.md: bash scripts/demo.sh": "installs packages, then takes minutes",
     "video/README.md: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 FRAMES_DIR=clip.mp4 bash "
     "video/train/run_two_stage.sh": "needs two machines; tests/test_launch.py runs two on this one",
+    "docs/results/README.md: bash scripts/results.sh quick": "takes 20 minutes; tests/test_results.py runs it on "
+    "untrained models",
     "video/eval/README.md: MEDIA=../shared/media MANIFEST=video/eval/paper_manifest.csv BD_ANCHOR=VOV bash "
     "video/eval/eval.sh": "needs the paper's clips and minutes; test_evaluate.py runs it with --slow",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from vov import VovError
@@ -15,8 +16,14 @@ KINDS = {"frozen": ("frozen model + coded noise (ours)", "#c1121f"),
          "random+": ("the paper's θ + our coded noise", "#e08e0b"),
          "explicit": ("quantised latents, no θ", "#588157"), "x264": ("H.264 (x264)", "#8d99ae"),
          "x265": ("HEVC (x265)", "#457b9d"), "svtav1": ("AV1 (SVT-AV1)", "#1d3557"), "vvc": ("VVC (VVenC)", "#000000"),
-         "jpeg": ("JPEG", "#8d99ae"), "webp": ("WebP", "#457b9d"), "avif": ("AVIF", "#1d3557")}
-CODECS = ("x264", "x265", "svtav1", "vvc", "jpeg", "webp", "avif", "explicit")
+         "jpeg": ("JPEG", "#8d99ae"), "webp": ("WebP", "#457b9d"), "avif": ("AVIF", "#1d3557"),
+         "jxl": ("JPEG XL", "#000000"), "independent": ("coded noise, independent chunks (ours)", "#c1121f"),
+         "known": ("coded noise, known frames (ours)", "#7b2cbf"),
+         "scene": ("known frames, a θ for each scene (ours)", "#e08e0b"),
+         "collection": ("coded noise over a collection's θ (ours)", "#7b2cbf"),
+         "scaled": ("the paper's recipe with its scaling", "#bc6c25")}
+CODECS = ("x264", "x265", "svtav1", "vvc", "jpeg", "webp", "avif", "jxl", "explicit")
+TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)
 METRICS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM"}
 
 
@@ -33,26 +40,34 @@ def lines(rows: list[dict]) -> dict[str, list[dict]]:
     return {kind: group for kind, group in found.items() if group}
 
 
-def draw(document: dict, path: Path) -> None:
-    """Writes path.svg and path.png: PSNR and MS-SSIM against bytes (logarithmic)."""
+def draw(document: dict, path: Path, metrics: Mapping[str, str] = METRICS) -> None:
+    """Writes path.svg and path.png: metrics, {name in a row: label}, against bytes (logarithmic), three in a line."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     pyplot.rcParams["svg.hashsalt"] = "vov"  # equal data, equal file
-    figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 4.9))
-    for axis, (name, label) in zip(axes, METRICS.items(), strict=True):
-        for kind, group in lines(document["rows"]).items():
+    across = 2 if len(metrics) <= 2 else 3
+    down = -(-len(metrics) // across)
+    figure, grid = pyplot.subplots(down, across, figsize=(5.25 * across, 3.5 * down + 1.4), squeeze=False)
+    axes = grid.flat
+    for axis in axes[len(metrics):]:
+        axis.remove()
+    rows = document["rows"]
+    for axis, (name, label) in zip(axes, metrics.items(), strict=False):
+        for kind, group in lines(rows).items():
             title, colour = KINDS.get(kind, (kind, None))
             look = {"marker": "o", "ms": 5, "lw": 2}
             if kind in CODECS:
                 look = {"marker": "s", "ms": 3.5, "lw": 1.1, "ls": "--"}
             if kind.endswith("+"):
                 look |= {"ls": "", "mfc": "white"}
-            axis.plot([row["bytes"] for row in group], [row[name] for row in group], color=colour, label=title, **look)
+            values = [row.get(name) for row in group]
+            axis.plot([row["bytes"] for row in group], values, color=colour, label=title, **look)
         axis.set(xscale="log", xlabel="bytes of the whole file", ylabel=label)
-        ticks = [500, 1000, 2000, 4000]
+        low, high = (limit(row["bytes"] for row in rows) for limit in (min, max))
+        ticks = [tick for tick in TICKS if low / 1.6 <= tick <= high * 1.2]
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)

@@ -1,0 +1,119 @@
+"""From the rows of `scripts/results.sh` to what is in results.json: rows, means over originals, Bjøntegaard deltas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scripts.experiments import results_ways
+from vov import VovError
+from vov.evaluation.catalogue import METRICS
+from vov.evaluation.collect import delta, ffmpeg_version, finite
+from vov.evaluation.measure import Suite
+
+if TYPE_CHECKING:
+    from scripts.experiments.results import Results
+    from scripts.experiments.results_originals import Original
+
+# what BD-rates are against
+BD_ANCHORS = {"clips": ("x264", "x265", "vvc", "explicit", "random"), "sequences": ("x265", "vvc", "independent"),
+              "pictures": ("jpeg", "webp", "avif", "explicit", "random")}
+
+
+def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequence[Original],
+          notes: Sequence[str]) -> dict:
+    """Everything as one JSON-ready dictionary."""
+    shown = [{name: value for name, value in row.items() if name not in ("key", "of", "file_hash")} for row in rows]
+    names = [name for name in METRICS if any(name in row["metrics"] for row in shown)]
+    return finite({
+        "command": command_line(settings), "extent": settings.extent,
+        "dates": sorted({row["date"] for row in shown}), "devices": sorted({row["device"] for row in shown}),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ffmpeg": ffmpeg_version(),
+                     "packages": suite.versions},
+        "minutes": round(sum(row["seconds"] for row in shown) / 60, 1),
+        "originals": {kind: [one.name for one in originals if one.kind == kind] for kind in results_ways.KINDS},
+        "free": sorted({f"{one.kind}/{one.name}" for one in originals if one.free}),
+        "metrics": names,
+        "unavailable": {name: suite.unavailable.get(name, "needs larger pictures or more frames")
+                        for name in settings.wanted() if name not in names},
+        "notes": [*notes, *([f"JOD: {suite.conditions()}"] if suite.conditions() else [])],
+        "rows": shown, "means": means(shown), "bd": deltas(shown)})
+
+
+def command_line(settings: Results) -> str:
+    """The command that repeats this run: every variable that differs from its default; of a path only its name."""
+    usual = type(settings)()
+    changed = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
+               if getattr(settings, field.name) != getattr(usual, field.name)}
+    for name in ("extent", "out", "results", "media_dir"):
+        changed.pop(name, None)
+    words = [f"{name.upper()}={shlex.quote(plain(str(value)))}" for name, value in changed.items()]
+    return " ".join([*words, "bash scripts/results.sh", settings.extent])
+
+
+def plain(text: str) -> str:
+    """A list without the folders of this machine."""
+    return ",".join(word if "/" not in word else f"{word.partition('=')[0]}={Path(word).name}" if "=" in word
+                    else Path(word).name for word in text.split(","))
+
+
+def means(rows: Sequence[dict]) -> list[dict]:
+    """The mean over the originals of a kind, for every (way, size) that all of them have."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["asked"], row["way"]), []).append(row)
+    count = {kind: len({row["clip"] for row in rows if row["kind"] == kind}) for kind in results_ways.KINDS}
+    found = []
+    for (kind, asked, way), group in groups.items():
+        if len(group) == count[kind]:
+            names = [name for name in METRICS if all(isinstance(row["metrics"].get(name), float) for row in group)]
+            found.append({"kind": kind, "way": way, "asked": asked, "originals": len(group),
+                          "bytes": float(np.mean([row["bytes"] for row in group])),
+                          "seconds": float(np.mean([row["seconds"] for row in group])),
+                          "metrics": {name: float(np.mean([row["metrics"][name] for row in group])) for name in names}})
+    order = [*results_ways.WAYS, results_ways.EXPLICIT]
+    return sorted(found, key=lambda m: (list(results_ways.KINDS).index(m["kind"]), m["asked"],
+                                        order.index(m["way"]) if m["way"] in order else len(order)))
+
+
+def deltas(rows: Sequence[dict]) -> list[dict]:
+    """BD-rate of every way against the named anchors: the mean of the originals that have one, and their number."""
+    curves: dict[tuple, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row["metrics"].items():
+            if isinstance(value, float):
+                curves.setdefault((row["kind"], name, row["way"], row["clip"]), []).append((row["bytes"], value))
+    found = []
+    for kind, anchors in BD_ANCHORS.items():
+        clips = sorted({row["clip"] for row in rows if row["kind"] == kind})
+        ways = list(dict.fromkeys(row["way"] for row in rows if row["kind"] == kind))
+        for name in METRICS:
+            for way, anchor in ((way, anchor) for way in ways for anchor in anchors if way != anchor):
+                pairs = [(curves.get((kind, name, anchor, clip), []), curves.get((kind, name, way, clip), []))
+                         for clip in clips]
+                values = [delta(a, b, name, "pchip")["bd_rate_percent"] for a, b in pairs if a and b]
+                values = [value for value in values if value is not None]
+                if values:
+                    found.append({"kind": kind, "metric": name, "way": way, "anchor": anchor,
+                                  "bd_rate_percent": float(np.mean(values)), "originals": len(values),
+                                  "of": len(clips)})
+    return found
+
+
+def read(path: Path) -> dict:
+    """results.json; VovError where it is not there or not one of ours."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["rows"], document["means"], document["bd"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VovError(f"{path}: no results ({error}); make them with: bash scripts/results.sh") from error
+    return document
