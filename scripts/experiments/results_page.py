@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.experiments import curves_figure, results_ways
+from scripts.experiments.results_document import BD_ANCHORS
 from vov import media
 from vov.evaluation.catalogue import METRICS
 from vov.files import REPO, write_bytes
@@ -106,7 +107,7 @@ def lead(document: dict, rows: Sequence[dict]) -> str:
             text = f"{METRICS[name].label} ({difference} against {results_ways.title(winner)})"
             (leads if better(name, own, other) else loses).append(text)
     if not leads + loses:
-        return "No other codec keeps to this size, or none of our ways was measured at it."
+        return "No other codec can be so small." if ours else "None of our ways was measured at this size."
     return " ".join([f"Ours leads in {', '.join(leads)}." if leads else "Ours leads in nothing.",
                      f"It loses in {', '.join(loses)}." if loses else "It loses in nothing."])
 
@@ -115,12 +116,14 @@ def bd_table(document: dict, kind: str) -> str:
     """BD-rates of a kind: a line for each way and metric, a column for each anchor."""
     found = [row for row in document["bd"] if row["kind"] == kind and row["way"] in
              (*results_ways.WAYS, results_ways.EXPLICIT)]
-    anchors = list(dict.fromkeys(row["anchor"] for row in found))
+    anchors = [name for name in BD_ANCHORS[kind] if any(row["anchor"] == name for row in found)]
+    order = [*results_ways.WAYS, results_ways.EXPLICIT]
     if not found:
         return "No way of ours has two sizes, and a BD-rate needs two."
     heads = ["", "metric", *map(results_ways.title, anchors)]
     lines = [f"| {' | '.join(heads)} |", "| :-- | :-- |" + " --: |" * len(anchors)]
-    for way, name in dict.fromkeys((row["way"], row["metric"]) for row in found):
+    for way, name in sorted({(row["way"], row["metric"]) for row in found},
+                            key=lambda one: (order.index(one[0]), list(METRICS).index(one[1]))):
         values = {row["anchor"]: row for row in found if (row["way"], row["metric"]) == (way, name)}
         cells = ["" if anchor not in values else f"{values[anchor]['bd_rate_percent']:+.1f} %" + (
             "" if values[anchor]["originals"] == values[anchor]["of"]
@@ -179,14 +182,17 @@ def one_by_one(document: dict, kind: str, name: str) -> str:
 
 
 def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray | None:
-    """The original and every way at the size that most of them have, labelled; None where its pictures are gone."""
+    """The original and everything at the size that most ways and codecs keep to, one of ours among them, labelled.
+
+    None where no size is such, or the pictures are gone.
+    """
     from scripts.demo import label_columns
 
     rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)
             and (made / row["picture"]).is_file()]
-    counts = {asked: len([row for row in rows if row["asked"] == asked and row["way"] in results_ways.WAYS])
-              for asked in sorted({row["asked"] for row in rows})}
-    if not any(counts.values()):
+    counts = {asked: len([row for row in rows if row["asked"] == asked])
+              for asked in sorted({row["asked"] for row in rows if row["way"] in results_ways.WAYS})}
+    if not counts:
         return None
     asked = max(counts, key=counts.get)
     rows = [row for row in rows if row["asked"] == asked]
