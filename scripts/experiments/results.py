@@ -92,7 +92,9 @@ def main(settings: Results) -> None:
 
     place = Path(settings.results)
     if settings.redraw:
-        results_page.write(results_document.read(place / "results.json"), place, Path(settings.out))
+        document = results_document.read(place / "results.json")
+        found = {"means": results_document.means(document["rows"]), "bd": results_document.deltas(document["rows"])}
+        results_page.write(document | found, place, Path(settings.out))
         return
     if Path.cwd() != REPO:  # where the commands run
         settings = dataclasses.replace(settings, out=str(Path(settings.out).resolve()))

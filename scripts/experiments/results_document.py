@@ -86,7 +86,10 @@ def means(rows: Sequence[dict]) -> list[dict]:
 
 
 def deltas(rows: Sequence[dict]) -> list[dict]:
-    """BD-rate of every way against the named anchors: the mean of the originals that have one, and their number."""
+    """BD-rate of every way against the named anchors, mean over the originals of a kind.
+
+    Where the curves of one original share no range there is none: a mean of the others would be of those that suit.
+    """
     curves: dict[tuple, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value in row["metrics"].items():
@@ -100,12 +103,10 @@ def deltas(rows: Sequence[dict]) -> list[dict]:
             for way, anchor in ((way, anchor) for way in ways for anchor in anchors if way != anchor):
                 pairs = [(curves.get((kind, name, anchor, clip), []), curves.get((kind, name, way, clip), []))
                          for clip in clips]
-                values = [delta(a, b, name, "pchip")["bd_rate_percent"] for a, b in pairs if a and b]
-                values = [value for value in values if value is not None]
-                if values:
+                values = [delta(a, b, name, "pchip")["bd_rate_percent"] for a, b in pairs]
+                if None not in values:
                     found.append({"kind": kind, "metric": name, "way": way, "anchor": anchor,
-                                  "bd_rate_percent": float(np.mean(values)), "originals": len(values),
-                                  "of": len(clips)})
+                                  "bd_rate_percent": float(np.mean(values)), "originals": len(clips)})
     return found
 
 

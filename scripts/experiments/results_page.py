@@ -125,9 +125,8 @@ def bd_table(document: dict, kind: str) -> str:
     for way, name in sorted({(row["way"], row["metric"]) for row in found},
                             key=lambda one: (order.index(one[0]), list(METRICS).index(one[1]))):
         values = {row["anchor"]: row for row in found if (row["way"], row["metric"]) == (way, name)}
-        cells = ["" if anchor not in values else f"{values[anchor]['bd_rate_percent']:+.1f} %" + (
-            "" if values[anchor]["originals"] == values[anchor]["of"]
-            else f" ({values[anchor]['originals']} of {values[anchor]['of']})") for anchor in anchors]
+        cells = [f"{values[anchor]['bd_rate_percent']:+.1f} %" if anchor in values else "" if anchor == way else "n/a"
+                 for anchor in anchors]
         lines.append(f"| {' | '.join([results_ways.title(way), METRICS[name].label, *cells])} |")
     return "\n".join(lines)
 
@@ -165,8 +164,8 @@ def tables(document: dict) -> str:
             rows = at(document, kind, asked)
             parts += [f"### At most {asked:,} bytes", table(document, rows), lead(document, rows)]
         if sizes(document, kind):
-            parts += ["### BD-rates", "Per cent of bytes at equal quality (less than zero: fewer), mean of the "
-                      "originals whose curves share a range.", bd_table(document, kind)]
+            parts += ["### BD-rates", "Per cent of bytes at equal quality (less than zero: fewer), mean of the originals; "
+                      "n/a where the curves of one of them share no range of quality.", bd_table(document, kind)]
             parts += ["### One by one", *(one_by_one(document, kind, name) for name in document["originals"][kind])]
     parts += [f"- {METRICS[name].label}: n/a, {reason}" for name, reason in document["unavailable"].items()]
     parts += [f"- {note}" for note in document["notes"]]
