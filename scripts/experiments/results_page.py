@@ -164,8 +164,9 @@ def tables(document: dict) -> str:
             rows = at(document, kind, asked)
             parts += [f"### At most {asked:,} bytes", table(document, rows), lead(document, rows)]
         if sizes(document, kind):
-            parts += ["### BD-rates", "Per cent of bytes at equal quality (less than zero: fewer), mean of the originals; "
-                      "n/a where the curves of one of them share no range of quality.", bd_table(document, kind)]
+            parts += ["### BD-rates", "Per cent of bytes at equal quality (less than zero: fewer), mean of the "
+                      "originals; n/a where the curves of one of them share no range of quality.",
+                      bd_table(document, kind)]
             parts += ["### One by one", *(one_by_one(document, kind, name) for name in document["originals"][kind])]
     parts += [f"- {METRICS[name].label}: n/a, {reason}" for name, reason in document["unavailable"].items()]
     parts += [f"- {note}" for note in document["notes"]]
