@@ -67,6 +67,8 @@ def test_a_changed_figure_of_a_readme_is_found():
     text = "It has <!-- results: clips frozen 740 psnr -->24.65<!-- /results --> dB.\n<!-- results: lead clips 740 -->x"
     text += "<!-- /results -->, <!-- results: clips vvc 740 psnr --><!-- /results -->"
     filled = results_page.filled(text, DOCUMENT)
+    assert results_page.quoted("clips/a x264 740 bytes", DOCUMENT) == "719"
+    assert results_page.quoted("clips/b x264 740 bytes", DOCUMENT) == "n/a"
     assert "-->24.65<!--" in filled and "Ours leads in PSNR" in filled and "-->n/a<!--" in filled
     assert results_page.filled(filled, DOCUMENT) == filled
     assert results_page.filled(filled.replace("24.65", "24.66"), DOCUMENT) == filled

@@ -1,7 +1,8 @@
 """What `scripts/results.sh` writes: results.json, tables.md, curves, pictures side by side, and what READMEs quote.
 
 A README quotes between two HTML comments, `<!-- results: WHAT -->…<!-- /results -->`. WHAT is `table KIND BYTES`,
-`lead KIND BYTES`, `bd KIND`, `made`, or one figure: `KIND WAY BYTES METRIC` (or `bytes`).
+`lead KIND BYTES`, `bd KIND`, `made`, or one figure, of the mean or of one original: `KIND WAY BYTES METRIC`,
+`KIND/NAME WAY BYTES METRIC`; METRIC may be `bytes`.
 """
 
 from __future__ import annotations
@@ -224,8 +225,9 @@ def quoted(what: str, document: dict) -> str:
         case ["lead", kind, asked]:
             return f"\n{lead(document, at(document, kind, int(asked)))}\n"
         case [kind, way, asked, name]:
-            for row in at(document, kind, int(asked)):
-                if row["way"] == way:
+            kind, _, one = kind.partition("/")
+            for row in document["rows"] if one else at(document, kind, int(asked)):
+                if (row["kind"], row["way"], row["asked"], row.get("clip", "")) == (kind, way, int(asked), one):
                     return f"{row['bytes']:,.0f}" if name == "bytes" else shown(name, row["metrics"].get(name)) or "n/a"
     return "n/a"
 
