@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vov import VovError
@@ -15,17 +16,19 @@ CLIPS = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".y4m"}
 
 @dataclass(frozen=True)
 class Listed:
-    """One item: where it is, what it shows (may be empty)."""
+    """One item: where it is, what it shows (may be empty), further cells by column."""
 
     path: Path
     caption: str = ""
+    cells: dict[str, str] = field(default_factory=dict)
 
 
-def read_items(manifest: str, tree: str, caption: str = "") -> list[Listed]:
+def read_items(manifest: str, tree: str, caption: str = "", columns: Collection[str] = ()) -> list[Listed]:
     """The items of MANIFEST, a CSV file or a folder.
 
     Of a folder: its media files of the tree, and folders of frames for video; NAME.txt beside one is its caption.
-    caption: of items without one. Raises VovError for a manifest that is missing, empty or has no column `path`.
+    caption: of items without one. columns: that a CSV file may have besides path and caption; an empty cell is unset.
+    Raises VovError for a manifest that is missing, empty, or has no column `path` or an unknown one.
     """
     place = Path(manifest)
     if place.is_dir():
@@ -40,10 +43,11 @@ def read_items(manifest: str, tree: str, caption: str = "") -> list[Listed]:
                 raise VovError(f"MANIFEST={manifest}, row {number}: needs a path, and no more cells than columns; put "
                                "text that contains commas in double quotes")
             cells = {key.strip().lower(): (value or "").strip() for key, value in row.items()}
-            if strange := sorted(set(cells) - {"path", "caption"}):
-                raise VovError(f"MANIFEST={manifest}: has a column {strange[0]!r:.40}; only path and caption are read, "
-                               "remove it")
-            found.append(Listed(place.parent / cells["path"], " ".join(cells.get("caption", "").split()) or caption))
+            if strange := sorted(set(cells) - {"path", "caption", *columns}):
+                known = "path, caption and settings of encode.sh" if columns else "only path and caption"
+                raise VovError(f"MANIFEST={manifest}: has a column {strange[0]!r:.40}; {known} are read, remove it")
+            path, text = cells.pop("path"), " ".join(cells.pop("caption", "").split())
+            found.append(Listed(place.parent / path, text or caption, {k: v for k, v in cells.items() if v}))
     if not found:
         raise VovError(f"MANIFEST={manifest}: names no items; give a CSV file with a column path, or a folder of "
                        f"{'pictures' if tree == 'image' else 'clips'}")

@@ -21,7 +21,7 @@ FLOORS = [
     ("vov.codec", "vov.formats"),
     ("vov.scaling.search", "vov.scaling.bare", "vov.scaling.targets", "vov.landing"),
     ("vov.results", "vov.training", "vov.scaling.command", "vov.sequence"),
-    ("vov.editing", "vov.evaluation"),
+    ("vov.editing", "vov.evaluation", "vov.dataset"),
     ("image", "video"),
     ("scripts",),
 ]

@@ -1,0 +1,167 @@
+"""A set of files: what counts as done, what one bad item does, and that each file is encode.sh's own."""
+
+import csv
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from scripts import encode_dataset
+from scripts.items import read_items
+from tests.test_fit import ball
+from video import encode as video_encode
+from vov import VovError, config, media
+from vov.dataset import cluster, summary
+from vov.dataset.jobs import Job, key_of
+
+SMALL = dict(WIDTH="32", HEIGHT="32", NUM_FRAMES="5", STEPS="4", BYTES_PER_FRAME="12", SCORE="pixel", SCENES="none",
+             DEVICE="cpu", RESIZE="crop", FAMILY="video", REPORT="0")
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two clips, a third that is none, and a manifest with a setting for one of them."""
+    for number in (1, 2):
+        media.write_frames(tmp_path / f"in/clip{number}", ball(5 + number, 32, 32))
+    (tmp_path / "in/bad.mp4").write_bytes(b"nothing")
+    (tmp_path / "in/set.csv").write_text("path,caption,steps\nclip1,a red ball,\nbad.mp4,,\nclip2,,5\n")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def encode(clips, tiny_wan, monkeypatch, capsys):
+    """Runs the command without Ray, in this process; gives (what was handed out, what was printed)."""
+    monkeypatch.setattr(sys, "argv", ["encode_dataset"])
+    for name, value in (SMALL | dict(MANIFEST=str(clips / "set.csv"), OUT_DIR=str(clips.parent / "out"),
+                                     MODEL_ID=str(tiny_wan))).items():
+        monkeypatch.setenv(name, value)
+
+    def run():
+        handed = []
+
+        def here(tasks, function, resources, retries, environ, done, lost):
+            handed.extend(task.name for task in tasks)
+            for number, task in enumerate(tasks):
+                done(number, encode_dataset.encode_one(task))
+
+        monkeypatch.setattr(cluster, "run", here)
+        settings = config.load(encode_dataset.VideoSet, {}, {**SMALL, **{k: v for k, v in zip(
+            ("MANIFEST", "OUT_DIR", "MODEL_ID"), (str(clips / "set.csv"), str(clips.parent / "out"), str(tiny_wan)),
+            strict=True)}}, "encode")
+        with pytest.raises(VovError, match=r"1 of 3 items failed; why is in .*failed\.csv"):
+            encode_dataset.main(settings)
+        return handed, capsys.readouterr().out
+    return run
+
+
+def test_one_bad_item_is_one_line_and_the_others_are_what_encode_makes_alone(encode, clips, tiny_wan):
+    handed, printed = encode()
+    out = clips.parent / "out"
+    assert handed == ["clip1", "bad", "clip2"] and "bad  failed: " in printed
+    (failed,) = csv.DictReader((out / "failed.csv").open())
+    assert failed["path"].endswith("bad.mp4") and "not a readable video" in failed["reason"]
+    result = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in result["items"]] == ["clip1", "clip2"] and result["totals"]["failed"] == 1
+    for name, caption, steps in (("clip1", "a red ball", 4), ("clip2", "", 5)):
+        alone = config.load(video_encode.Encode, dict(
+            frames_dir=str(clips / name), out_dir=str(clips.parent / "alone"), caption=caption, model_id=str(tiny_wan),
+            name=name, steps=str(steps)), SMALL, "encode")
+        video_encode.main(alone)
+        assert (out / name / f"{name}.vov").read_bytes() == (clips.parent / f"alone/{name}.vov").read_bytes()
+        assert result["items"][int(name == "clip2")]["bytes"] == (out / name / f"{name}.vov").stat().st_size
+
+
+def test_what_is_done_is_not_done_again_unless_its_content_or_its_file_is_another(encode, clips):
+    encode()
+    file = clips.parent / "out/clip1/clip1.vov"
+    first, when = file.read_bytes(), file.stat().st_mtime_ns
+    assert encode()[0] == ["bad"] and file.stat().st_mtime_ns == when
+    file.write_bytes(b"damaged")
+    assert encode()[0] == ["clip1", "bad"] and file.read_bytes() == first
+    media.write_frames(clips / "clip1", 255 - ball(6, 32, 32))
+    assert encode()[0] == ["clip1", "bad"] and file.read_bytes() != first
+
+
+def test_a_stopped_item_goes_on_and_a_file_of_somebody_else_stays(encode, clips):
+    other = clips.parent / "out/clip1/clip1.vov"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"mine")
+    with pytest.raises(AssertionError, match="2 of 3 items failed"):  # the fixture awaits one
+        encode()
+    assert other.read_bytes() == b"mine"
+
+
+def test_keys_are_of_content_caption_and_settings_not_of_places(tmp_path):
+    for name, level in (("a", 0), ("b", 0), ("c", 1)):
+        media.write_image(tmp_path / f"{name}.png", np.full((16, 16, 3), level, np.uint8))
+    settings = encode_dataset.VideoSet(steps=4)
+    a, b, c = (key_of(tmp_path / f"{name}.png", "", settings, encode_dataset.MANAGED) for name in "abc")
+    assert a == b != c
+    for other in (dict(steps=5), dict(model_id="x"), dict(roi=str(tmp_path / "c.png"))):
+        changed = dataclasses.replace(settings, **other)
+        assert key_of(tmp_path / "a.png", "", changed, encode_dataset.MANAGED) != a
+    assert key_of(tmp_path / "a.png", "text", settings, encode_dataset.MANAGED) != a
+    for same in (dict(device="cpu"), dict(out_dir="elsewhere"), dict(overwrite=True), dict(config="nano")):
+        assert key_of(tmp_path / "a.png", "", dataclasses.replace(settings, **same), encode_dataset.MANAGED) == a
+
+
+def test_columns_are_settings_and_others_are_refused(tmp_path):
+    (tmp_path / "set.csv").write_text("path,steps,note\na.mp4,3,x\n")
+    with pytest.raises(VovError, match="has a column 'note'; path, caption and settings"):
+        read_items(str(tmp_path / "set.csv"), "video", columns={"steps"})
+    (tmp_path / "set.csv").write_text("path,steps\na.mp4,3\nb.mp4,\n")
+    assert [item.cells for item in read_items(str(tmp_path / "set.csv"), "video", columns={"steps"})] == [
+        {"steps": "3"}, {}]
+
+
+def test_names_of_folders_are_told_apart():
+    assert encode_dataset.unique(["a", "A", "b", "report", "a"]) == ["a", "A-2", "b", "report-2", "a-3"]
+
+
+def test_totals_are_of_the_files_and_a_set_without_failures_leaves_no_list(tmp_path):
+    rows = [{"name": n, "path": n, "file": str(tmp_path / f"{n}.vov"), "bytes": size, "psnr": psnr, "seconds": 2.0}
+            for n, size, psnr in (("a", 100, 20.0), ("b", 300, 24.0))]
+    summary.write(tmp_path, rows, [("c", "why")], 9.0)
+    assert (tmp_path / "failed.csv").read_text() == "path,reason\nc,why\n"
+    found = summary.write(tmp_path, rows, [], 9.0)
+    assert found["bytes"] == 400 and found["psnr"] == 22.0 and found["seconds_of_work"] == 4.0
+    assert not (tmp_path / "failed.csv").exists() and len((tmp_path / "results.csv").read_text().splitlines()) == 3
+
+
+def test_without_ray_one_line_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(VovError, match=r"pip install -r requirements-cluster\.txt"):
+        cluster.run([1], "x:y", cluster.Resources(), 0, {}, print, print)
+
+
+def die_once(task):
+    """A task that kills its process the first time, and always where it says so."""
+    import os
+    from pathlib import Path
+
+    mark = Path(task["mark"])
+    if task["dies"] == "always" or (task["dies"] == "once" and not mark.exists()):
+        mark.touch()
+        os._exit(1)
+    return {"seen": task["mark"]}
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_task_tried_again(tmp_path):
+    pytest.importorskip("ray")
+    tasks = [{"mark": str(tmp_path / str(n)), "dies": dies} for n, dies in enumerate(("", "once", "always", ""))]
+    found, lost = {}, []
+    from vov.files import REPO
+    cluster.run(tasks, "tests.test_dataset:die_once", cluster.Resources(cpus=1, workers=2), 1,
+                {"PYTHONPATH": str(REPO)}, lambda number, answer: found.update({number: answer}),
+                lambda number, times: lost.append(number))
+    assert [found[n] for n in (0, 1, 3)] == [{"seen": tasks[n]["mark"]} for n in (0, 1, 3)]
+    assert "died 2 times" in found[2]["error"] and sorted(lost) == [1, 2]
+
+
+def test_job_records_that_are_damaged_are_none(tmp_path):
+    job = Job(tmp_path / "a.mp4", "a", tmp_path, {}, "key")
+    job.record.write_text("[1, 2")
+    assert job.recorded() == {} and not job.done() and not job.begin() and job.begin()

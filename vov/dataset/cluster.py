@@ -1,0 +1,170 @@
+"""Ray: a pool of processes that each keep their model. The only module that knows Ray; another scheduler goes here."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vov import VovError
+
+log = logging.getLogger(__name__)
+PATIENCE = 600  # seconds without any living worker after which the set is given up
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a worker needs, and how many there are; 0: as many as the cluster has room for."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    workers: int = 0
+
+
+@dataclass
+class Pool:
+    """Workers of one function, and the tasks that they are at.
+
+    Attributes:
+        function: "module:name", called in the workers with one task.
+        lost: called with a task's number and how often it was tried, when its worker died.
+    """
+
+    function: str
+    resources: Resources
+    environ: Mapping[str, str]
+    lost: Callable[[int, int], None]
+    starting: dict = field(default_factory=dict)  # answer to come: worker
+    idle: list = field(default_factory=list)
+    busy: dict = field(default_factory=dict)  # answer to come: (worker, task's number, times tried before)
+
+    def start(self) -> None:
+        """One more worker; it gets a task once it has answered: one that finds no machine never does."""
+        ray = _ray()
+        kind = ray.remote(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)(Worker)
+        worker = kind.options(runtime_env={"env_vars": dict(self.environ)}).remote(self.function)
+        self.starting[worker.ready.remote()] = worker
+
+    def step(self, waiting: deque[tuple[int, int]], tasks: Sequence[Any], retries: int,
+             done: Callable[[int, Any], None]) -> bool:
+        """Hands out tasks and waits for an answer, a second at most; whether anything was heard."""
+        ray = _ray()
+        while waiting and self.idle:
+            number, tried = waiting.popleft()
+            worker = self.idle.pop()
+            self.busy[worker.run.remote(tasks[number])] = worker, number, tried
+        answers, _ = ray.wait([*self.busy, *self.starting], num_returns=1, timeout=1.0)
+        for answer in answers:
+            worker, number, tried = self.busy.pop(answer, (None, -1, 0))
+            worker = worker or self.starting.pop(answer)
+            try:
+                found = ray.get(answer)
+            except ray.exceptions.RayActorError:
+                self.start()
+                if number >= 0 and tried < retries:
+                    self.lost(number, tried + 1)
+                    waiting.appendleft((number, tried + 1))
+                elif number >= 0:
+                    done(number, {"error": f"its process died {tried + 1} times, out of memory perhaps; see log.txt"})
+                continue
+            self.idle.append(worker)
+            if number >= 0:
+                done(number, found)
+        return bool(answers)
+
+
+class Worker:
+    """A process of the cluster."""
+
+    def __init__(self, function: str):
+        module, name = function.split(":")
+        self.call = getattr(importlib.import_module(module), name)
+
+    def ready(self) -> int:
+        """Its process number, once it is there."""
+        return os.getpid()
+
+    def run(self, task: Any) -> Any:
+        """What the function makes of a task."""
+        return self.call(task)
+
+
+def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int, environ: Mapping[str, str],
+        done: Callable[[int, Any], None], lost: Callable[[int, int], None]) -> None:
+    """Runs `function` on every task; `done` gets a task's number and what came back, in the order of finishing.
+
+    A task whose process dies is tried again in a new one, `retries` times, and then has come to {"error": why}.
+    A function returns its own errors; one that raises ends everything.
+
+    Args:
+        environ: environment variables of the workers.
+    Raises:
+        VovError: Ray is missing, or the cluster cannot be reached or has no room.
+    """
+    ray = _ray()
+    with _connected(ray):
+        pool = Pool(function, resources, environ, lost)
+        for _ in range(min(len(tasks), resources.workers or _room(ray, resources))):
+            pool.start()
+        waiting, finished, silent = deque((number, 0) for number in range(len(tasks))), 0, 0
+
+        def counted(number: int, found: Any) -> None:
+            nonlocal finished
+            finished += 1
+            done(number, found)
+
+        while finished < len(tasks):
+            silent = 0 if pool.step(waiting, tasks, retries, counted) or pool.busy or pool.idle else silent + 1
+            if silent > PATIENCE:
+                raise VovError(f"no worker could be started in {PATIENCE} seconds; the cluster needs "
+                               f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs for one (CPUS, GPUS)")
+
+
+def _room(ray: Any, resources: Resources) -> int:
+    """How many workers the cluster can hold."""
+    have = ray.cluster_resources()
+    rooms = [have.get(name, 0) / need for name, need in (("CPU", resources.cpus), ("GPU", resources.gpus)) if need]
+    room = int(min(rooms, default=1))
+    if not room:
+        raise VovError(f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs; a worker needs "
+                       f"{resources.cpus:g} and {resources.gpus:g}; lower CPUS or GPUS")
+    return room
+
+
+class _connected:
+    """Ray, joined or started, for a `with` block; one that is there already is left as it is."""
+
+    def __init__(self, ray: Any):
+        self.ray, self.ours = ray, not ray.is_initialized()
+
+    def __enter__(self) -> None:
+        if not self.ours:
+            return
+        address = os.environ.get("RAY_ADDRESS", "")
+        try:
+            self.ray.init(address=address or "local", include_dashboard=False if not address else None,
+                          log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise VovError(f"RAY_ADDRESS={address}: no Ray cluster could be reached or started there "
+                           f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head`, or leave "
+                           "RAY_ADDRESS unset") from error
+
+    def __exit__(self, *_: object) -> None:
+        if self.ours:
+            self.ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise VovError("Ray is not installed; install it with: .venv/bin/pip install -r "
+                       "requirements-cluster.txt") from None
+    return ray

@@ -1,0 +1,91 @@
+"""One item of a data set: whether it is done, and the record from which a later run knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vov import VovError
+from vov.files import content_hash, path_hash, write_json
+
+BY_CONTENT = ("collection", "roi", "scenes")  # settings that may name a file: what it holds counts, not where it is
+NUMBERS = ("bytes", "sound_bytes", "bpp", "kB_per_s", "psnr", "ms_ssim")  # of an encoder's result, kept in the record
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one item is to become.
+
+    Attributes:
+        path, name: the original; what its folder and its files are called.
+        folder: gets NAME.vov, its decode, the encoder's result, job.json, log.txt.
+        settings: every field of the command's configuration, by name.
+        key: of everything that shapes the file, see `key_of`.
+    """
+
+    path: Path
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    key: str
+
+    @property
+    def file(self) -> Path:
+        """The .vov file."""
+        return self.folder / f"{self.name}.vov"
+
+    @property
+    def record(self) -> Path:
+        """What a finished run leaves; it begins without a file's hash, and then is a run that was stopped."""
+        return self.folder / "job.json"
+
+    def recorded(self) -> dict[str, Any]:
+        """The record; empty where there is none."""
+        try:
+            found = json.loads(self.record.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def done(self) -> bool:
+        """Whether the file was made from this content with these settings, and is as it was made."""
+        found = self.recorded()
+        return found.get("key") == self.key and self.file.is_file() and found.get("file_hash") == path_hash(self.file)
+
+    def begin(self) -> bool:
+        """Notes that the work has begun; whether outputs of earlier settings may be replaced: only those of ours."""
+        ours = bool(self.recorded())
+        write_json(self.record, {"key": self.key, "path": str(self.path)})
+        return ours
+
+    def finish(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the record of a finished job and returns it."""
+        row = {"key": self.key, "path": str(self.path), "name": self.name, "file": str(self.file),
+               "file_hash": path_hash(self.file), **numbers}
+        write_json(self.record, row)
+        return row
+
+
+def key_of(path: Path, caption: str, settings: Any, managed: Sequence[str]) -> str:
+    """The identity of a file: its original's content, its caption, the model's name, every setting that shapes it.
+
+    settings: a configuration. managed: its fields that say where things are.
+    """
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
+              if field.metadata["identity"] and field.name not in managed}
+    fields |= {name: _content(str(getattr(settings, name))) for name in BY_CONTENT if hasattr(settings, name)}
+    return content_hash(path_hash(path), caption, settings.model_id, sorted(fields.items()))
+
+
+def _content(value: str) -> str:
+    return path_hash(value) if value and Path(value).exists() else value
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises VovError for an item that is not there."""
+    if not path.exists():
+        raise VovError(f"{path}: no such file or folder")
