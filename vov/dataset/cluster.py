@@ -150,8 +150,8 @@ class _connected:
                           log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise VovError(f"RAY_ADDRESS={address}: no Ray cluster could be reached or started there "
-                           f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head`, set the same "
-                           "RAY_AUTH_MODE=token RAY_AUTH_TOKEN for both, or leave RAY_ADDRESS unset") from error
+                           f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head` and set "
+                           "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN for both, or leave RAY_ADDRESS unset") from error
 
     def __exit__(self, *_: object) -> None:
         if self.ours:
