@@ -25,8 +25,9 @@ import video.encode
 from scripts.items import Listed, read_items
 from vov import VovError, cli, config
 from vov.config import option, override
-from vov.dataset.jobs import NUMBERS, Job, key_of, refuse_missing
+from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.files import REPO, locked
+from vov.model.lookup import find_model
 
 log = logging.getLogger(__name__)
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
@@ -80,6 +81,19 @@ class ImageSet(KeptModel, SetOptions, image.encode.Encode):
     out_dir: str = override(image.encode.Encode, "out_dir", "", help=GETS)
 
 
+def _usual_video() -> str:
+    from video.backbone import WanBackbone
+
+    return WanBackbone.usual_model
+
+
+def _usual_image() -> str:
+    from image.backbone import QwenBackbone
+
+    return QwenBackbone.usual_model
+
+
+USUAL = {"video": _usual_video, "image": _usual_image}  # --help needs no torch
 KINDS = {"video": (VideoSet, video.encode.main, "frames_dir"), "image": (ImageSet, image.encode.main, "image")}
 
 
@@ -100,6 +114,7 @@ def jobs_of(settings: Any, kind: str, given: dict[str, Any]) -> list[Job | tuple
     allowed = {name for name in config.variables(cls) if name not in MANAGED and name not in
                config.variables(SetOptions)} | {"config"}
     items = read_items(settings.manifest, kind, settings.caption, allowed)
+    usual = USUAL[kind]()
     found, names = [], unique([item.path.stem for item in items])
     for item, name in zip(items, names, strict=True):
         folder = Path(settings.out_dir) / name
@@ -108,7 +123,8 @@ def jobs_of(settings: Any, kind: str, given: dict[str, Any]) -> list[Job | tuple
             refuse_missing(item.path)
             one = config.load(cls, given | item.cells, os.environ, "encode")
             one = dataclasses.replace(one, **place)
-            key = key_of(item.path, item.caption, one, (*MANAGED, *config.variables(SetOptions)))
+            model = find_model(one.model_id or usual, one.cache_dir)
+            key = key_of(item.path, item.caption, one, (*MANAGED, *config.variables(SetOptions)), model)
             found.append(Job(item.path, name, folder, dataclasses.asdict(one) | {"family": kind}, key))
         except (VovError, OSError) as error:
             found.append((item, cli.one_line(error)))
@@ -135,7 +151,7 @@ def encode_one(job: Job) -> dict[str, Any]:
     begun = time.monotonic()
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        with (locked(job.folder, ".job"), (job.folder / "log.txt").open("a") as said,
+        with (held(job.folder), (job.folder / "log.txt").open("a") as said,
               redirect_stdout(said), redirect_stderr(said)):
             overwrite = job.begin() or job.settings["overwrite"]
             main(cls(**job.settings | {"overwrite": overwrite}))
@@ -144,8 +160,10 @@ def encode_one(job: Job) -> dict[str, Any]:
         numbers = {name: found[name] for name in NUMBERS if name in found}
         return job.finish(numbers | {"seconds": round(time.monotonic() - begun, 1), "node": os.uname().nodename})
     except VovError as error:
+        _kept.clear()  # it may have been left with half of what adapts it
         return {"error": cli.one_line(error)}
     except Exception as error:
+        _kept.clear()
         with (job.folder / "log.txt").open("a") as said:
             traceback.print_exc(file=said)
         return {"error": cli.one_line(cli.machine_problem(error) or f"{type(error).__name__}: {error}; see log.txt")}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from tests.test_fit import ball
 from video import encode as video_encode
 from vov import VovError, config, media
 from vov.dataset import cluster, summary
-from vov.dataset.jobs import Job, key_of
+from vov.dataset.jobs import Job, held, key_of, model_hash
+from vov.files import locked
 
 SMALL = dict(WIDTH="32", HEIGHT="32", NUM_FRAMES="5", STEPS="4", BYTES_PER_FRAME="12", SCORE="pixel", SCENES="none",
              DEVICE="cpu", RESIZE="crop", FAMILY="video", REPORT="0")
@@ -165,3 +167,42 @@ def test_job_records_that_are_damaged_are_none(tmp_path):
     job = Job(tmp_path / "a.mp4", "a", tmp_path, {}, "key")
     job.record.write_text("[1, 2")
     assert job.recorded() == {} and not job.done() and not job.begin() and job.begin()
+
+
+def test_keys_are_of_the_models_content_not_of_its_name_or_place(tmp_path):
+    media.write_image(tmp_path / "a.png", np.zeros((16, 16, 3), np.uint8))
+    weights = np.random.default_rng(0).integers(0, 256, 5_000_000, dtype=np.uint8)  # more than is looked at
+    for name, data in (("one", weights), ("copy", weights), ("tail", np.append(weights[:-1], ~weights[-1:])),
+                       ("short", weights[:-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.bin").write_bytes(data.tobytes())
+    settings = encode_dataset.VideoSet(steps=4)
+    one, copy, tail, short = (key_of(tmp_path / "a.png", "", settings, encode_dataset.MANAGED, tmp_path / name)
+                              for name in ("one", "copy", "tail", "short"))
+    assert one == copy and len({one, tail, short}) == 3
+    assert model_hash(tmp_path / "one") == model_hash(tmp_path / "copy")
+
+
+def test_an_item_waits_for_the_process_of_a_killed_command_but_not_for_ever(tmp_path):
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with locked(tmp_path, ".job"):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(10)
+    with pytest.raises(VovError, match="another run is using it"), held(tmp_path, patience=0.3):
+        pass
+    threading.Timer(0.5, leave.set).start()
+    with held(tmp_path, patience=10):
+        assert leave.is_set()
+    thread.join()
+
+
+def test_after_a_failed_item_the_model_is_loaded_anew(encode):
+    encode()  # its last item is a clip
+    assert encode_dataset._kept
+    assert encode()[0] == ["bad"] and not encode_dataset._kept

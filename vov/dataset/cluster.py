@@ -7,10 +7,11 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from vov import VovError
+from vov import VovError, stopping
 
 log = logging.getLogger(__name__)
 PATIENCE = 600  # seconds without any living worker after which the set is given up
@@ -139,7 +140,7 @@ class _connected:
     """Ray, joined or started, for a `with` block; one that is there already is left as it is."""
 
     def __init__(self, ray: Any):
-        self.ray, self.ours = ray, not ray.is_initialized()
+        self.ray, self.ours, self.signals = ray, not ray.is_initialized(), ExitStack()
 
     def __enter__(self) -> None:
         if not self.ours:
@@ -152,8 +153,10 @@ class _connected:
             raise VovError(f"RAY_ADDRESS={address}: no Ray cluster could be reached or started there "
                            f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head` and set "
                            "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN for both, or leave RAY_ADDRESS unset") from error
+        self.signals.enter_context(stopping.on_signals())  # Ray has put a handler of its own for SIGTERM
 
     def __exit__(self, *_: object) -> None:
+        self.signals.close()
         if self.ours:
             self.ray.shutdown()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vov import VovError
-from vov.files import content_hash, path_hash, write_json
+from vov.files import content_hash, locked, path_hash, write_json
 
 BY_CONTENT = ("collection", "roi", "scenes")  # settings that may name a file: what it holds counts, not where it is
+PATIENCE = 60.0  # seconds
 NUMBERS = ("bytes", "sound_bytes", "bpp", "kB_per_s", "psnr", "ms_ssim")  # of an encoder's result, kept in the record
 
 
@@ -70,15 +74,56 @@ class Job:
         return row
 
 
-def key_of(path: Path, caption: str, settings: Any, managed: Sequence[str]) -> str:
-    """The identity of a file: its original's content, its caption, the model's name, every setting that shapes it.
+def key_of(path: Path, caption: str, settings: Any, managed: Sequence[str], model: Path | None = None) -> str:
+    """The identity of a file: its original's content, its caption, the model, every setting that shapes it.
 
-    settings: a configuration. managed: its fields that say where things are.
+    Args:
+        settings: a configuration.
+        managed: its fields that say where things are.
+        model: the model's folder, whose content counts; None: its name alone counts.
     """
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
               if field.metadata["identity"] and field.name not in managed}
     fields |= {name: _content(str(getattr(settings, name))) for name in BY_CONTENT if hasattr(settings, name)}
-    return content_hash(path_hash(path), caption, settings.model_id, sorted(fields.items()))
+    return content_hash(path_hash(path), caption, model_hash(model) if model else settings.model_id,
+                        sorted(fields.items()))
+
+
+@functools.cache
+def model_hash(folder: Path) -> str:
+    """Names a model by the size of each of its files and samples of its content: 64 blocks of 64 KB, evenly spread."""
+    block, samples, parts = 1 << 16, 64, []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        last = max(0, size - block)
+        places = [last * number // (samples - 1) for number in range(samples)]
+        if size <= block * samples:
+            places = list(range(0, size, block))
+        parts += [path.relative_to(folder).as_posix(), size]
+        with path.open("rb") as handle:
+            for place in places:
+                handle.seek(place)
+                parts.append(handle.read(block))
+    return content_hash(*parts)
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Holds an item's folder, as `locked` does, but waits `patience` seconds for a process that is being ended.
+
+    The workers of a command that was killed live on for a moment, while the same command may run again already.
+    """
+    with contextlib.ExitStack() as stack:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                stack.enter_context(locked(folder, ".job"))
+                break
+            except VovError as error:
+                if "another run" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _content(value: str) -> str:
