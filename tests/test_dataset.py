@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 import sys
 import threading
 
@@ -13,10 +15,10 @@ from scripts import encode_dataset
 from scripts.items import read_items
 from tests.test_fit import ball
 from video import encode as video_encode
-from vov import VovError, config, media
+from vov import VovError, config, media, stopping
 from vov.dataset import cluster, summary
 from vov.dataset.jobs import Job, held, key_of, model_hash
-from vov.files import locked
+from vov.files import REPO, locked
 
 SMALL = dict(WIDTH="32", HEIGHT="32", NUM_FRAMES="5", STEPS="4", BYTES_PER_FRAME="12", SCORE="pixel", SCENES="none",
              DEVICE="cpu", RESIZE="crop", FAMILY="video", REPORT="0")
@@ -155,12 +157,21 @@ def test_a_worker_that_dies_is_replaced_and_its_task_tried_again(tmp_path):
     pytest.importorskip("ray")
     tasks = [{"mark": str(tmp_path / str(n)), "dies": dies} for n, dies in enumerate(("", "once", "always", ""))]
     found, lost = {}, []
-    from vov.files import REPO
     cluster.run(tasks, "tests.test_dataset:die_once", cluster.Resources(cpus=1, workers=2), 1,
                 {"PYTHONPATH": str(REPO)}, lambda number, answer: found.update({number: answer}),
                 lambda number, times: lost.append(number))
     assert [found[n] for n in (0, 1, 3)] == [{"seen": tasks[n]["mark"]} for n in (0, 1, 3)]
     assert "died 2 times" in found[2]["error"] and sorted(lost) == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_set_in_one_line_after_what_is_done(tmp_path):
+    pytest.importorskip("ray")
+    tasks = [{"mark": str(tmp_path / str(n)), "dies": ""} for n in range(3)]
+    with stopping.on_signals(), pytest.raises(stopping.Stopped) as caught:
+        cluster.run(tasks, "tests.test_dataset:die_once", cluster.Resources(cpus=1, workers=1), 0,
+                    {"PYTHONPATH": str(REPO)}, lambda number, _: number or os.kill(os.getpid(), signal.SIGTERM), print)
+    assert caught.value.code == 143 and caught.value.line.startswith("stopped by SIGTERM, 1 of 3 done; run the same")
 
 
 def test_job_records_that_are_damaged_are_none(tmp_path):

@@ -105,9 +105,10 @@ def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int,
         environ: environment variables of the workers.
     Raises:
         VovError: Ray is missing, or the cluster cannot be reached or has no room.
+        stopping.Stopped: a signal came; what was finished is done, what was under way is not.
     """
     ray = _ray()
-    with _connected(ray):
+    with _connected(ray), stopping.graceful() as wanted:  # an exception inside Ray's own wait would be lost
         pool = Pool(function, resources, environ, lost)
         for _ in range(min(len(tasks), resources.workers or _room(ray, resources))):
             pool.start()
@@ -119,6 +120,8 @@ def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int,
             done(number, found)
 
         while finished < len(tasks):
+            if number := wanted():
+                raise stopping.Stopped(number, f"{finished} of {len(tasks)} done")
             silent = 0 if pool.step(waiting, tasks, retries, counted) or pool.busy or pool.idle else silent + 1
             if silent > PATIENCE:
                 raise VovError(f"no worker could be started in {PATIENCE} seconds; the cluster needs "
