@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from scripts import encode_dataset
+from scripts import dataset_settings, dataset_work, encode_dataset
 from scripts.items import read_items
 from tests.test_fit import ball
 from video import encode as video_encode
@@ -48,10 +48,10 @@ def encode(clips, tiny_wan, monkeypatch, capsys):
         def here(tasks, function, resources, retries, environ, done, lost):
             handed.extend(task.name for task in tasks)
             for number, task in enumerate(tasks):
-                done(number, encode_dataset.encode_one(task))
+                done(number, dataset_work.encode_one(task))
 
         monkeypatch.setattr(cluster, "run", here)
-        settings = config.load(encode_dataset.VideoSet, {}, {**SMALL, **{k: v for k, v in zip(
+        settings = config.load(dataset_settings.VideoSet, {}, {**SMALL, **{k: v for k, v in zip(
             ("MANIFEST", "OUT_DIR", "MODEL_ID"), (str(clips / "set.csv"), str(clips.parent / "out"), str(tiny_wan)),
             strict=True)}}, "encode")
         with pytest.raises(VovError, match=r"1 of 3 items failed; why is in .*failed\.csv"):
@@ -100,15 +100,15 @@ def test_a_stopped_item_goes_on_and_a_file_of_somebody_else_stays(encode, clips)
 def test_keys_are_of_content_caption_and_settings_not_of_places(tmp_path):
     for name, level in (("a", 0), ("b", 0), ("c", 1)):
         media.write_image(tmp_path / f"{name}.png", np.full((16, 16, 3), level, np.uint8))
-    settings = encode_dataset.VideoSet(steps=4)
-    a, b, c = (key_of(tmp_path / f"{name}.png", "", settings, encode_dataset.MANAGED) for name in "abc")
+    settings = dataset_settings.VideoSet(steps=4)
+    a, b, c = (key_of(tmp_path / f"{name}.png", "", settings, dataset_work.MANAGED) for name in "abc")
     assert a == b != c
     for other in (dict(steps=5), dict(model_id="x"), dict(roi=str(tmp_path / "c.png"))):
         changed = dataclasses.replace(settings, **other)
-        assert key_of(tmp_path / "a.png", "", changed, encode_dataset.MANAGED) != a
-    assert key_of(tmp_path / "a.png", "text", settings, encode_dataset.MANAGED) != a
+        assert key_of(tmp_path / "a.png", "", changed, dataset_work.MANAGED) != a
+    assert key_of(tmp_path / "a.png", "text", settings, dataset_work.MANAGED) != a
     for same in (dict(device="cpu"), dict(out_dir="elsewhere"), dict(overwrite=True), dict(config="nano")):
-        assert key_of(tmp_path / "a.png", "", dataclasses.replace(settings, **same), encode_dataset.MANAGED) == a
+        assert key_of(tmp_path / "a.png", "", dataclasses.replace(settings, **same), dataset_work.MANAGED) == a
 
 
 def test_columns_are_settings_and_others_are_refused(tmp_path):
@@ -121,7 +121,7 @@ def test_columns_are_settings_and_others_are_refused(tmp_path):
 
 
 def test_names_of_folders_are_told_apart():
-    assert encode_dataset.unique(["a", "A", "b", "report", "a"]) == ["a", "A-2", "b", "report-2", "a-3"]
+    assert dataset_work.unique(["a", "A", "b", "report", "a"]) == ["a", "A-2", "b", "report-2", "a-3"]
 
 
 def test_totals_are_of_the_files_and_a_set_without_failures_leaves_no_list(tmp_path):
@@ -187,8 +187,8 @@ def test_keys_are_of_the_models_content_not_of_its_name_or_place(tmp_path):
                        ("short", weights[:-1])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.bin").write_bytes(data.tobytes())
-    settings = encode_dataset.VideoSet(steps=4)
-    one, copy, tail, short = (key_of(tmp_path / "a.png", "", settings, encode_dataset.MANAGED, tmp_path / name)
+    settings = dataset_settings.VideoSet(steps=4)
+    one, copy, tail, short = (key_of(tmp_path / "a.png", "", settings, dataset_work.MANAGED, tmp_path / name)
                               for name in ("one", "copy", "tail", "short"))
     assert one == copy and len({one, tail, short}) == 3
     assert model_hash(tmp_path / "one") == model_hash(tmp_path / "copy")
@@ -215,5 +215,5 @@ def test_an_item_waits_for_the_process_of_a_killed_command_but_not_for_ever(tmp_
 
 def test_after_a_failed_item_the_model_is_loaded_anew(encode):
     encode()  # its last item is a clip
-    assert encode_dataset._kept
-    assert encode()[0] == ["bad"] and not encode_dataset._kept
+    assert dataset_settings.kept
+    assert encode()[0] == ["bad"] and not dataset_settings.kept

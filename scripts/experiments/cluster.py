@@ -69,7 +69,7 @@ def command(clips: Path, out: Path, until: int, then) -> list[str]:
 
 def alone(clips: Path, out: Path) -> float:
     """video/encode.sh on one clip after the other, one model for all; seconds."""
-    from scripts.encode_dataset import VideoSet
+    from scripts.dataset_settings import VideoSet
     from video.encode import main as encode
     from vov.config import load
 
