@@ -64,7 +64,7 @@ def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[
     from vov import codec, results
 
     path = settings.bitstream
-    stream = codec.read_file(path, QwenBackbone, settings.decode_limit)  # before the model
+    stream = codec.read_file(path, QwenBackbone, settings.decode_limit, texture=settings.texture)  # before the model
     identity = results.made_from(settings, stream.header.dtype, path, *settings.textures)
     return [item.name for item in stream.items], identity, lambda: codec.decode_file(
         path, settings.load(QwenBackbone, stream.header, path), settings.decode_limit, settings.texture)

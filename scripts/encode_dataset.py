@@ -36,6 +36,7 @@ def main(settings: VideoSet | ImageSet) -> None:
         done = [job for job in jobs if job.done()] if not settings.overwrite else []
         rest = [job for job in jobs if job not in done]
         print(f"{len(found)} items: {len(done)} done before, {len(rest)} to do, {len(failed)} not possible", flush=True)
+        print("".join(f"{path}  not possible: {why}\n" for path, why in failed), end="", flush=True)
         progress = Progress(folder, rest, failed, [job.recorded() for job in done], len(found))
         environ = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": str(max(1, int(settings.cpus)))} | {
             name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TORCH_HOME", "HF_HOME")
@@ -50,8 +51,9 @@ def main(settings: VideoSet | ImageSet) -> None:
             rows = sorted(progress.rows, key=lambda row: order[row["name"]])
             whole = summary.write(folder, rows, failed, time.monotonic() - begun)
         report(settings, kind, folder)
-        print(f"{whole['files']} files, {whole['bytes']:,} bytes, mean PSNR {whole.get('psnr', float('nan')):.2f} dB, "
-              f"{whole['seconds']:.0f} s; {folder}/results.csv")
+        quality = f"mean PSNR {whole['psnr']:.2f} dB, " if whole["files"] else ""
+        print(f"{whole['files']} files, {whole['bytes']:,} bytes, {quality}{whole['seconds']:.0f} s; "
+              f"{folder}/results.csv")
     if failed:
         raise VovError(f"{len(failed)} of {len(found)} items failed; why is in {folder}/failed.csv; mend them and run "
                        "the same command again")
@@ -64,8 +66,8 @@ def resources(settings: SetOptions) -> Any:
     gpus = settings.gpus
     if gpus < 0:
         import torch
-        gpus = float(settings.device != "cpu" and (bool(os.environ.get("RAY_ADDRESS")) or torch.cuda.is_available()))
-    return Resources(settings.cpus, gpus, settings.workers)
+        gpus = float(settings.device != "cpu" and (bool(settings.ray_address) or torch.cuda.is_available()))
+    return Resources(settings.cpus, gpus, settings.workers, settings.ray_address)
 
 
 if __name__ == "__main__":

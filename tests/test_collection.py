@@ -118,3 +118,11 @@ def test_a_collection_is_exportable_as_every_theta_is(theta, backbone):
 
 def test_noise_is_fresh_whatever_a_preset_says():
     assert collection_fit.shared_settings(FitConfig(noise="anchored", timesteps="grid")).noise == "random"
+
+
+def test_a_stopped_comparison_gives_means_of_the_pictures_that_have_every_row():
+    from scripts.experiments.collections import complete
+
+    rows = [{"name": name, "budget": budget, "shared": shared} for name in "ab" for budget in (1, 2)
+            for shared in (False, True)]
+    assert complete(rows) == rows and complete(rows[:-1]) == rows[:4]

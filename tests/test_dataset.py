@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,28 @@ def test_without_ray_one_line_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(VovError, match=r"pip install -r requirements-cluster\.txt"):
         cluster.run([1], "x:y", cluster.Resources(), 0, {}, print, print)
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once():
+    pytest.importorskip("ray")
+    with pytest.raises(VovError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: nobody answers there"):
+        cluster.run([1], "x:y", cluster.Resources(address="127.0.0.1:1"), 0, {}, print, print)
+
+
+def test_a_worker_lives_on_one_machine():
+    nodes = [{"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}}, {"Alive": True, "Resources": {"CPU": 3.0}},
+             {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    ray = SimpleNamespace(nodes=lambda: nodes, cluster_resources=lambda: {"CPU": 6.0, "GPU": 1.0})
+    assert cluster._room(ray, cluster.Resources(cpus=2)) == 2 and cluster._room(ray, cluster.Resources(gpus=0.5)) == 2
+    with pytest.raises(VovError, match="a worker needs 4 and 0; lower CPUS or GPUS"):
+        cluster._room(ray, cluster.Resources(cpus=4))
+
+
+def test_a_family_that_is_none_is_refused_with_the_settings():
+    assert encode_dataset.family(["--config", "nano-video"], {}) == "video"
+    assert encode_dataset.family([], {"FAMILY": "sound", "CONFIG": "nano-image"}) == "image"
+    with pytest.raises(VovError, match="family='sound'"):
+        config.load(dataset_settings.ImageSet, {}, {"FAMILY": "sound", "CONFIG": "nano-image"}, "encode")
 
 
 def die_once(task):

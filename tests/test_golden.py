@@ -61,3 +61,14 @@ def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, 
     backbone = load(GOLDEN / f"{name}.vov", tiny_wan, tiny_qwen)
     with pytest.raises(VovError, match=message):
         codec.decode_file(path, backbone)
+
+
+def test_texture_is_of_noise_and_refused_before_any_model_for_a_file_without(tiny_wan, tiny_qwen):
+    from video.backbone import WanBackbone
+
+    with pytest.raises(VovError, match=r"TEXTURE=0\.5: the file holds no coded noise"):
+        codec.read_file(GOLDEN / "video_theta.vov", WanBackbone, texture=0.5)
+    path = GOLDEN / "image_noise.vov"
+    backbone = load(path, tiny_wan, tiny_qwen)
+    plain, textured = (codec.decode_file(path, backbone, texture=texture)[0].frames for texture in (0.0, 1.0))
+    assert plain.shape == textured.shape and not np.array_equal(plain, textured)

@@ -31,7 +31,7 @@ def main(settings: Reconstruct) -> None:
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
     # Before the model: a bad file fails at once.
-    stream = codec.read_file(path, WanBackbone, settings.decode_limit, sequences=True)
+    stream = codec.read_file(path, WanBackbone, settings.decode_limit, sequences=True, texture=settings.texture)
     precision, texture = stream.header.dtype, settings.textures
 
     def backbone() -> WanBackbone:

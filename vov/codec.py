@@ -317,13 +317,16 @@ def check_caption(source: Source) -> None:
 
 
 def read_file(path: str | Path, kind: Backbone | type[Backbone], limit: float = 1.0,
-              sequences: bool = False) -> Bitstream:
+              sequences: bool = False, texture: float = 0.0) -> Bitstream:
     """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded.
 
-    limit: DECODE_LIMIT, see `vov.demand`. sequences: whether the caller can do something with one.
+    limit: DECODE_LIMIT, see `vov.demand`. sequences: whether the caller can do something with one. texture: see
+    `replay.textured`; only noise leaves something open that it could fill.
     """
     stream = bitstream.read(path)
     kind.refuse_other_tree(stream.header, str(path))
+    if texture and stream.noise is None and stream.sequence is None:
+        raise VovError(f"{path}: TEXTURE={texture:g}: the file holds no coded noise; leave TEXTURE unset")
     if not sequences:
         refuse_sequence(stream, str(path))
     check_file(stream, str(path), limit)
@@ -355,10 +358,8 @@ def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, textur
 
     limit: DECODE_LIMIT, see `vov.demand`. texture: see `replay.textured`; VovError for a file without noise.
     """
-    stream = read_file(path, backbone, limit)
+    stream = read_file(path, backbone, limit, texture=texture)
     header = stream.header
-    if texture and stream.noise is None:
-        raise VovError(f"{path}: TEXTURE={texture:g}: the file holds no coded noise; leave TEXTURE unset")
     shared = collection.applied(stream.collection, backbone, path)
     with shared, Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:

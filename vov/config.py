@@ -198,7 +198,8 @@ def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Fie
         raise VovError(f"{source}: {name}={shown(value)} is not {wanted}") from None
     choices, low, high = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
     if choices and found not in choices:
-        raise VovError(f"{source}: {name}={shown(value)} is not one of {', '.join(map(str, choices))}")
+        named = ", ".join(str(choice) for choice in choices if choice != "")
+        raise VovError(f"{source}: {name}={shown(value)} is not one of {named}")
     if low is not None and not found >= low:
         raise VovError(f"{source}: {name}={shown(value)} must be at least {low:g}")
     if high is not None and not found <= high:

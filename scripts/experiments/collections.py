@@ -96,6 +96,15 @@ def code(kind: str, settings: Compare, backbone: Backbone, rows: Rows) -> None:
                                  "psnr": metrics.psnr(shown, clip.frames)}])
 
 
+def complete(rows: list[dict]) -> list[dict]:
+    """The rows of pictures that have one for every budget, with and without θ: a run that was stopped left others."""
+    found: dict[str, set] = {}
+    for row in rows:
+        found.setdefault(row["name"], set()).add((row["budget"], row["shared"]))
+    every = set().union(*found.values())
+    return [row for row in rows if found[row["name"]] == every]
+
+
 def saving(rows: list[dict], own: float) -> float:
     """Per cent of bytes that θ changes at equal PSNR, `own` bytes of it in each file; mean over the common PSNRs.
 
@@ -120,6 +129,7 @@ def table(kind: str, rows: list[dict], theta: Path) -> str:
     """Means of every budget, then what θ changes with its bytes shared out."""
     name, size = collection.read(theta).name.hex(), theta.stat().st_size
     rows = [row for row in rows if row["kind"] == kind and row["theta"] in ("", name)]
+    rows = complete(rows)
     groups = {k: [row for row in rows if (row["budget"], row["shared"]) == k]
               for k in sorted({(row["budget"], row["shared"]) for row in rows})}
     lines = [f"{kind}: θ of {size} bytes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,11 +20,13 @@ PATIENCE = 600  # seconds without any living worker after which the set is given
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker needs, and how many there are; 0: as many as the cluster has room for."""
+    """What a worker needs, how many there are (0: as many as the cluster has room for), and the cluster's address,
+    host:port ("": Ray is started here)."""
 
     cpus: float = 1.0
     gpus: float = 0.0
     workers: int = 0
+    address: str = ""
 
 
 @dataclass
@@ -108,7 +111,8 @@ def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int,
         stopping.Stopped: a signal came; what was finished is done, what was under way is not.
     """
     ray = _ray()
-    with _connected(ray), stopping.graceful() as wanted:  # an exception inside Ray's own wait would be lost
+    # an exception inside Ray's own wait would be lost
+    with _connected(ray, resources.address), stopping.graceful() as wanted:
         pool = Pool(function, resources, environ, lost)
         for _ in range(min(len(tasks), resources.workers or _room(ray, resources))):
             pool.start()
@@ -130,9 +134,9 @@ def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int,
 
 def _room(ray: Any, resources: Resources) -> int:
     """How many workers the cluster can hold."""
-    have = ray.cluster_resources()
-    rooms = [have.get(name, 0) / need for name, need in (("CPU", resources.cpus), ("GPU", resources.gpus)) if need]
-    room = int(min(rooms, default=1))
+    have, needs = ray.cluster_resources(), {"CPU": resources.cpus, "GPU": resources.gpus}
+    room = sum(min(int(node["Resources"].get(name, 0) / need) for name, need in needs.items() if need)
+               for node in ray.nodes() if node["Alive"])  # a worker lives on one machine
     if not room:
         raise VovError(f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs; a worker needs "
                        f"{resources.cpus:g} and {resources.gpus:g}; lower CPUS or GPUS")
@@ -142,13 +146,14 @@ def _room(ray: Any, resources: Resources) -> int:
 class _connected:
     """Ray, joined or started, for a `with` block; one that is there already is left as it is."""
 
-    def __init__(self, ray: Any):
-        self.ray, self.ours, self.signals = ray, not ray.is_initialized(), ExitStack()
+    def __init__(self, ray: Any, address: str):
+        self.ray, self.address, self.ours, self.signals = ray, address, not ray.is_initialized(), ExitStack()
 
     def __enter__(self) -> None:
         if not self.ours:
             return
-        address = os.environ.get("RAY_ADDRESS", "")
+        address = self.address
+        _refuse_silent(address)
         try:
             self.ray.init(address=address or "local", include_dashboard=False if not address else None,
                           log_to_driver=False, logging_level=logging.ERROR)
@@ -164,10 +169,21 @@ class _connected:
             self.ray.shutdown()
 
 
+def _refuse_silent(address: str) -> None:
+    """Raises VovError where nobody answers at host:port, which Ray itself would wait minutes for."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise VovError(f"RAY_ADDRESS={address}: nobody answers there ({error}); start Ray with `ray start --head`, or "
+                       "leave RAY_ADDRESS unset") from error
+
+
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError:
