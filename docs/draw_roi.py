@@ -11,7 +11,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-SIDE, BYTES, STEPS, WEIGHT = 128, 900, 30, 8.0
+SIDE, BYTES, STEPS, WEIGHT = 128, 900, 30, 3.0
 FACE = (0.42, 0.27, 0.2, 0.26)  # of the astronaut: centre and half axes, in fractions of the picture
 
 

@@ -31,7 +31,7 @@ class RoiOptions:
     roi: str = option("", "region of interest: a mask (white: interest) for every frame or picture, or a folder: for a "
                       "clip a mask a frame, for pictures masks of their names; costs no bytes", identity=False,
                       per_stage=True)
-    roi_weight: float = option(8.0, "how many times as much a squared error counts where ROI is white", minimum=1,
+    roi_weight: float = option(3.0, "how many times as much a squared error counts where ROI is white", minimum=1,
                                identity=False, per_stage=True)
 
 

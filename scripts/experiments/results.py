@@ -22,7 +22,7 @@ FRAMES = 17  # of a clip
 class Results(ModelOptions):
     """What is compared. Every variable of the commands that it runs works too (SCORE=pixel, STAGE1_LR=…)."""
 
-    extent: str = option("quick", "quick: at most 20 minutes on 2 cores, some ways at some sizes; full: all ways at "
+    extent: str = option("quick", "quick: meant for 20 minutes on 2 cores, some ways at some sizes; full: all ways at "
                          "all sizes, by estimate 90 minutes a clip, 20 a picture, 90 a video of 120 frames there",
                          choices=("quick", "full"))
     clips: str = option("demo", "short clips, NAME=PATH with commas between; the first 17 frames, cropped to 192×112; "

@@ -35,20 +35,18 @@ class Texture(ModelOptions):
     out: str = option("runs/texture", "gets the decodes and texture.png")
 
 
-def decoded(path: Path, backbone, texture: float, folder: Path) -> FrameSource:
-    """The frames of a file at one value of TEXTURE, in a folder."""
+def decoded(path: Path, backbone, texture: float, folder: Path, original: FrameSource) -> tuple[FrameSource, float]:
+    """The frames of a file at one value of TEXTURE, in a folder, and the seam in dB (nan where there is none)."""
     from vov import codec
-    from vov.sequence.decode import SequenceDecoder
+    from vov.sequence.command import decode
 
     stream = bitstream.read(path)
     if stream.sequence:
-        with SequenceDecoder(backbone, stream, str(path), texture) as decoder:
-            frames = np.stack(list(decoder.frames()))
-    else:
-        (clip,) = codec.decode_file(path, backbone, texture=texture)
-        frames = clip.frames
-    media.write_frames(folder, frames)
-    return FrameSource(folder)
+        found = decode(stream, backbone, folder.parent, folder.name, original=original, file=str(path), texture=texture)
+        return FrameSource(folder), float("nan") if found["seam_db"] is None else found["seam_db"]
+    (clip,) = codec.decode_file(path, backbone, texture=texture)
+    media.write_frames(folder, clip.frames)
+    return FrameSource(folder), float("nan")
 
 
 def main(settings: Texture) -> None:
@@ -63,16 +61,18 @@ def main(settings: Texture) -> None:
     textures, out, rows = number_list("TEXTURES", settings.textures), Path(settings.out), {}
     lines = []
     for path, clip in zip(files, originals, strict=True):
-        header = bitstream.read(path).header
-        original = FrameSource(clip, frames=header.num_frames, size=(header.width, header.height), resize="crop")
+        stream = bitstream.read(path)
+        header, length = stream.header, stream.sequence.frames if stream.sequence else stream.header.num_frames
+        original = FrameSource(clip, frames=length, size=(header.width, header.height), resize="crop")
         middle = len(original) // 2
         line = [next(iter(original.read(middle, 1)))]
         for texture in textures:
-            shown = decoded(path, backbone, texture, out / f"{path.stem}-{texture:g}")
+            shown, seam = decoded(path, backbone, texture, out / f"{path.stem}-{texture:g}", original)
             found = suite.measure(original, shown, len(original)).values
             rows.setdefault(texture, []).append(found)
             line.append(next(iter(shown.read(middle, 1))))
-            log.info("%s TEXTURE=%g %s", path.stem, texture, " ".join(f"{k}={v:.4f}" for k, v in found.items()))
+            log.info("%s TEXTURE=%g seam=%.2f %s", path.stem, texture, seam,
+                     " ".join(f"{k}={v:.4f}" for k, v in found.items()))
         lines.append(np.concatenate(line, 1))
     media.write_image(out / "texture.png", np.concatenate(lines))
     names = [name for name in catalogue.METRICS if all(name in found for group in rows.values() for found in group)]
