@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from scripts.experiments.kernels import kernel_seconds
 from vov import cli
 from vov.config import option
 
@@ -33,6 +34,7 @@ class Bench:
     scores: str = option("likelihood,lookahead", "scores of coded noise to measure; none: none")
     decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
     vae: bool = option(True, "the VAE alone, too")
+    profile: bool = option(False, "also where the time of a step goes, by kind of kernel")
     repeats: int = option(5, "timed steps of each kind", minimum=1)
     batch_size: int = option(1, "samples of a step", minimum=1)
     out: str = option("", "also one JSON line per measurement here")
@@ -41,6 +43,14 @@ class Bench:
     def list(self, name: str) -> list[str]:
         """A comma-separated setting."""
         return [] if getattr(self, name) == "none" else getattr(self, name).split(",")
+
+    def kernels(self, name: str, work) -> None:
+        """Where a step's time goes, when PROFILE asks for it."""
+        if self.profile:
+            kinds, longest = kernel_seconds(work)
+            print(f"{name}: " + ", ".join(f"{kind} {seconds:.3f} s" for kind, seconds in kinds.items()))
+            for kernel, seconds, calls in longest:
+                print(f"    {seconds:7.3f} s  {calls:5} times  {kernel[:110]}", flush=True)
 
 
 def main(settings: Bench) -> None:
@@ -101,12 +111,14 @@ def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -
         watch(f"{mode}: stage-2 step, batch {size}", lambda: job.advance(next(steps)), settings.repeats,
               floor=size * ceilings.floor(work, linear, forwards, 1),
               tera=size * (linear * work.linear + (forwards + 2.5) * work.attention) / 1e12)
+        settings.kernels(f"{mode}: stage-2 step", lambda: job.advance(next(steps)))
     theta, condition = job.theta.detach(), encoder.conditions[0]
     decoder = Decoder(backbone, make_header(backbone, encoder.projection, fit, [clip]), encoder.adapter,
                       encoder.projection)
     watch(f"{mode}: first sampler step", lambda: decoder.latents(theta, condition), 1)
     watch(f"{mode}: sampler step", lambda: decoder.latents(theta, condition), settings.repeats,
           floor=ceilings.floor(work, 1, 1, 0), tera=(work.linear + work.attention) / 1e12)
+    settings.kernels(f"{mode}: sampler step", lambda: decoder.latents(theta, condition))
     whole_decodes(settings, fit, mode, encoder, theta, watch)
 
 
@@ -172,6 +184,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
             name = f"noise, {score}{', after a known frame' if chained else ''}"
             stepping.run()
             watch(f"{name}: 4 steps with {int(code.plan[:4].sum())} atoms", stepping.run, 2)
+            settings.kernels(name, stepping.run)
             if score == "lookahead":
                 with torch.no_grad():
                     same = torch.equal(stepping.aim.plain(stepping.start.noise, 1.0),
