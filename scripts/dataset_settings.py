@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import image.encode
 import video.encode
-from vov.config import option, override
+from vov import VovError, cli
+from vov.config import load, option, override, preset_path, variables
 
 GETS = "gets NAME/ for every item, results.csv and .json, failed.csv, report/ (required)"
 kept: dict[str, Any] = {}  # the model that this process has loaded
@@ -32,9 +35,9 @@ class SetOptions:
     """Which items, and on what."""
 
     manifest: str = option("", "a CSV file with a column path, and if wanted caption and any variable of encode.sh in "
-                           "lower case; or a folder of pictures or clips (required)", identity=False)
-    family: str = option("", "image or video; empty: video where CONFIG says wan or video, else image",
-                         choices=("", "image", "video"), identity=False)
+                           "lower case; or a folder of pictures and clips (required)", identity=False)
+    family: str = option("", "image or video: what all items are coded as, and a folder is searched for; empty: each "
+                         "as what its file is", choices=("", "image", "video"), identity=False)
     ray_address: str = option("", "host:port of a Ray cluster to join; empty: Ray is started on this machine",
                               identity=False)
     workers: int = option(0, "processes that encode, each with a model of its own; 0: as many as there are GPUs, or "
@@ -76,10 +79,79 @@ USUAL = {"video": _usual_video, "image": _usual_image}  # --help needs no torch
 KINDS = {"video": (VideoSet, video.encode.main, "frames_dir"), "image": (ImageSet, image.encode.main, "image")}
 
 
-def family(arguments: list[str], environ: dict[str, str]) -> str:
-    """FAMILY, or what the name of CONFIG says."""
-    def given(name: str) -> str:
-        flags = [b for a, b in pairwise(arguments) if a == f"--{name}"]
-        return (flags or [environ.get(name.upper(), "")])[-1]
-    usual = "video" if any(word in given("config") for word in ("wan", "video")) else "image"
-    return given("family") if given("family") in KINDS else usual  # what is neither is refused with the settings
+WORDS = {"video": ("video", "wan"), "image": ("image",)}  # in the names of presets
+MANAGED = ("frames_dir", "image", "out_dir", "name", "caption", "overwrite", "description_file", "caption_start",
+           "caption_end", "data_root", "config")  # what the set decides for each item, or what a preset has set
+
+
+def _both() -> type:
+    """A class with the fields of both trees; a field of both is the image tree's, which allows more."""
+    fields = {name: (name, get_type_hints(cls)[name], field) for cls in (VideoSet, ImageSet)
+              for name, field in variables(cls).items()}
+    return make_dataclass("MixedSet", fields.values(), frozen=True, namespace={
+        "__doc__": "A set of pictures and videos: what is said for all; `settings_of` says what holds for an item."})
+
+
+MixedSet = _both()
+
+
+def class_of(arguments: list[str], environ: Mapping[str, str]) -> type:
+    """What the command reads: the settings of FAMILY's tree, or of both."""
+    flags = [value for flag, value in pairwise(arguments) if flag == "--family"]
+    family = (flags or [environ.get("FAMILY", "")])[-1]
+    return KINDS[family][0] if family in KINDS else MixedSet  # what is neither is refused with the settings
+
+
+def columns_of(tree: str) -> set[str]:
+    """The settings that a row of the manifest may have."""
+    return set(variables(KINDS[tree][0])) - set(MANAGED) - set(variables(SetOptions)) | {"config"}
+
+
+def settings_of(tree: str, family: str, given: Mapping[str, Any], environ: Mapping[str, str],
+                cells: Mapping[str, str] | None = None) -> VideoSet | ImageSet:
+    """The settings of an item of a tree: cells of its row > VIDEO_X or IMAGE_X > flags > X > preset > defaults.
+
+    Args:
+        family: FAMILY; without one, CONFIG is for its own tree, and the other gets `counterpart`.
+        given: flags of the command line, by field name.
+    Raises:
+        VovError: a value does not fit, or a cell is no setting of the tree.
+    """
+    cells = cells or {}
+    if strange := sorted(set(cells) - columns_of(tree)):
+        raise VovError(f"{strange[0].upper()} is no setting of {tree}/encode.sh; leave the cell empty")
+    prefix, cls = f"{tree.upper()}_", KINDS[tree][0]
+    own = {name.removeprefix(prefix): value for name, value in environ.items() if name.startswith(prefix) and value}
+    said = {name: value for name, value in given.items() if name in variables(cls) and name.upper() not in own}
+    config = said.pop("config", "") or environ.get("CONFIG", "")
+    config = own.get("CONFIG", "") or (config if family else counterpart(tree, config))
+    named = {"config": config} if config else {}
+    return load(cls, said | named | dict(cells), {**environ, "CONFIG": ""} | own, "encode")
+
+
+def counterpart(tree: str, preset: str) -> str:
+    """The preset, if it is the tree's or nobody's; of another tree's the one of the same name, nano-image for
+    nano-video; "", for the defaults, where there is none."""
+    name = Path(preset).stem
+    trees = [tree for tree, words in WORDS.items() if any(word in name for word in words)]
+    if not trees or tree in trees:
+        return preset
+    twin = name.replace(trees[0], tree)
+    try:
+        preset_path(twin)
+    except VovError:
+        return ""
+    return twin
+
+
+def help_text(usage: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """All variables of a set of both kinds, with the values that they have now."""
+    now = load(MixedSet, given, environ, "encode")
+    general = [name for name in variables(MixedSet) if name not in variables(SetOptions)]
+    lines = [f"usage: {usage}", "", "Variables of the set (environment, or --flags in lower case), their value now, "
+             "meaning:", *cli.table([now], [name for name in general if name != "out_dir"])]
+    without = {*MANAGED, *variables(SetOptions)} - {"caption", "overwrite", "config"}
+    for tree, what in (("video", "videos"), ("image", "pictures")):
+        lines += ["", f"Of {what}, as {tree}/encode.sh has them; {tree.upper()}_ before a variable sets it for {what} "
+                  "alone (environment only):", *cli.table([settings_of(tree, "", given, environ)], without)]
+    return "\n".join(lines)

@@ -12,38 +12,41 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from scripts.dataset_settings import KINDS, USUAL, SetOptions, kept
+from scripts.dataset_settings import KINDS, MANAGED, USUAL, SetOptions, columns_of, kept, settings_of
 from scripts.items import Listed, read_items
-from vov import VovError, cli, config
+from vov import VovError, cli, config, media
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.model.lookup import find_model
 
 log = logging.getLogger(__name__)
-MANAGED = ("frames_dir", "image", "out_dir", "name", "caption", "overwrite", "description_file", "caption_start",
-           "caption_end", "data_root", "config")  # what the set decides for each item, or what a preset has set
 
 
-def jobs_of(settings: Any, kind: str, given: dict[str, Any]) -> list[Job | tuple[Listed, str]]:
+def jobs_of(settings: Any, given: dict[str, Any]) -> list[Job | tuple[Listed, str]]:
     """A job for every item, or (item, why) for one that cannot be tried. given: flags of the command line."""
-    cls, _, original = KINDS[kind]
-    allowed = {name for name in config.variables(cls) if name not in MANAGED and name not in
-               config.variables(SetOptions)} | {"config"}
-    items = read_items(settings.manifest, kind, settings.caption, allowed)
-    usual = USUAL[kind]()
-    found, names = [], unique([item.path.stem for item in items])
-    for item, name in zip(items, names, strict=True):
-        folder = Path(settings.out_dir) / name
-        place = {original: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption}
+    columns = set().union(*(columns_of(tree) for tree in KINDS if settings.family in ("", tree)))
+    items = read_items(settings.manifest, settings.family, settings.caption, columns)
+    found: list[Job | tuple[Listed, str]] = []
+    for item, name in zip(items, unique([item.path.stem for item in items]), strict=True):
         try:
             refuse_missing(item.path)
-            one = config.load(cls, given | item.cells, os.environ, "encode")
-            one = dataclasses.replace(one, **place)
-            model = find_model(one.model_id or usual, one.cache_dir)
-            key = key_of(item.path, item.caption, one, (*MANAGED, *config.variables(SetOptions)), model)
-            found.append(Job(item.path, name, folder, dataclasses.asdict(one) | {"family": kind}, key))
+            tree = settings.family or ("video" if media.is_moving(item.path) else "image")
+            one = settings_of(tree, settings.family, given, os.environ, item.cells)
+            found.append(job_of(tree, item, name, one, Path(settings.out_dir) / name))
         except (VovError, OSError) as error:
             found.append((item, cli.one_line(error)))
+    trees = {job.tree for job in found if isinstance(job, Job)}
+    if len(trees) > 1 and (given.get("model_id") or os.environ.get("MODEL_ID")):
+        raise VovError("MODEL_ID is set, but the set has pictures and videos; set IMAGE_MODEL_ID and VIDEO_MODEL_ID")
     return found
+
+
+def job_of(tree: str, item: Listed, name: str, settings: Any, folder: Path) -> Job:
+    """An item as a job of its tree. Raises VovError where its model is missing."""
+    place = {KINDS[tree][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption}
+    settings = dataclasses.replace(settings, **place)
+    model = find_model(settings.model_id or USUAL[tree](), settings.cache_dir)
+    key = key_of(item.path, item.caption, settings, (*MANAGED, *config.variables(SetOptions)), model)
+    return Job(item.path, name, folder, dataclasses.asdict(settings) | {"family": tree}, key)
 
 
 def unique(stems: list[str]) -> list[str]:
@@ -62,7 +65,7 @@ def unique(stems: list[str]) -> list[str]:
 
 def encode_one(job: Job) -> dict[str, Any]:
     """Does a job in this process: its record, or {"error": one line}. What encode.sh would print goes to log.txt."""
-    cls, main, _ = KINDS[job.settings["family"]]
+    cls, main, _ = KINDS[job.tree]
     begun = time.monotonic()
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -84,18 +87,17 @@ def encode_one(job: Job) -> dict[str, Any]:
         return {"error": cli.one_line(cli.machine_problem(error) or f"{type(error).__name__}: {error}; see log.txt")}
 
 
-def report(settings: Any, kind: str, folder: Path) -> None:
-    """report/report.html of all that is done, by the tree's evaluation."""
-    if not settings.report or len((folder / "manifest.csv").read_text().splitlines()) < 2:
+def report(settings: Any, folder: Path, trees: set[str]) -> None:
+    """report/report.html of all that is done, pictures and videos on one page."""
+    if not settings.report or not trees:
         return
     import image.evaluate
     import video.evaluate
     from vov.evaluation.pairs import EvalConfig
 
-    tree = {"image": image.evaluate, "video": video.evaluate}[kind]
+    tree = image.evaluate if trees == {"image"} else video.evaluate  # to which a picture is a clip of one frame
     asked = EvalConfig(manifest=str(folder / "manifest.csv"), out_dir=str(folder / "report"), overwrite=True,
-                       work_dir=str(folder / "report/work"), metrics="psnr,ms_ssim", model_id=settings.model_id,
-                       cache_dir=settings.cache_dir, device=settings.device)
+                       work_dir=str(folder / "report/work"), metrics="psnr,ms_ssim", device=settings.device)
     try:
         with (folder / "report.log").open("w") as said, redirect_stdout(said):
             tree.main(asked)

@@ -11,52 +11,69 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.dataset_settings import KINDS, ImageSet, SetOptions, VideoSet, family
+from scripts.dataset_settings import MixedSet, SetOptions, class_of, help_text
 from scripts.dataset_work import jobs_of, report
 from vov import VovError, cli
 from vov.dataset.jobs import Job
 from vov.files import REPO, locked
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
+HELP = ("--help", "-h")
+NAMES = {"image": "pictures", "video": "videos"}
 
 
-def main(settings: VideoSet | ImageSet) -> None:
+def main(settings: Any) -> None:
     """Encodes what is not done, writes what came out."""
     from vov.dataset import cluster, summary
     from vov.dataset.progress import Progress
 
     if not settings.manifest or not settings.out_dir:
         raise VovError("MANIFEST and OUT_DIR must be set; see --help")
-    kind, begun, folder = family(sys.argv[1:], dict(os.environ)), time.monotonic(), Path(settings.out_dir)
-    given = {k: v for k, v in cli.parse(KINDS[kind][0], sys.argv[1:], USAGE).items() if v is not None}
+    begun, folder = time.monotonic(), Path(settings.out_dir)
     with locked(folder):
-        found = jobs_of(settings, kind, given)
+        found = jobs_of(settings, flags(type(settings)))
         jobs = [job for job in found if isinstance(job, Job)]
         failed = [(str(one[0].path), one[1]) for one in found if not isinstance(one, Job)]
         done = [job for job in jobs if job.done()] if not settings.overwrite else []
-        rest = [job for job in jobs if job not in done]
+        # one tree after the other: a process changes its model but once
+        rest = sorted((job for job in jobs if job not in done), key=lambda job: job.tree)
         print(f"{len(found)} items: {len(done)} done before, {len(rest)} to do, {len(failed)} not possible", flush=True)
         print("".join(f"{path}  not possible: {why}\n" for path, why in failed), end="", flush=True)
-        progress = Progress(folder, rest, failed, [job.recorded() for job in done], len(found))
-        environ = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": str(max(1, int(settings.cpus)))} | {
-            name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TORCH_HOME", "HF_HOME")
-            if name in os.environ}
+        progress = Progress(folder, rest, failed, [job.recorded() | {"tree": job.tree} for job in done], len(found))
         try:
             if rest:
-                cluster.run(rest, "scripts.dataset_work:encode_one", resources(settings), settings.retries, environ,
-                            progress.done, progress.lost)
+                cluster.run(rest, "scripts.dataset_work:encode_one", resources(settings), settings.retries,
+                            environment(settings), progress.done, progress.lost)
         finally:
             progress.bar.close()
             order = {job.name: number for number, job in enumerate(jobs)}
             rows = sorted(progress.rows, key=lambda row: order[row["name"]])
             whole = summary.write(folder, rows, failed, time.monotonic() - begun)
-        report(settings, kind, folder)
-        quality = f"mean PSNR {whole['psnr']:.2f} dB, " if whole["files"] else ""
-        print(f"{whole['files']} files, {whole['bytes']:,} bytes, {quality}{whole['seconds']:.0f} s; "
-              f"{folder}/results.csv")
+        report(settings, folder, {row["tree"] for row in rows})
+        parts = [f"{what}: {line(whole[tree])}\n" for tree, what in NAMES.items() if tree in whole]
+        print(f"{''.join(parts)}{line(whole)}, {whole['seconds']:.0f} s; {folder}/results.csv")
     if failed:
         raise VovError(f"{len(failed)} of {len(found)} items failed; why is in {folder}/failed.csv; mend them and run "
                        "the same command again")
+
+
+def flags(cls: type) -> dict[str, Any]:
+    """The flags of the command line but --help, by field name."""
+    given = [flag for flag in sys.argv[1:] if flag not in HELP]
+    return {name: value for name, value in cli.parse(cls, given, USAGE).items() if value is not None}
+
+
+def line(totals: dict[str, Any]) -> str:
+    """What a set, or its part of one tree, came to."""
+    quality = f", mean PSNR {totals['psnr']:.2f} dB" if totals["files"] else ""
+    return f"{totals['files']} files, {totals['bytes']:,} bytes{quality}"
+
+
+def environment(settings: SetOptions) -> dict[str, str]:
+    """The variables of a worker."""
+    passed = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TORCH_HOME", "HF_HOME")
+    return {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": str(max(1, int(settings.cpus)))} | {
+        name: os.environ[name] for name in passed if name in os.environ}
 
 
 def resources(settings: SetOptions) -> Any:
@@ -71,4 +88,8 @@ def resources(settings: SetOptions) -> Any:
 
 
 if __name__ == "__main__":
-    cli.run(KINDS[family(sys.argv[1:], dict(os.environ))][0], main, USAGE, stages=("encode",))
+    wanted = class_of(sys.argv[1:], os.environ)
+    if wanted is MixedSet and set(HELP) & set(sys.argv):
+        print(help_text(USAGE, flags(wanted), os.environ))
+    else:
+        cli.run(wanted, main, USAGE, stages=("encode",))

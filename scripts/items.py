@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vov import VovError
+from vov import VovError, media
 from vov.evaluation.manifest import read_rows
 from vov.files import read_text
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-CLIPS = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".y4m"}
+KINDS = {"image": media.IMAGE_SUFFIXES, "video": media.VIDEO_SUFFIXES, "": media.IMAGE_SUFFIXES | media.VIDEO_SUFFIXES}
+NAMES = {"image": "pictures", "video": "clips", "": "pictures or clips"}
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ def read_items(manifest: str, tree: str, caption: str = "", columns: Collection[
     """The items of MANIFEST, a CSV file or a folder.
 
     Of a folder: its media files of the tree, and folders of frames for video; NAME.txt beside one is its caption.
+    tree: image, video, or "" for both.
     caption: of items without one. columns: that a CSV file may have besides path and caption; an empty cell is unset.
     Raises VovError for a manifest that is missing, empty, or has no column `path` or an unknown one.
     """
     place = Path(manifest)
     if place.is_dir():
-        kinds = PICTURES if tree == "image" else CLIPS
         paths = [p for p in sorted(place.iterdir()) if not p.name.startswith(".") and (
-            p.suffix.lower() in kinds or (tree == "video" and p.is_dir()))]
+            p.suffix.lower() in KINDS[tree] or (tree != "image" and p.is_dir()))]
         found = [Listed(path, _beside(path) or caption) for path in paths]
     else:
         found = []
@@ -50,7 +50,7 @@ def read_items(manifest: str, tree: str, caption: str = "", columns: Collection[
             found.append(Listed(place.parent / path, text or caption, {k: v for k, v in cells.items() if v}))
     if not found:
         raise VovError(f"MANIFEST={manifest}: names no items; give a CSV file with a column path, or a folder of "
-                       f"{'pictures' if tree == 'image' else 'clips'}")
+                       f"{NAMES[tree]}")
     return found
 
 

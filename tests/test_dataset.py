@@ -126,7 +126,8 @@ def test_names_of_folders_are_told_apart():
 
 
 def test_totals_are_of_the_files_and_a_set_without_failures_leaves_no_list(tmp_path):
-    rows = [{"name": n, "path": n, "file": str(tmp_path / f"{n}.vov"), "bytes": size, "psnr": psnr, "seconds": 2.0}
+    rows = [{"name": n, "path": n, "tree": "video", "file": str(tmp_path / f"{n}.vov"), "bytes": size,
+             "psnr": psnr, "seconds": 2.0}
             for n, size, psnr in (("a", 100, 20.0), ("b", 300, 24.0))]
     summary.write(tmp_path, rows, [("c", "why")], 9.0)
     assert (tmp_path / "failed.csv").read_text() == "path,reason\nc,why\n"
@@ -157,10 +158,10 @@ def test_a_worker_lives_on_one_machine():
 
 
 def test_a_family_that_is_none_is_refused_with_the_settings():
-    assert encode_dataset.family(["--config", "nano-video"], {}) == "video"
-    assert encode_dataset.family([], {"FAMILY": "sound", "CONFIG": "nano-image"}) == "image"
+    assert dataset_settings.class_of(["--family", "video"], {"FAMILY": "image"}) is dataset_settings.VideoSet
+    environ = {"FAMILY": "sound", "CONFIG": "nano-image"}
     with pytest.raises(VovError, match="family='sound'"):
-        config.load(dataset_settings.ImageSet, {}, {"FAMILY": "sound", "CONFIG": "nano-image"}, "encode")
+        config.load(dataset_settings.class_of([], environ), {}, environ, "encode")
 
 
 def die_once(task):

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,8 +98,17 @@ def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[
     """
     shown = [stage for stage in stages if stage] or [""]
     now = [load(cls, given, os.environ, stage, defaults) for stage in shown]
+    title = "Variables (environment, or --flags in lower case), their value now, meaning:"
+    return "\n".join([f"usage: {usage}", "", title, *table(now), *_stage_notes(cls, shown)])
+
+
+def table(now: Sequence[Any], without: Collection[str] = ()) -> list[str]:
+    """Lines of a table of variables: name, value, meaning. now: configurations of one class; values that differ stand
+    with commas between. without: fields that are left out."""
     rows = []
-    for name, field in variables(cls).items():
+    for name, field in variables(type(now[0])).items():
+        if name in without:
+            continue
         names = environment_names(field)
         values = list(dict.fromkeys(str(int(value) if isinstance(value, bool) else value)
                                     for value in (getattr(one, name) for one in now)))
@@ -111,9 +120,7 @@ def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[
             text += f" [also {', '.join(names[1:])}]"
         rows.append((names[0], ", ".join(values), text))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    lines = [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
-    title = "Variables (environment, or --flags in lower case), their value now, meaning:"
-    return "\n".join([f"usage: {usage}", "", title, *lines, *_stage_notes(cls, shown)])
+    return [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
 
 
 def _stage_notes(cls: type, stages: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ class Job:
     Attributes:
         path, name: the original; what its folder and its files are called.
         folder: gets NAME.vov, its decode, the encoder's result, job.json, log.txt.
-        settings: every field of the command's configuration, by name.
+        settings: every field of the command's configuration, by name; `family` is the tree.
         key: of everything that shapes the file, see `key_of`.
     """
 
@@ -36,6 +36,11 @@ class Job:
     folder: Path
     settings: Mapping[str, Any]
     key: str
+
+    @property
+    def tree(self) -> str:
+        """image or video."""
+        return self.settings["family"]
 
     @property
     def file(self) -> Path:
@@ -68,8 +73,8 @@ class Job:
 
     def finish(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the record of a finished job and returns it."""
-        row = {"key": self.key, "path": str(self.path), "name": self.name, "file": str(self.file),
-               "file_hash": path_hash(self.file), **numbers}
+        row = {"key": self.key, "path": str(self.path), "name": self.name, "tree": self.tree,
+               "file": str(self.file), "file_hash": path_hash(self.file), **numbers}
         write_json(self.record, row)
         return row
 

@@ -22,7 +22,7 @@ from vov.media.geometry import (
     view,
 )
 from vov.media.info import Info, with_av
-from vov.media.source import Clip, FrameSource, read_clip
+from vov.media.source import Clip, FrameSource, is_moving, read_clip
 from vov.media.stills import (
     IMAGE_SUFFIXES,
     image_files,
@@ -37,9 +37,9 @@ from vov.media.timing import DEFAULT_FPS
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".y4m", ".m4v", ".mpg", ".ts", ".gif"}
 
 __all__ = ["DEFAULT_FPS", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Clip", "FrameSource", "Geometry", "Info",
-           "contact_sheet", "fit_geometry", "geometry_for", "image_files", "natural_key", "read_clip", "read_image",
-           "refuse_no_picture", "refuse_other_size", "resize", "restore_geometry", "side_by_side", "view",
-           "write_frames", "write_image", "write_video"]
+           "contact_sheet", "fit_geometry", "geometry_for", "image_files", "is_moving", "natural_key", "read_clip",
+           "read_image", "refuse_no_picture", "refuse_other_size", "resize", "restore_geometry", "side_by_side",
+           "view", "write_frames", "write_image", "write_video"]
 
 
 def __getattr__(name: str):

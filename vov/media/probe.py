@@ -73,6 +73,16 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         yield container
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file holds moving pictures, by what it holds. A picture file, which ffmpeg reads too, does not."""
+    try:
+        with opened(path) as container:
+            video_stream(path, container)
+            return container.format.name != "image2" and not container.format.name.endswith("_pipe")
+    except VovError:
+        return False
+
+
 def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
     """The first stream of moving pictures; a cover picture is none. Raises VovError when there is none."""
     for stream in container.streams.video:

@@ -174,9 +174,37 @@ def _medium(path: Path):
             raise VovError(f"{path}: no images in this folder; give one with frames "
                            f"({', '.join(sorted(IMAGE_SUFFIXES))})")
         return Pictures(path, files)
-    if path.suffix.lower() in IMAGE_SUFFIXES | {".gif"}:
+    if _is_picture(path):
         return Animation(path) if stills.is_animated(path) else Pictures(path, [path])
     return with_av("video").Video(path)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether Pillow reads a file: by what it holds; by its name, for errors, where nothing can read it."""
+    if stills.is_picture(path):
+        return True
+    if path.suffix.lower() not in IMAGE_SUFFIXES | {".gif"}:
+        return False
+    try:
+        return not with_av("probe").is_video(path)
+    except VovError:  # no PyAV
+        return True
+
+
+def is_moving(path: str | Path) -> bool:
+    """Whether a path is a video (a folder of frames, an animation, a video file) and not a single picture.
+
+    What a file holds decides, whatever it is called. Raises VovError for what can be read as neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return True
+    if _is_picture(path):
+        return stills.is_animated(path)
+    probe = with_av("probe")
+    with probe.opened(path) as container:
+        probe.video_stream(path, container)
+    return True
 
 
 def read_clip(path: str | Path, count: int = 0, **options) -> Clip:

@@ -19,6 +19,7 @@ from vov.files import atomic
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".avif"}
 ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # others with several pictures hold pages, not frames
+MOVING = {"MPEG", "FLI"}  # formats that Pillow knows, but of which only ffmpeg reads the frames
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -85,6 +86,15 @@ def orientation(said_of: Path, image: Image.Image) -> int:
     if not tags and image.info.get("exif"):
         say(said_of, "its EXIF block is damaged; no rotation is applied")
     return tags.get(ORIENTATION, 1) if tags.get(ORIENTATION) in TURNS else 1
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture or an animation, by what it holds; its header is read."""
+    try:
+        with opened(path) as image:
+            return image.format not in MOVING
+    except VovError:
+        return False
 
 
 def is_animated(path: Path) -> bool:
