@@ -37,9 +37,10 @@ def test_a_floor_adds_passes_at_the_ceilings():
 def test_the_bench_measures_every_part_on_the_smallest_model(tmp_path):
     out = tmp_path / "rows.jsonl"
     bench.main(bench.Bench(model="tiny", modes="selective/never", width=32, height=32, num_frames=5, repeats=1,
-                           decode_steps="1,2", scores="lookahead", out=str(out), device="cpu"))
+                           decode_steps="1,2", scores="lookahead", clip_bytes=400, out=str(out), device="cpu"))
     rows = {row["what"]: row for row in map(json.loads, out.read_text().splitlines())}
-    for part in ("stage-2 step", "sampler step", "1-step decode", "2-step decode", "noise, lookahead", "VAE encode",
+    for part in ("stage-2 step", "sampler step", "1-step decode", "2-step decode", "noise, lookahead", "frames to file",
+                 "clip, file to frames", "VAE encode",
                  "VAE decode", "ceiling: matmul"):
         assert any(part in name for name in rows), part
     step = rows["selective/never: stage-2 step, batch 1"]

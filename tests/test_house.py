@@ -9,7 +9,7 @@ from vov.files import REPO
 
 # From the ground up. A room knows rooms of its own floor and of those below it.
 FLOORS = [
-    ("vov", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping",
+    ("vov", "vov.ahead", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping",
      "vov.target"),
     ("vov.cli", "vov.media", "vov.metrics", "vov.roi"),
     ("vov.bitstream",),

@@ -157,22 +157,7 @@ def test_a_step_with_one_atom_keeps_it_at_scales_below_the_plans():
         assert np.array_equal(atoms(profile, scale) > 0, plan > 0)
 
 
-# --- the plan ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("starts", "count", "size", "key_every"), [
-    ([0], 1, 5, 0), ([0], 23, 5, 0), ([0, 7, 8], 23, 5, 2), ([0, 3], 40, 17, 3)])
-def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key_every):
-    found = spans(starts, count, size, key_every)
-    covered = [frame for span in found for frame in range(span.first, span.first + span.frames)]
-    assert covered == list(range(count))
-    for span in found:
-        assert span.frames <= size - span.chained
-        assert max(start for start in starts if start <= span.first) == starts[span.scene]
-        assert not (span.chained and span.first in starts)
-    if key_every:
-        for before, after in pairwise(found):
-            assert after.chained or before.scene != after.scene or before.chained or key_every == 1
+# --- the ledger -----------------------------------------------------------------------------------------------------
 
 
 PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 231, 231, 234, 239, 243, 250, 255]))

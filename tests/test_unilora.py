@@ -9,7 +9,7 @@ from peft import UniLoraConfig, get_peft_model
 from torch import nn
 
 from vov import VovError
-from vov.model.unilora import Adapter, LoRALinear, Projection, index_hash, index_stream, select_layers
+from vov.model.unilora import Adapter, LoRALinear, Projection, RankOne, index_hash, index_stream, select_layers
 
 
 class Block(nn.Module):
@@ -158,3 +158,16 @@ def test_a_bfloat16_base_takes_float32_theta():
     layer = LoRALinear(nn.Linear(4, 3).bfloat16())
     layer.A, layer.B = torch.randn(1, 4), torch.randn(3, 1)
     assert layer(torch.randn(2, 4).bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_branch_of_rank_one_is_two_linear_layers_to_the_bit_and_so_are_its_gradients():
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, a, b = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((3, 40, 24), (1, 24), (64, 1)))
+        pull = torch.randn(3, 40, 64, dtype=dtype)
+        plain = torch.nn.functional.linear(torch.nn.functional.linear(x, a), b)
+        ours = RankOne.apply(x, a, b)
+        assert torch.equal(ours, plain)
+        for found, wanted in zip(torch.autograd.grad(ours, (x, a, b), pull),
+                                 torch.autograd.grad(plain, (x, a, b), pull), strict=True):
+            assert torch.equal(found, wanted)

@@ -32,6 +32,8 @@ class Bench:
     height: int = option(480, "pixels", minimum=16)
     num_frames: int = option(81, "frames, 4n+1", minimum=1)
     scores: str = option("likelihood,lookahead", "scores of coded noise to measure; none: none")
+    clip_bytes: int = option(0, "size of a noise-coded clip whose whole encode and decode are timed, 40 steps; 0: none",
+                             minimum=0)
     decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
     vae: bool = option(True, "the VAE alone, too")
     profile: bool = option(False, "also where the time of a step goes, by kind of kernel")
@@ -83,6 +85,10 @@ def main(settings: Bench) -> None:
         gc.collect()
         backbone = random_wan(settings.model, settings.device)
     noise_steps(settings, backbone, frames, watch)
+    if settings.clip_bytes:
+        whole_noise(settings, backbone, frames, watch)
+    if settings.list("decode_steps"):
+        whole_decodes(settings, backbone, clip, watch)
     if settings.vae:
         pixels = torch.rand(1, 3, *frames.shape[:3], device=backbone.device) * 2 - 1  # zeros can run faster
         with torch.no_grad():
@@ -91,7 +97,7 @@ def main(settings: Bench) -> None:
 
 
 def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -> None:
-    """Steps of a fit and of the sampler, and whole decodes, under one pair CHECKPOINTING/COMPILE."""
+    """Steps of a fit and of the sampler under one pair CHECKPOINTING/COMPILE."""
     from video.options import VideoFit
     from vov.codec import Decoder, Encoder, make_header
     from vov.fitting.fit import Fit
@@ -119,28 +125,51 @@ def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -
     watch(f"{mode}: sampler step", lambda: decoder.latents(theta, condition), settings.repeats,
           floor=ceilings.floor(work, 1, 1, 0), tera=(work.linear + work.attention) / 1e12)
     settings.kernels(f"{mode}: sampler step", lambda: decoder.latents(theta, condition))
-    whole_decodes(settings, fit, mode, encoder, theta, watch)
+    encoder.close()
 
 
-def whole_decodes(settings: Bench, fit, mode: str, encoder, theta, watch) -> None:
-    """Files of this θ from disk to mp4, the model loaded and warm; the encoder ends here."""
-    from vov.codec import decode_file
+def whole_decodes(settings: Bench, backbone, clip, watch) -> None:
+    """Files from disk to mp4 as the command decodes them: nothing is compiled; the model is loaded and warm.
+
+    A random model makes noise, which no video is like and x264 takes a quarter of a minute for. So what is written is
+    as many frames of a moving picture instead.
+    """
+    import torch
+
+    from video.options import VideoFit
+    from vov.codec import Encoder, decode_file
     from vov.fitting.fit import Fitted
     from vov.media.writer import write_video
 
+    fit = VideoFit(config="", width=settings.width, height=settings.height, num_frames=settings.num_frames,
+                   last_k=len(backbone.transformer.blocks), decode_steps=1)
+    encoder = Encoder(backbone, [clip], fit)
+    theta, shown = torch.randn(fit.theta_length) / 50, moving(clip.frames.shape)
     with tempfile.TemporaryDirectory() as folder:
         paths = {count: Path(folder) / f"{count}.vov" for count in settings.list("decode_steps")}
         for count, path in paths.items():
             encoder.write(path, dataclasses.replace(fit, decode_steps=int(count)), Fitted(theta, 0.01, path))
         encoder.close()
-        for number, (count, path) in enumerate(paths.items()):
-            def decode(path=path) -> None:
-                clip = decode_file(path, encoder.backbone)[0]
-                write_video(path.with_suffix(".mp4"), clip.frames, clip.fps)
+        for count, path in paths.items():
+            decode_file(path, backbone)  # captions into the cache, kernels onto the GPU
+            repeats = 2 if int(count) < 10 else 1
+            decoding = watch(f"{count}-step decode, file to frames", lambda path=path: decode_file(path, backbone),
+                             repeats)
+            writing = watch("frames to mp4", lambda path=path: write_video(path.with_suffix(".mp4"), shown, 24.0), 2)
+            watch.say(f"{count}-step decode, file to mp4", round(decoding + writing, 4))
 
-            if not number:
-                watch(f"{mode}: first decode, file to mp4", decode, 1)
-            watch(f"{mode}: {count}-step decode, file to mp4", decode, 2 if int(count) < 10 else 1)
+
+def moving(shape):
+    """A picture with edges and a little grain that moves by two pixels a frame: uint8, shape [T, H, W, 3]."""
+    import numpy as np
+
+    frames, height, width, _ = shape
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 16 + 1, (width + 2 * frames) // 16 + 1, 3))
+    still = np.kron(coarse, np.ones((16, 16, 1))) + rng.normal(0, 3, ((height // 16 + 1) * 16,
+                                                                       ((width + 2 * frames) // 16 + 1) * 16, 3))
+    still = still.clip(0, 255).astype(np.uint8)
+    return np.stack([still[:height, 2 * t:2 * t + width] for t in range(frames)])
 
 
 class Still:
@@ -191,6 +220,37 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
                                        stepping.aim.velocity(stepping.start.noise, 1.0))
                 print(f"{name}: velocity with a graph equals the decoder's to the bit: {same}", flush=True)
                 stepping.aim.kept = []
+
+
+def whole_noise(settings: Bench, backbone, frames, watch) -> None:
+    """A clip coded as noise from frames in memory to the file's bytes, and back; with lookahead, as presets have it."""
+    import numpy as np
+
+    from vov import bitstream
+    from vov.sequence.decode import SequenceDecoder
+    from vov.sequence.encode import SequenceEncoder
+    from vov.sequence.plan import spans
+    from vov.sequence.settings import SequenceConfig
+
+    config = SequenceConfig(width=settings.width, height=settings.height, num_frames=settings.num_frames,
+                            target_bytes=settings.clip_bytes, device=settings.device)
+    planned, made = spans([0], len(frames), len(frames)), []
+
+    def encode() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            encoder = SequenceEncoder(backbone, Still(frames), planned, [""], config, Path(folder))
+            last = []
+            code = encoder.run(lambda number, coded: last.append(coded.last))
+            made[:] = [bitstream.to_bytes(encoder.bitstream(code, *encoder.size)), last[0]]
+
+    def decode() -> None:
+        with SequenceDecoder(backbone, bitstream.from_bytes(made[0])) as decoder:
+            *_, last = decoder.frames()
+        made.append(bool(np.array_equal(last, made[1])))
+
+    watch("noise-coded clip, frames to file", encode, 1)
+    watch("noise-coded clip, file to frames", decode, 1)
+    print(f"noise-coded clip: {len(made[0]):,} bytes; last frame as the encoder saw it: {made[2]}", flush=True)
 
 
 class CodedSteps:

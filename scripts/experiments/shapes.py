@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -30,8 +31,10 @@ class RandomWan(WanBackbone):
     """Its captions are noise, so no text encoder is needed."""
 
     def embed(self, captions):
-        """One random condition per caption."""
-        return [{"text": torch.randn(1, 512, 4096, device=self.device, dtype=self.dtype)} for _ in captions]
+        """A condition for each caption, random, but always the same for the same one."""
+        drawn = [torch.randn(1, 512, 4096, generator=torch.Generator().manual_seed(zlib.crc32(caption.encode())))
+                 for caption in captions]
+        return [{"text": text.to(self.device, self.dtype)} for text in drawn]
 
 
 def random_wan(model: str, device: str) -> RandomWan:

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from vov import VovError
+from vov.ahead import Behind
 from vov.files import atomic
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".avif"}
@@ -221,7 +222,8 @@ def write_image(path: str | Path, frame: np.ndarray) -> None:
         Image.fromarray(frame).save(temporary)
 
 
-def write_frames(folder: str | Path, frames: Sequence[np.ndarray]) -> None:
-    """Frames to folder/00000.png, 00001.png, …"""
-    for index, frame in enumerate(frames):
-        write_image(Path(folder) / f"{index:05d}.png", frame)
+def write_frames(folder: str | Path, frames: Iterable[np.ndarray]) -> None:
+    """Frames to folder/00000.png, 00001.png, …; several at a time."""
+    with Behind() as behind:
+        for index, frame in enumerate(frames):
+            behind(write_image, Path(folder) / f"{index:05d}.png", frame)

@@ -36,6 +36,7 @@ class Backbone(abc.ABC):
         precision: dtype and quantisation, as in a file's header: "float32", "bfloat16-fp8", …
         unit: width and height must be multiples of this many pixels.
         spatial: pixels a side of one latent value.
+        temporal: frames of a latent frame; the first one is of one frame alone.
         blocks: dotted name of the list of transformer blocks.
         presets: which linears of a block each LORA_PRESET adapts.
         clean_first_frame: whether the transformer takes a time for each latent frame, so that a known first one is
@@ -49,6 +50,7 @@ class Backbone(abc.ABC):
     usual_model: str
     unit: int = 16
     spatial: int = 8
+    temporal: int = 1
     clean_first_frame: bool = False
     collection_dir: str = ""
     blocks: str
@@ -60,6 +62,7 @@ class Backbone(abc.ABC):
                  dtype: torch.dtype, quantize: str = "none"):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
         self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+        speed.lay_out(self.vae, device)
         self.attention = speed.choose_attention(self.transformer, device)
         self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
         shape = (1, vae.config.z_dim, 1, 1, 1)

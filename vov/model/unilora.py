@@ -98,6 +98,28 @@ class Projection(nn.Module):
                 for i, (out, inn) in enumerate(self.shapes)]
 
 
+class RankOne(torch.autograd.Function):
+    """x [..., in], A [1, in], B [out, 1] → B (A x) [..., out].
+
+    What would be a matrix product with an inner size of 1 is an elementwise product, forwards and backwards: GPUs take
+    a slow kernel for the former, with which nothing can be fused. The numbers are the same.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        inner = F.linear(x, a)
+        ctx.save_for_backward(x, a, b, inner)
+        return inner * b[:, 0]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, a, b, inner = ctx.saved_tensors
+        back = grad.reshape(-1, grad.shape[-1])
+        pulled = back @ b  # [rows, 1]
+        to_x = (pulled * a[0]).view_as(x) if ctx.needs_input_grad[0] else None
+        return to_x, pulled.mT @ x.reshape(-1, x.shape[-1]), back.mT @ inner.reshape(-1, 1)
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer plus B (A x); without factors it is the layer itself."""
 
@@ -111,7 +133,10 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         if self.A is None:
             return y
-        return y + F.linear(F.linear(x.to(self.A.dtype), self.A), self.B).to(y.dtype)
+        x = x.to(self.A.dtype)
+        if self.A.shape[0] == 1:
+            return y + RankOne.apply(x, self.A, self.B).to(y.dtype)
+        return y + F.linear(F.linear(x, self.A), self.B).to(y.dtype)
 
     @property
     def weight(self) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vov import VovError, bitstream, media, metrics
+from vov.ahead import Behind, ahead
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
 from vov.demand import check_work
@@ -98,7 +99,7 @@ def _encoder(settings: SequenceConfig, backbone: Backbone, clip: str, caption: s
              folder: Path) -> SequenceEncoder:
     shortest = settings.shortest_scene or settings.num_frames // 2 + 1
     starts = scene_starts(settings.scenes, source, len(source), shortest)
-    planned = spans(starts, len(source), settings.num_frames, settings.key_every)
+    planned = spans(starts, len(source), settings.num_frames, settings.key_every, backbone.temporal)
     size = (settings.width, settings.height)
     fitted = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps, size=size,
                          resize=settings.resize)
@@ -144,9 +145,10 @@ def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start
            original: FrameSource | None = None, file: str = "the file", texture: float = 0.0) -> dict:
     """Writes NAME.mp4 with its sound and NAME/00000.png …, frame by frame; returns frames, size and, with an original,
     PSNR and MS-SSIM over all frames, and PSNR by chunk."""
-    with SequenceDecoder(backbone, stream, file, texture) as decoder:
+    with SequenceDecoder(backbone, stream, file, texture) as decoder, Behind() as behind:
         meter = Meter(original, stream) if original else None
-        shown = Shown(folder / name, decoder.frames(start, count), meter)
+        frames = ahead(decoder.frames(start, count), stream.header.num_frames)  # the next chunk while one is written
+        shown = Shown(folder / name, frames, meter, behind)
         whole = start == 0 and count in (None, stream.sequence.frames)
         media.write_video(folder / f"{name}.mp4", shown, stream.header.fps,
                           sound=stream.extra.get(SOUND, b"") if whole else b"")
@@ -157,12 +159,13 @@ def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start
 class Shown:
     """Frames on their way to the video, written as PNG and measured as they pass."""
 
-    def __init__(self, folder: Path, frames: Iterator[np.ndarray], meter: Meter | None):
+    def __init__(self, folder: Path, frames: Iterator[np.ndarray], meter: Meter | None, behind: Behind):
         self.folder, self.frames, self.meter, self.count, self.size = folder, frames, meter, 0, (0, 0)
+        self.behind = behind
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for frame in self.frames:
-            media.write_image(self.folder / f"{self.count:05d}.png", frame)
+            self.behind(media.write_image, self.folder / f"{self.count:05d}.png", frame)
             if self.meter:
                 self.meter.add(frame)
             self.count, self.size = self.count + 1, (frame.shape[1], frame.shape[0])

@@ -16,7 +16,7 @@ from vov import VovError, bitstream, stopping
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
 from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code, on_grid
-from vov.files import atomic, content_hash
+from vov.files import content_hash
 from vov.fitting import collection
 from vov.fitting.distributed import World
 from vov.fitting.loss import pixel_weights
@@ -31,6 +31,7 @@ from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
 from vov.sequence.chunk import ChunkModel, Start
+from vov.sequence.kept import load, save
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
@@ -231,10 +232,10 @@ class SequenceEncoder:
         key = content_hash(self.settings_hash(), number, self.captions[spans[0].scene], hash_of(before), share, fit,
                            *(np.ascontiguousarray(window.frames).data for window in shown))
         path = self.folder / f"theta{number:06d}.npz"
-        if (found := _load(path, key)) is None:
+        if (found := load(path, key)) is None:
             theta = self.theta(number, adapter, before, spans, share, shown)
             symbols, step = (np.zeros(0, np.int32), 1.0) if theta is None else (theta.symbols, theta.step)
-            _save(path, key, symbols=symbols, step=np.array(step))
+            save(path, key, symbols=symbols, step=np.array(step))
             found = {"symbols": symbols, "step": step}
         theta = SceneTheta(found["symbols"], float(found["step"])) if found["symbols"].size else None
         adapter.bind(theta)
@@ -296,22 +297,22 @@ class SequenceEncoder:
         frames, path = self.original(span, None), self.folder / f"scene{number:06d}.npz"
         key = content_hash(self.settings_hash(), number, self.captions[span.scene], hash_of(theta), share,
                            np.ascontiguousarray(frames).data)
-        if (found := _load(path, key)) is not None:
+        if (found := load(path, key)) is not None:
             kept = found.get("weights")
             return View(found["profile"], None if kept is None else torch.from_numpy(kept).to(self.backbone.device))
         view = self.view(number, frames, span, share)
         weights = {} if view.weights is None else {"weights": view.weights.cpu().numpy()}
-        _save(path, key, profile=view.profile, **weights)
+        save(path, key, profile=view.profile, **weights)
         return view
 
     def kept_chunk(self, number: int, key: str, frames: np.ndarray, span: Span, view: View, scale: int,
                    before: np.ndarray | None) -> Coded:
         """A chunk, from disk if it was made for just this."""
         path = self.folder / f"chunk{number:06d}.npz"
-        if (found := _load(path, key)) is not None:
+        if (found := load(path, key)) is not None:
             return Coded(Chunk(span.frames, span.chained, scale, found["symbols"]), found["last"], float(found["psnr"]))
         coded = self.chunk(number, frames, span, view, scale, before)
-        _save(path, key, symbols=coded.chunk.symbols, last=coded.last, psnr=np.array(coded.psnr))
+        save(path, key, symbols=coded.chunk.symbols, last=coded.last, psnr=np.array(coded.psnr))
         return coded
 
     def view(self, number: int, frames: np.ndarray, span: Span, share: int) -> View:
@@ -360,11 +361,20 @@ class SequenceEncoder:
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)
 
     def importance(self, span: Span, target: Tensor) -> Tensor | None:
-        """`Region.latent` of a chunk, its known frame included; None without ROI."""
-        if self.masks is None:
-            return None
-        region = self.masks.region(span.first - span.chained, self.settings.num_frames)
-        return region.latent(self.settings.width, self.settings.height, self.settings.resize, target.shape).to(target)
+        """What a squared error of each latent value counts in a chunk, its known frame included, [1, 1, T, h, w].
+
+        `Region.latent` with ROI; nothing in latent frames that hold only padding. None: the same everywhere.
+        """
+        found, real = None, self.latent_frames(span) + span.chained
+        if self.masks is not None:
+            region = self.masks.region(span.first - span.chained, self.settings.num_frames)
+            found = region.latent(self.settings.width, self.settings.height, self.settings.resize, target.shape)
+        elif real < target.shape[2]:
+            found = torch.ones(1, 1, *target.shape[2:])
+        if found is not None and real < target.shape[2]:
+            found = found.clone()
+            found[:, :, real:] = 0
+        return None if found is None else found.to(target)
 
 
 def profile_of(plan: np.ndarray) -> np.ndarray:
@@ -376,20 +386,3 @@ def profile_of(plan: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         octaves = np.log2(np.maximum(plan, LEAST * (plan > 0)) / plan.max())
     return on_grid(np.where(plan > 0, np.clip(np.rint(TOP + 16 * octaves), 1, TOP), 0).astype(np.int32))
-
-
-def _save(path: Path, key: str, **arrays: np.ndarray) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key), **arrays)
-
-
-def _load(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays of `_save`, if they were saved under this key."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-    except Exception:  # a file that was damaged is made again, whatever is wrong with it
-        return None
-    return arrays if str(arrays.get("key")) == key else None

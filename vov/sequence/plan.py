@@ -19,20 +19,35 @@ class Span:
     scene: int
 
 
-def spans(starts: Sequence[int], count: int, size: int, key_every: int = 0) -> list[Span]:
+def spans(starts: Sequence[int], count: int, size: int, key_every: int = 0, unit: int = 1) -> list[Span]:
     """Chunks of a video of `count` frames; none crosses the start of a scene.
+
+    Chunks that follow each other are about equally long: a short one at the end would be coded with all the model's
+    steps for a few frames.
 
     Args:
         starts: first frame of every scene, from 0.
         size: frames that the model makes at a time; a chained chunk contributes one less.
         key_every: every so many chunks of a scene, one stands alone, so that decoding can start there; 0: the first.
+        unit: frames of a later latent frame; chunks are shortened by whole ones.
     """
     found = []
     for scene, (first, end) in enumerate(zip(starts, [*starts[1:], count], strict=True)):
-        number = 0
+        most = 1 + key_every * (size - 1) if key_every or size == 1 else end - first
         while first < end:
-            chained = number > 0 and not (key_every and number % key_every == 0) and size > 1
-            frames = min(size - chained, end - first)
-            found.append(Span(first, frames, chained, scene))
-            first, number = first + frames, number + 1
+            chain = min(most, end - first)
+            for number, frames in enumerate(even(chain, size, unit)):
+                found.append(Span(first, frames, number > 0, scene))
+                first += frames
     return found
+
+
+def even(frames: int, size: int, unit: int) -> list[int]:
+    """New frames of each chunk of a chain that starts from nothing: as few chunks as can be, as even as can be."""
+    whole = -(-(frames - 1) // unit)  # latent frames after the first
+    chunks = max(1, -(-whole // max(1, (size - 1) // unit)))
+    shares = [whole // chunks + (number < whole % chunks) for number in range(chunks)]
+    lengths = [unit * share for share in shares]
+    lengths[0] += 1
+    lengths[-1] -= sum(lengths) - frames
+    return lengths

@@ -1,0 +1,34 @@
+"""Claims about which frames make which chunk."""
+
+from itertools import pairwise
+
+import pytest
+
+from vov.sequence.plan import spans
+
+
+@pytest.mark.parametrize(("starts", "count", "size", "key_every", "unit"), [
+    ([0], 1, 5, 0, 4), ([0], 23, 5, 0, 4), ([0, 7, 8], 23, 5, 2, 4), ([0, 3], 40, 17, 3, 4), ([0, 2], 5, 1, 0, 1),
+    ([0], 85, 17, 0, 4), ([0], 18, 17, 1, 4), ([0, 20], 90, 17, 3, 4)])
+def test_chunks_cover_every_frame_once_and_cross_no_cut(starts, count, size, key_every, unit):
+    found = spans(starts, count, size, key_every, unit)
+    covered = [frame for span in found for frame in range(span.first, span.first + span.frames)]
+    assert covered == list(range(count))
+    for span in found:
+        assert span.frames <= size - span.chained
+        assert max(start for start in starts if start <= span.first) == starts[span.scene]
+        assert not (span.chained and span.first in starts)
+    if key_every:
+        for before, after in pairwise(found):
+            assert after.chained or before.scene != after.scene or before.chained or key_every == 1
+    for first, after in pairwise(found):
+        assert not after.chained or (first.frames - (not first.chained)) % unit == 0  # padding only at the end
+
+
+def test_chunks_that_follow_each_other_are_about_equally_long():
+    assert [span.frames for span in spans([0], 85, 17, unit=4)] == [17, 16, 16, 12, 12, 12]
+    assert [span.frames for span in spans([0], 20, 17, unit=4)] == [13, 7]
+    for count in range(2, 200):
+        lengths = [-(-(span.frames - (not span.chained)) // 4) for span in spans([0], count, 17, unit=4)]
+        assert max(lengths) - min(lengths) <= 1
+        assert len(lengths) == -(-(count - 1) // 16)
