@@ -126,3 +126,26 @@ def test_a_stopped_comparison_gives_means_of_the_pictures_that_have_every_row():
     rows = [{"name": name, "budget": budget, "shared": shared} for name in "ab" for budget in (1, 2)
             for shared in (False, True)]
     assert complete(rows) == rows and complete(rows[:-1]) == rows[:4]
+
+
+def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan, tmp_path):
+    """What the encoder saw at the end of each chunk is what comes out of the file, with a scene's θ on top or not."""
+    from tests.test_fit import ball
+    from video import encode as video_encode
+    from video.backbone import WanBackbone
+    from vov import config, media
+
+    model = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
+    collection_fit.write(tmp_path / "balls.vovd", collection_fit.fit(
+        model, [collection_fit.Window(ball(5, 32, 32), "a ball")], FIT, "balls", tmp_path / "fit"))
+    media.write_frames(tmp_path / "film", ball(9, 32, 32))
+    for theta in ("0", "8"):
+        out = tmp_path / f"out{theta}"
+        video_encode.main(config.load(video_encode.Encode, dict(
+            frames_dir=str(tmp_path / "film"), out_dir=str(out), model_id=str(tiny_wan), width="32", height="32",
+            num_frames="5", steps="4", bytes_per_frame="12", score="pixel", scenes="none", resize="crop",
+            device="cpu", dtype="float32", collection=str(tmp_path / "balls.vovd"), scene_theta=theta,
+            scene_steps="2"), {"CONFIG": ""}))
+        for number, frame in enumerate((4, 8)):
+            with np.load(out / f"chunks/chunk{number:06d}.npz") as chunk:
+                assert np.array_equal(chunk["last"], media.read_image(out / f"film/{frame:05d}.png"))

@@ -33,9 +33,9 @@ from vov.scaling.choose import Chooser
 from vov.sequence.chunk import ChunkModel, Start
 from vov.sequence.kept import load, save
 from vov.sequence.ledger import Ledger, scale_for
-from vov.sequence.plan import Span
+from vov.sequence.plan import Span, groups
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, hash_of, length
+from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, adapted, hash_of, length
 
 log = logging.getLogger(__name__)
 LEAST = 2**0.5  # a step of one atom keeps it at any scale down to half an octave below the plan's
@@ -135,21 +135,19 @@ class SequenceEncoder:
             world: World | None = None) -> SequenceCode | None:
         """Codes every chunk; `done` is called after each with its number. A signal ends it after the chunk at hand.
 
-        Several processes share out the chains, the chunks from one that stands alone to the next; the file is the same
-        whatever their number. The first one plans and puts the file together, the others return None.
+        Several processes share out the groups; the file is the same whatever their number. The first one plans and puts
+        the file together, the others return None.
 
         Raises VovError when the file would be larger than was asked for.
         """
         here = world or World()
-        adapter = SceneAdapter(self.backbone, self.settings, self.header.shift) if length(self.settings) else None
-        try:
+        with adapted(self.backbone, self.settings, self.header.shift, self.collection) as adapter:
             if here.first:
                 planned = self.plan(adapter)
             here.barrier()
             if not here.first:
                 planned = self.plan(adapter)  # reads what the first one has found
-            chains = np.cumsum([not span.chained for span in self.spans]) - 1
-            mine = [number for number, chain in enumerate(chains) if chain % here.size == here.rank]
+            mine = [number for group in groups(self.spans)[here.rank::here.size] for number in group]
             coded = self.code(mine, planned, adapter, done)
             here.barrier()
             if not here.first:
@@ -157,9 +155,6 @@ class SequenceEncoder:
             if here.size > 1:  # from disk
                 coded = self.code(range(len(self.spans)), planned, adapter,
                                   lambda number, one: None if number in mine else done(number, one))
-        finally:
-            if adapter is not None:
-                adapter.remove()
         scenes, chunks = [scene for scene, _, _ in planned.scenes], coded
         whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         if whole and (size := self.file_bytes(scenes, chunks)) > whole:
@@ -199,7 +194,7 @@ class SequenceEncoder:
 
     def code(self, numbers: Iterable[int], planned: Plan, adapter: SceneAdapter | None,
              done: Callable[[int, Coded], None]) -> list[Chunk]:
-        """Codes these chunks, whole chains in order, or takes them from disk.
+        """Codes these chunks, whole groups in order, or takes them from disk.
 
         Only the last decoded frame is kept, until the next chunk is coded: memory does not grow with the length.
         """

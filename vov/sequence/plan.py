@@ -51,3 +51,13 @@ def even(frames: int, size: int, unit: int) -> list[int]:
     lengths[0] += 1
     lengths[-1] -= sum(lengths) - frames
     return lengths
+
+
+def groups(planned: Sequence[Span]) -> list[list[int]]:
+    """Numbers of the chunks from one that stands alone to the next: a group can be coded without the others."""
+    found: list[list[int]] = []
+    for number, span in enumerate(planned):
+        if not span.chained:
+            found.append([])
+        found[-1].append(number)
+    return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from vov import VovError
 from vov.bitstream.symbols import encode_symbols
 from vov.files import content_hash
+from vov.fitting import collection
 from vov.fitting.fit import Fit, Target
 from vov.fitting.rate import RateModel, from_symbols
 from vov.fitting.settings import FitConfig
@@ -145,6 +147,19 @@ class SceneAdapter:
             train_steps=ours.scene_steps, batch_size=ours.scene_batch, lr=ours.scene_lr, noise="random",
             timesteps="shifted", seed=ours.seed, save_every=max(1, ours.scene_steps // 20), preview_every=0,
             overwrite=True)
+
+
+@contextmanager
+def adapted(backbone: Backbone, settings: SequenceConfig, shift: float, shared: bytes) -> Iterator[SceneAdapter | None]:
+    """Within it the model is adapted by the collection of the name `shared`, and scenes are given their θ by what it
+    yields, if they have one. shift: of the σ grid."""
+    with collection.applied(shared, backbone, settings.collection):
+        adapter = SceneAdapter(backbone, settings, shift) if length(settings) else None
+        try:
+            yield adapter
+        finally:
+            if adapter is not None:
+                adapter.remove()
 
 
 def windows(read: Callable, spans: Sequence[Span], size: int, most: int) -> list[Window]:
