@@ -12,10 +12,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from scripts.dataset_settings import KINDS, MANAGED, USUAL, SetOptions, columns_of, kept, settings_of
+import video.encode
+from scripts.dataset_settings import KINDS, MANAGED, USUAL, SetOptions, VideoSet, columns_of, kept, settings_of
 from scripts.items import Listed, read_items
 from vov import VovError, cli, config, media
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
+from vov.dataset.tasks import Task
 from vov.model.lookup import find_model
 
 log = logging.getLogger(__name__)
@@ -63,28 +65,55 @@ def unique(stems: list[str]) -> list[str]:
     return found
 
 
-def encode_one(job: Job) -> dict[str, Any]:
-    """Does a job in this process: its record, or {"error": one line}. What encode.sh would print goes to log.txt."""
-    cls, main, _ = KINDS[job.tree]
-    begun = time.monotonic()
+def encode_one(task: Task) -> dict[str, Any]:
+    """Does a task in this process: the item's record, {"seconds"} of a group, {"groups", "seconds"} of a video that is
+    to be shared out, or {"error": one line}. What encode.sh would print goes to the task's log."""
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with (held(job.folder), (job.folder / "log.txt").open("a") as said,
-              redirect_stdout(said), redirect_stderr(said)):
-            overwrite = job.begin() or job.settings["overwrite"]
-            main(cls(**job.settings | {"overwrite": overwrite}))
-        results = (job.folder / "result.json", job.file.with_suffix(".json"))
-        found = json.loads(next(path for path in results if path.is_file()).read_bytes())
-        numbers = {name: found[name] for name in NUMBERS if name in found}
-        return job.finish(numbers | {"seconds": round(time.monotonic() - begun, 1), "node": os.uname().nodename})
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with held(task.job.folder, name=task.lock), task.log.open("a") as said, redirect_stdout(said), \
+                redirect_stderr(said):
+            return work(task)
     except VovError as error:
         kept.clear()  # it may have been left with half of what adapts it
         return {"error": cli.one_line(error)}
     except Exception as error:
         kept.clear()
-        with (job.folder / "log.txt").open("a") as said:
+        with task.log.open("a") as said:
             traceback.print_exc(file=said)
-        return {"error": cli.one_line(cli.machine_problem(error) or f"{type(error).__name__}: {error}; see log.txt")}
+        log = task.log.relative_to(task.job.folder)
+        return {"error": cli.one_line(cli.machine_problem(error) or f"{type(error).__name__}: {error}; see {log}")}
+
+
+def work(task: Task) -> dict[str, Any]:
+    """The same; raises what goes wrong."""
+    job, begun = task.job, time.monotonic()
+    cls, main, _ = KINDS[job.tree]
+
+    def seconds() -> float:
+        return round(time.monotonic() - begun + task.seconds, 1)
+
+    if task.group is not None:
+        shared(job).code(task.group)
+        return {"seconds": seconds()}
+    if not task.groups and (film := shared(job)):
+        film.plan()
+        return {"groups": len(film.groups), "seconds": seconds()}
+    overwrite = job.begin() or job.settings["overwrite"]
+    main(cls(**job.settings | {"overwrite": overwrite}))
+    results = (job.folder / "result.json", job.file.with_suffix(".json"))
+    found = json.loads(next(path for path in results if path.is_file()).read_bytes())
+    numbers = {name: found[name] for name in NUMBERS if name in found}
+    return job.finish(numbers | {"seconds": seconds(), "node": os.uname().nodename})
+
+
+def shared(job: Job) -> Any:
+    """A video that is to be shared out, as `Shared`, kept as long as its model is; None for all other items."""
+    if job.tree != "video" or not job.settings["split_from"]:
+        return None
+    if kept.get("film") != (job.folder, job.key):
+        found = video.encode.shared(VideoSet(**job.settings), job.settings["split_from"])
+        kept.update(film=(job.folder, job.key), shared=found)
+    return kept["shared"]
 
 
 def report(settings: Any, folder: Path, trees: set[str]) -> None:

@@ -26,6 +26,7 @@ def main(settings: Any) -> None:
     """Encodes what is not done, writes what came out."""
     from vov.dataset import cluster, summary
     from vov.dataset.progress import Progress
+    from vov.dataset.tasks import Tasks
 
     if not settings.manifest or not settings.out_dir:
         raise VovError("MANIFEST and OUT_DIR must be set; see --help")
@@ -42,8 +43,9 @@ def main(settings: Any) -> None:
         progress = Progress(folder, rest, failed, [job.recorded() | {"tree": job.tree} for job in done], len(found))
         try:
             if rest:
-                cluster.run(rest, "scripts.dataset_work:encode_one", resources(settings), settings.retries,
-                            environment(settings), progress.done, progress.lost)
+                tasks = Tasks(rest, progress)
+                cluster.run(tasks.tasks, "scripts.dataset_work:encode_one", resources(settings), settings.retries,
+                            environment(settings), tasks.done, tasks.lost, tasks.wanted)
         finally:
             progress.bar.close()
             order = {job.name: number for number, job in enumerate(jobs)}

@@ -46,10 +46,10 @@ def encode(clips, tiny_wan, monkeypatch, capsys):
     def run():
         handed = []
 
-        def here(tasks, function, resources, retries, environ, done, lost):
-            handed.extend(task.name for task in tasks)
+        def here(tasks, function, resources, retries, environ, done, lost, wanted):
+            handed.extend(task.title for task in tasks)
             for number, task in enumerate(tasks):
-                done(number, dataset_work.encode_one(task))
+                tasks.extend(done(number, dataset_work.encode_one(task)))
 
         monkeypatch.setattr(cluster, "run", here)
         settings = config.load(dataset_settings.VideoSet, {}, {**SMALL, **{k: v for k, v in zip(
@@ -93,8 +93,9 @@ def test_a_stopped_item_goes_on_and_a_file_of_somebody_else_stays(encode, clips)
     other = clips.parent / "out/clip1/clip1.vov"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"mine")
-    with pytest.raises(AssertionError, match="2 of 3 items failed"):  # the fixture awaits one
-        encode()
+    for _ in range(2):  # the second run does not take it for the first one's
+        with pytest.raises(AssertionError, match="2 of 3 items failed"):  # the fixture awaits one
+            encode()
     assert other.read_bytes() == b"mine"
 
 

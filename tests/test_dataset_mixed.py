@@ -65,10 +65,10 @@ def test_each_file_is_what_its_trees_encode_makes_alone_and_totals_are_of_each_t
                                                                                              monkeypatch):
     handed = []
 
-    def here(tasks, function, resources, retries, environ, done, lost):
-        handed.extend(task.tree for task in tasks)
+    def here(tasks, function, resources, retries, environ, done, lost, wanted):
+        handed.extend(task.job.tree for task in tasks)
         for number, task in enumerate(tasks):
-            done(number, dataset_work.encode_one(task))
+            tasks.extend(done(number, dataset_work.encode_one(task)))
 
     monkeypatch.setattr(cluster, "run", here)
     with pytest.raises(VovError, match="1 of 6 items failed"):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from video.options import WanOptions
 from vov import VovError, cli
 from vov.config import option, override
 from vov.model.options import ModelOptions
 from vov.sequence.settings import SequenceConfig
+
+if TYPE_CHECKING:  # --help needs no torch
+    from vov.model.backbone import Backbone
+    from vov.sequence.share import Shared
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,28 @@ def main(settings: Encode) -> None:
     """Codes, decodes, measures."""
     if not settings.frames_dir or not settings.out_dir:
         raise VovError("FRAMES_DIR and OUT_DIR must be set; see --help")
-    from video.backbone import WanBackbone
     from vov.sequence.command import encode
 
-    name = settings.name or Path(settings.frames_dir).stem
-    caption = " ".join(settings.caption.split())
-    if said := encode(settings, WanBackbone, settings.frames_dir, caption, Path(settings.out_dir) / f"{name}.vov"):
+    if said := encode(settings, *_what(settings)):
         print(said)
+
+
+def shared(settings: Encode, fewest: int) -> Shared | None:
+    """The same video, to be coded group by group, if it has at least `fewest` groups; `main` then finds them done."""
+    from vov.sequence.share import Shared, most_groups
+
+    if most_groups(settings, settings.frames_dir) < fewest:
+        return None
+    found = Shared(settings, *_what(settings))
+    return found if len(found.groups) >= fewest else None
+
+
+def _what(settings: Encode) -> tuple[type[Backbone], str, str, Path]:
+    """Model, video, caption and file."""
+    from video.backbone import WanBackbone
+
+    name = settings.name or Path(settings.frames_dir).stem
+    return WanBackbone, settings.frames_dir, " ".join(settings.caption.split()), Path(settings.out_dir) / f"{name}.vov"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,11 @@ class Pool:
     starting: dict = field(default_factory=dict)  # answer to come: worker
     idle: list = field(default_factory=list)
     busy: dict = field(default_factory=dict)  # answer to come: (worker, task's number, times tried before)
+
+    @property
+    def size(self) -> int:
+        """Workers that are there or on their way."""
+        return len(self.starting) + len(self.idle) + len(self.busy)
 
     def start(self) -> None:
         """One more worker; it gets a task once it has answered: one that finds no machine never does."""
@@ -97,35 +102,44 @@ class Worker:
         return self.call(task)
 
 
-def run(tasks: Sequence[Any], function: str, resources: Resources, retries: int, environ: Mapping[str, str],
-        done: Callable[[int, Any], None], lost: Callable[[int, int], None]) -> None:
+def run(tasks: MutableSequence[Any], function: str, resources: Resources, retries: int, environ: Mapping[str, str],
+        done: Callable[[int, Any], Iterable[Any] | None], lost: Callable[[int, int], None],
+        wanted: Callable[[int], bool] = lambda number: True) -> None:
     """Runs `function` on every task; `done` gets a task's number and what came back, in the order of finishing.
 
-    A task whose process dies is tried again in a new one, `retries` times, and then has come to {"error": why}.
-    A function returns its own errors; one that raises ends everything.
+    What `done` returns are further tasks: they are added to `tasks`, and come before those that wait. A task whose
+    process dies is tried again in a new one, `retries` times, and then has come to {"error": why}. A function returns
+    its own errors; one that raises ends everything.
 
     Args:
         environ: environment variables of the workers.
+        wanted: whether a task that waits, by its number, is still to be done.
     Raises:
         VovError: Ray is missing, or the cluster cannot be reached or has no room.
         stopping.Stopped: a signal came; what was finished is done, what was under way is not.
     """
     ray = _ray()
     # an exception inside Ray's own wait would be lost
-    with _connected(ray, resources.address), stopping.graceful() as wanted:
-        pool = Pool(function, resources, environ, lost)
-        for _ in range(min(len(tasks), resources.workers or _room(ray, resources))):
-            pool.start()
+    with _connected(ray, resources.address), stopping.graceful() as signalled:
+        pool, room = Pool(function, resources, environ, lost), resources.workers or _room(ray, resources)
         waiting, finished, silent = deque((number, 0) for number in range(len(tasks))), 0, 0
 
         def counted(number: int, found: Any) -> None:
             nonlocal finished
             finished += 1
-            done(number, found)
+            first = len(tasks)
+            tasks.extend(done(number, found) or ())
+            waiting.extendleft((more, 0) for more in reversed(range(first, len(tasks))))
+            useless = [one for one in waiting if not wanted(one[0])]
+            finished += len(useless)
+            for one in useless:
+                waiting.remove(one)
 
         while finished < len(tasks):
-            if number := wanted():
+            if number := signalled():
                 raise stopping.Stopped(number, f"{finished} of {len(tasks)} done")
+            while pool.size < min(room, len(tasks) - finished):
+                pool.start()
             silent = 0 if pool.step(waiting, tasks, retries, counted) or pool.busy or pool.idle else silent + 1
             if silent > PATIENCE:
                 raise VovError(f"no worker could be started in {PATIENCE} seconds; the cluster needs "

@@ -66,9 +66,13 @@ class Job:
         return found.get("key") == self.key and self.file.is_file() and found.get("file_hash") == path_hash(self.file)
 
     def begin(self) -> bool:
-        """Notes that the work has begun; whether outputs of earlier settings may be replaced: only those of ours."""
+        """Notes that the work has begun; whether outputs of earlier settings may be replaced: only those of ours.
+
+        Nothing is noted beside a file of somebody else: the next run would take it for ours.
+        """
         ours = bool(self.recorded())
-        write_json(self.record, {"key": self.key, "path": str(self.path)})
+        if ours or not self.file.exists():
+            write_json(self.record, {"key": self.key, "path": str(self.path)})
         return ours
 
     def finish(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def model_hash(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def held(folder: Path, patience: float = PATIENCE, name: str = ".job") -> Iterator[None]:
     """Holds an item's folder, as `locked` does, but waits `patience` seconds for a process that is being ended.
 
     The workers of a command that was killed live on for a moment, while the same command may run again already.
@@ -122,7 +126,7 @@ def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         end = time.monotonic() + patience
         while True:
             try:
-                stack.enter_context(locked(folder, ".job"))
+                stack.enter_context(locked(folder, name))
                 break
             except VovError as error:
                 if "another run" not in str(error) or time.monotonic() > end:

@@ -16,12 +16,11 @@ class Progress:
     """A line for every item that ends, a bar for the set, and the files that say where it stands."""
 
     def __init__(self, folder: Path, jobs: list[Job], failed: list[tuple[str, str]], rows: list[dict], total: int):
-        self.folder, self.jobs, self.failed, self.rows, self.total = folder, jobs, failed, rows, total
+        self.folder, self.failed, self.rows, self.total = folder, failed, rows, total
         self.bar = tqdm(total=total, initial=total - len(jobs), desc="set", unit="item", dynamic_ncols=True)
 
-    def done(self, number: int, found: dict[str, Any]) -> None:
+    def done(self, job: Job, found: dict[str, Any]) -> None:
         """An item's record or error."""
-        job = self.jobs[number]
         if "error" in found:
             self.failed.append((str(job.path), found["error"]))
             summary.write_failed(self.folder, self.failed)
@@ -30,8 +29,8 @@ class Progress:
             self.rows.append(found)
             text = f"{found['bytes']:,} bytes  {found['psnr']:.2f} dB  {found['seconds']:.0f} s"
         self.bar.update()
-        tqdm.write(f"[{len(self.rows) + len(self.failed)}/{self.total}] {job.name}  {text}", file=sys.stdout)
+        self.say(f"[{len(self.rows) + len(self.failed)}/{self.total}] {job.name}  {text}")
 
-    def lost(self, number: int, times: int) -> None:
-        """An item whose process died."""
-        tqdm.write(f"{self.jobs[number].name}: its process died; try {times + 1}", file=sys.stdout)
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        tqdm.write(text, file=sys.stdout)

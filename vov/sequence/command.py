@@ -67,7 +67,7 @@ def _coded(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str
     """The file without its sound, at the rate or the PSNR that was asked for; None in all processes but the first."""
 
     def once(settings: SequenceConfig, folder: Path) -> Bitstream | None:
-        encoder = _encoder(settings, backbone, clip, caption, source, folder)
+        encoder = encoder_of(settings, backbone, clip, caption, source, folder)
         with collection.applied(encoder.collection, backbone, settings.collection):
             check_work(encoder.header, 1, str(path), settings.decode_limit)
         code = _run(encoder, path.stem, here)
@@ -95,8 +95,9 @@ def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float
     return meter.result()["psnr"]
 
 
-def _encoder(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,
-             folder: Path) -> SequenceEncoder:
+def encoder_of(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,
+               folder: Path) -> SequenceEncoder:
+    """The encoder of a video whose chunks go to `folder`; source: its frames in their own geometry."""
     shortest = settings.shortest_scene or settings.num_frames // 2 + 1
     starts = scene_starts(settings.scenes, source, len(source), shortest)
     planned = spans(starts, len(source), settings.num_frames, settings.key_every, backbone.temporal)
