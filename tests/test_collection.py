@@ -146,6 +146,6 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
             num_frames="5", steps="4", bytes_per_frame="12", score="pixel", scenes="none", resize="crop",
             device="cpu", dtype="float32", collection=str(tmp_path / "balls.vovd"), scene_theta=theta,
             scene_steps="2"), {"CONFIG": ""}))
-        for number, frame in enumerate((4, 8)):
+        for number, last in enumerate((4, 8)):
             with np.load(out / f"chunks/chunk{number:06d}.npz") as chunk:
-                assert np.array_equal(chunk["last"], media.read_image(out / f"film/{frame:05d}.png"))
+                assert np.array_equal(chunk["last"], media.read_image(out / f"film/{last:05d}.png"))
