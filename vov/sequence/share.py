@@ -20,13 +20,13 @@ def most_groups(settings: SequenceConfig, clip: str) -> int:
 
     With TARGET_PSNR the rate of a group depends on how the others came out.
     """
-    if settings.target_psnr or (settings.scenes == "none" and not settings.key_every):
+    every = settings.key_every or int(settings.num_frames == 1)
+    if settings.target_psnr or (settings.scenes == "none" and not every):
         return 1
     frames = len(FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps))
     shortest = (settings.shortest_scene or settings.num_frames // 2 + 1) if settings.scenes == "auto" else 1
     scenes = 1 if settings.scenes == "none" else max(1, frames // shortest)
-    chunks = scenes + frames // max(1, settings.num_frames - 1)
-    return scenes + (chunks // settings.key_every if settings.key_every else 0)
+    return scenes + (frames // max(1, every * (settings.num_frames - 1)) if every else 0)
 
 
 class Shared:
