@@ -28,7 +28,7 @@ SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for en
 
 def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
            minimum: float | None = None, maximum: float | None = None, identity: bool = True,
-           per_stage: bool = False) -> Any:
+           per_stage: bool = False, words: Mapping[str, float] | None = None) -> Any:
     """A dataclass field that explains itself.
 
     Args:
@@ -37,9 +37,10 @@ def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tup
         identity: whether it shapes the result; a run is resumed only by one whose identity is the same. Folders, speed
             and reporting do not, nor do paths whose content is looked at instead.
         per_stage: whether stage 1 and stage 2 may differ in it.
+        words: what may be said instead of some numbers: {"auto": 0.0}.
     """
     metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum, "maximum": maximum,
-                "identity": identity, "per_stage": per_stage}
+                "identity": identity, "per_stage": per_stage, "words": words or {}}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -186,8 +187,10 @@ def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Fie
     try:
         if not isinstance(value, str | int | float) or "\0" in str(value):
             raise TypeError
-        if kind is bool and isinstance(value, str):
-            found: Any = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
+        if value in field.metadata.get("words", ()):
+            found: Any = field.metadata["words"][value]
+        elif kind is bool and isinstance(value, str):
+            found = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
                           "no": False, "off": False, "": False}[value.lower()]
         else:
             found = int(str(value)) if kind is int else kind(value)

@@ -167,8 +167,8 @@ class Fit:
 
     def _refuse_infinite(self, done: int) -> None:
         if not torch.isfinite(self.theta).all():
-            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.lr:g}) and "
-                           "start again in another OUT_DIR")
+            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.learning_rate:g}) "
+                           "and start again in another OUT_DIR")
 
     @torch.no_grad()
     def theta_hat(self) -> Tensor:
@@ -202,7 +202,8 @@ class Fit:
             speed.compile_blocks(blocks)
 
     def _make_optimizer(self) -> None:
-        groups = [{"params": [self.theta], "lr": self.settings.lr, "weight_decay": self.settings.weight_decay}]
+        groups = [{"params": [self.theta], "lr": self.settings.learning_rate,
+                   "weight_decay": self.settings.weight_decay}]
         if self.rate:
             groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]
@@ -340,8 +341,8 @@ class Fit:
     def _read(self, outputs: dict[str, Tensor]) -> dict[str, float]:
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
-            raise VovError(f"the loss is {loss}; lower LR (it is {self.settings.lr:g}) and start again in another "
-                           "OUT_DIR")
+            raise VovError(f"the loss is {loss}; lower LR (it is {self.settings.learning_rate:g}) and start again in "
+                           "another OUT_DIR")
         values = {"loss": loss, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if self.rate:
             values |= {"bits": self.coded_bits(), "bits_model": float(outputs["bits"]),

@@ -13,6 +13,7 @@ from vov.model.options import ModelOptions
 from vov.roi import RoiOptions
 from vov.target import TargetOptions
 
+RATE_OF_ONE = 13.6  # `learning_rate` of a θ with one entry; docs/learning_rates.md says where it comes from
 per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ
 
 
@@ -42,7 +43,8 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
     batch_size: int = per_stage(1, "samples of one forward pass", minimum=1, maximum=65536)
     accum_step: int = per_stage(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1,
                                 maximum=65536)
-    lr: float = per_stage(0.002, "peak learning rate of θ", minimum=0)
+    lr: float = per_stage(0.002, "peak learning rate of θ; auto: 13.6/√d, with a rate term a third of it",
+                          minimum=0, words={"auto": 0.0})
     lr_schedule: str = per_stage("cosine", "after the warm-up", choices=("cosine", "constant"))
     lr_warmup: int = per_stage(20, "steps of linear learning-rate warm-up", minimum=0)
     weight_decay: float = per_stage(1e-4, "AdamW's decoupled weight decay", minimum=0)
@@ -80,6 +82,16 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
                                    "auto", choices=("auto", "none", "selective", "full"), identity=False)
     compile: str = per_stage("auto", "auto: on GPU, compile blocks of large models, CUDA graph of small ones; never",
                           choices=("auto", "blocks", "graph", "never"), identity=False)
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of θ: LR, or with LR=auto one that carries over between models.
+
+        A LoRA entry is θ/√(slots / d), so d entries of θ move a layer's output in proportion to their rate times √d,
+        whatever the model's width and the rank; docs/learning_rates.md derives and measures it. θ that is rounded
+        (LAMBDA_RATE > 0) takes a third: it starts from a fit and must settle on its grid.
+        """
+        return self.lr or RATE_OF_ONE / self.theta_length**0.5 / (3 if self.lambda_rate > 0 else 1)
 
     def identity(self) -> dict[str, Any]:
         """The settings that shape the result: all but folders, paths, reporting and speed."""
