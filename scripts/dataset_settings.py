@@ -43,8 +43,8 @@ class SetOptions:
     workers: int = option(0, "processes that encode, each with a model of its own; 0: as many as there are GPUs, or "
                           "CPUs / CPUS", minimum=0, identity=False)
     cpus: float = option(1.0, "CPU cores of a worker", minimum=0.1, identity=False)
-    gpus: float = option(-1.0, "GPUs of a worker, parts allowed; -1: 1 where this machine has GPUs or RAY_ADDRESS is "
-                         "set, and DEVICE is not cpu", minimum=-1, identity=False)
+    gpus: float = option(-1.0, "GPUs of a worker, parts allowed; 0: it sees none; -1: 1 where this machine has GPUs or "
+                         "RAY_ADDRESS is set, and DEVICE is not cpu", minimum=-1, identity=False)
     retries: int = option(2, "how often an item is tried again whose process died", minimum=0, identity=False)
     split_from: int = option(4, "a video with at least so many groups of chunks is shared out, each group a task; a "
                              "group begins at a scene and by KEY_EVERY; 0: never", minimum=0, identity=False)

@@ -83,6 +83,8 @@ def resources(settings: SetOptions) -> Any:
     from vov.dataset.cluster import Resources
 
     gpus = settings.gpus
+    if gpus == 0 and settings.device == "cuda":
+        raise VovError("GPUS=0 and DEVICE=cuda are set; raise GPUS, or set DEVICE=cpu")
     if gpus < 0:
         import torch
         gpus = float(settings.device != "cpu" and (bool(settings.ray_address) or torch.cuda.is_available()))

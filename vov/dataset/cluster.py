@@ -55,7 +55,9 @@ class Pool:
         """One more worker; it gets a task once it has answered: one that finds no machine never does."""
         ray = _ray()
         kind = ray.remote(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)(Worker)
-        worker = kind.options(runtime_env={"env_vars": dict(self.environ)}).remote(self.function)
+        # Ray shows a worker the GPUs that it was assigned, and one that was assigned none all that there are
+        hidden = {} if self.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        worker = kind.options(runtime_env={"env_vars": {**self.environ, **hidden}}).remote(self.function)
         self.starting[worker.ready.remote()] = worker
 
     def step(self, waiting: deque[tuple[int, int]], tasks: Sequence[Any], retries: int,
