@@ -193,6 +193,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
     import torch
 
     from vov.bitstream.sequence_code import noise_code
+    from vov.scaling.settings import GRADIENT
     from vov.sequence.encode import SequenceEncoder
     from vov.sequence.ledger import scale_for
     from vov.sequence.plan import Span, spans
@@ -214,7 +215,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
             stepping.run()
             watch(f"{name}: 4 steps with {int(code.plan[:4].sum())} atoms", stepping.run, 2)
             settings.kernels(name, stepping.run)
-            if score == "lookahead":
+            if score in GRADIENT:
                 with torch.no_grad():
                     same = torch.equal(stepping.aim.plain(stepping.start.noise, 1.0),
                                        stepping.aim.velocity(stepping.start.noise, 1.0))

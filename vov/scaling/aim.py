@@ -1,4 +1,4 @@
-"""What a candidate is scored by: the direction in which the state should move. See `search` for the three kinds."""
+"""What a candidate is scored by: the direction in which the state should move. See `search` for the kinds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vov.model.flow import Velocity, denoised
 from vov.scaling.replay import Step
+from vov.scaling.settings import GRADIENT
 
 
 class Aim:
@@ -15,23 +16,23 @@ class Aim:
     Args:
         velocity: (x, t) → v of the sampler.
         target: the true latents x0 [1, C, T, h, w].
-        score: likelihood, pixel or lookahead.
-        weights: [2, C, C] of `loss.pixel_weights`, for pixel and lookahead; None: latent errors as they are.
+        score: one of `settings.SCORES`.
+        weights: [2, C, C] of `loss.pixel_weights`, for all but likelihood; None: latent errors as they are.
         importance: what a squared error of each value counts, [1, 1, T, h, w]; None: the same everywhere.
         chained: the target begins with a later latent frame: the first is known.
-        until: σ below which lookahead gives way to pixel, at a third of the cost.
+        until: σ below which lookahead and blend give way to pixel, at a third of the cost.
     """
 
     def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False,
                  until: float = 0.0, importance: Tensor | None = None):
         self.plain, self.target, self.chained = velocity, target, chained
-        self.until = until if score == "lookahead" else float("inf")
+        self.until, self.blend = until if score in GRADIENT else float("inf"), score == "blend"
         self.squares = None if weights is None else [w.T @ w for w in weights]
         self.importance = importance
         self.kept: list[Tensor] = []
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The velocity; for lookahead, x and x̂0 are kept with the graph between them."""
+        """The velocity; for lookahead and blend, x and x̂0 are kept with the graph between them."""
         self.kept = []
         if t < self.until:
             return self.plain(x, t)
@@ -48,8 +49,10 @@ class Aim:
         if not self.kept:
             return drift, step.g / max(abs(step.drift), 1e-20)
         (pulled,) = torch.autograd.grad(self.kept[1], self.kept[0], error)
+        if self.blend:
+            pulled = pulled / pulled.norm().clamp_min(1e-20) + drift / drift.norm().clamp_min(1e-20)
         length = float(drift.norm() / pulled.norm().clamp_min(1e-20))  # as long as the drift, to compare with it
-        return pulled * length, step.g / max(length, 1e-20)
+        return pulled * length, step.g / max(abs(step.drift) if self.blend else length, 1e-20)
 
     def weighted(self, error: Tensor) -> Tensor:
         """WᵀW·e, or e itself, times what each value counts."""

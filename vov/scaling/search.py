@@ -1,11 +1,13 @@
 """The encoder's half of coded noise: which candidates, and how many bits for which step. See `vov.scaling.replay`.
 
-A step's score of a candidate is <direction, z>. Three directions, all free choices of the encoder:
+A step's score of a candidate is <direction, z>. Four directions, all free choices of the encoder:
 
     likelihood  the drift: the score is the log-ratio of the posterior to the model, as in the paper
     pixel       the drift as pixels see it, WᵀW·drift with W of `loss.pixel_weights`
     lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
                 so that a choice counts for what the model makes of it; a backward pass a coded step
+    blend       the sum of the last two, each of length 1. J is that of one step, while many steps are still to come:
+                what the end result owes to a choice lies between J and 1 (docs/recipe.md)
 
 M atoms of K candidates move the state by about √(2·ln K·M) standard deviations along the direction, whatever M and K;
 each atom is chosen for the whole direction, not for what others left of it: their sum is mostly noise, which a matching
@@ -37,7 +39,7 @@ from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
 from vov.scaling.progress import Progress
 from vov.scaling.replay import levels, stochastic_step
-from vov.scaling.settings import ScalingConfig
+from vov.scaling.settings import GRADIENT, ScalingConfig
 
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
 
@@ -64,7 +66,7 @@ class Search:
         self.conditions, self.targets = conditions, targets
         self.importance = importance or [None] * len(targets)
         self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
-        if settings.score == "lookahead":
+        if settings.score in GRADIENT:
             model = decoder.backbone
             speed.recompute_blocks(model.transformer, model.blocks, model.device)
 

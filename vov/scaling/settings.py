@@ -13,6 +13,9 @@ from vov.config import option
 from vov.roi import RoiOptions
 from vov.target import TargetOptions
 
+SCORES = ("likelihood", "pixel", "lookahead", "blend")
+GRADIENT = ("lookahead", "blend")  # those that take a backward pass a step
+
 
 @dataclass(frozen=True)
 class TextureOption:
@@ -55,10 +58,10 @@ class ScalingConfig(TargetOptions, RoiOptions):
                                 "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
                               "grid; -1: `jump_level` for scheme atoms, else 0", minimum=-1)
-    score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead",
-                        choices=("likelihood", "pixel", "lookahead"))
-    lookahead_until: float = option(0.0, "σ below which lookahead gives way to pixel, which costs no backward pass; "
-                                    "0: lookahead in all steps", minimum=0)
+    score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead, blend",
+                        choices=SCORES)
+    lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
+                                    "pass; 0: never", minimum=0)
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
                          choices=("best", "sample"))
 

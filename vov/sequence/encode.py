@@ -30,6 +30,7 @@ from vov.roi import masks
 from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate
 from vov.scaling.choose import Chooser
+from vov.scaling.settings import GRADIENT
 from vov.sequence.chunk import ChunkModel, Start
 from vov.sequence.kept import load, save
 from vov.sequence.ledger import Ledger, scale_for
@@ -97,7 +98,7 @@ class SequenceEncoder:
             decode_steps=settings.steps,
             shift=settings.shift or backbone.native_shift(settings.width, settings.height), seed=settings.seed)
         self.model = ChunkModel(backbone, self.header)
-        if settings.score == "lookahead":
+        if settings.score in GRADIENT:
             speed.recompute_blocks(backbone.transformer, backbone.blocks, backbone.device)
         self.conditions = backbone.embed(self.captions)
         shape = backbone.latent_shape(settings.width, settings.height, settings.num_frames)

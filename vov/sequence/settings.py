@@ -9,7 +9,7 @@ from vov.config import option
 from vov.media.geometry import Geometry
 from vov.model.options import ModelOptions
 from vov.roi import RoiOptions
-from vov.scaling.settings import jump_level
+from vov.scaling.settings import SCORES, jump_level
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class SequenceConfig(ModelOptions, RoiOptions):
     eta: float = option(1.0, "diffusion strength", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
                               minimum=-1)
-    score: str = option("lookahead", "what an atom is chosen for: likelihood, pixel, lookahead",
-                        choices=("likelihood", "pixel", "lookahead"))
-    lookahead_until: float = option(0.0, "σ below which lookahead gives way to pixel, which costs no backward pass; "
-                                    "0: lookahead in all steps", minimum=0)
+    score: str = option("lookahead", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
+                        choices=SCORES)
+    lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
+                                    "pass; 0: never", minimum=0)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
 
     def one_rate(self) -> None:
