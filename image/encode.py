@@ -32,7 +32,7 @@ class Encode(ScalingConfig, QwenOptions):
     seed: int = option(42, "of the decoder's noise", minimum=0)
     steps: int = override(ScalingConfig, "steps", 50, help="sampler steps", minimum=2)
     scaling_bytes: int = override(ScalingConfig, "scaling_bytes", 2000)
-    score: str = override(ScalingConfig, "score", "lookahead")
+    score: str = override(ScalingConfig, "score", "blend")
     overwrite: bool = option(False, "replace existing outputs")
 
 

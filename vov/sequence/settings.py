@@ -58,7 +58,7 @@ class SequenceConfig(ModelOptions, RoiOptions):
     eta: float = option(1.0, "diffusion strength", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
                               minimum=-1)
-    score: str = option("lookahead", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
+    score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
     lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
                                     "pass; 0: never", minimum=0)
