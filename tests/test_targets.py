@@ -83,6 +83,57 @@ def test_the_most_that_can_be_had_is_said(case, monkeypatch):
         run(case, target_psnr=25.0)
 
 
+def jagged(seed):
+    """A curve bytes → dB as small files of few steps have: 1.5 dB for twice the bytes, and at every per cent of bytes
+    another plan, which moves it by 0.3 dB either way."""
+    moves = np.random.default_rng(seed).normal(0, 0.3, 2000)
+    return lambda spend: float(20 + 1.5 * np.log2(spend / 300) + moves[int(np.log(spend) / np.log(1.01))])
+
+
+def seek(wanted, curve, least=10, most=10**5):
+    """(the PSNR of what `aimed` gives, how many attempts it took)."""
+    tried = []
+    value = targets.aimed(wanted, 36, least, most, lambda spend: (curve(spend), tried.append(spend) or curve(spend)))
+    assert len(set(tried)) == len(tried) <= targets.TRIES and min(tried) >= least and max(tried) <= most
+    return value, len(tried)
+
+
+def test_a_psnr_is_met_on_curves_that_jump_and_fall():
+    cases = [(wanted, seed) for wanted in np.arange(18, 24, 0.5) for seed in range(20)]
+    met = [abs(seek(wanted, jagged(seed))[0] - wanted) <= targets.NEAR_DB for wanted, seed in cases]
+    assert np.mean(met) >= 0.94
+
+
+def test_a_smooth_curve_takes_a_few_attempts():
+    found = [seek(wanted, lambda spend: 14 + 3 * np.log2(spend / 36)) for wanted in np.arange(16, 30, 0.25)]
+    assert max(attempts for _, attempts in found) <= 6
+
+
+def test_a_jump_over_the_target_is_gone_around():
+    def curve(spend):  # 21.4 dB at 500 bytes, 20 below; and what is wanted where one looks for it last
+        return 20.7 if 515 <= spend <= 530 else 20 + 1.4 * (spend >= 500)
+
+    assert seek(20.7, curve)[0] == 20.7
+
+
+def test_what_no_size_gives_is_said_in_one_line_with_what_there_is(caplog):
+    value, attempts = seek(20.6, lambda spend: 20.0 + (spend >= 500))
+    assert value == 21.0 and attempts == targets.TRIES
+    (said,) = caplog.messages
+    assert said.startswith("TARGET_PSNR=20.6 is missed by 0.40 dB") and "\n" not in said
+    assert "21.00 dB, which the file has, is the nearest, and 20.00 dB the nearest below; ask for one" in said
+    caplog.clear()
+    assert seek(20.0, lambda spend: 20.3)[0] == 20.3 and "the nearest; ask for one" in caplog.messages[0]
+
+
+def test_what_lies_far_beyond_all_sizes_is_refused_at_once_and_what_is_near_is_looked_for():
+    tried = []
+    with pytest.raises(targets.OutOfReach, match=r"the most that this model gives with these settings is 20\.00 dB"):
+        targets.aimed(22.0, 36, 10, 1000, lambda spend: (min(20.0, spend / 36), tried.append(spend)))
+    assert len(tried) <= 5 and max(tried) == 1000
+    assert seek(20.3, lambda spend: 20.25 if 800 < spend < 900 else 17 + 0.003 * spend, most=1000)[0] == 20.25
+
+
 def test_the_next_try_lies_between_the_nearest_two_and_within_bounds():
     assert 100 < targets.following({100: 20.0, 400: 24.0}, 22.0, 10, 10**6) < 400
     assert targets.following({100: 20.0}, 40.0, 10, 300) == 300 and targets.following({100: 20.0}, 2.0, 60, 300) == 60
