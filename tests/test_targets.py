@@ -9,6 +9,7 @@ from skimage import data as photographs
 from image.backbone import QwenBackbone
 from image.options import ImageFit
 from vov import VovError, bitstream
+from vov.bitstream.noise_code import NoiseCode
 from vov.codec import Source, decode_file
 from vov.media import resize
 from vov.metrics import psnr
@@ -35,9 +36,9 @@ def run(case, **asked):
     backbone, stream, sources = case
     seen = []
 
-    def search_once(settings):
+    def search_once(settings, spend=0):
         seen.append(settings)
-        return search.scale(stream, backbone, sources, settings)
+        return search.scale(stream, backbone, sources, settings, spend=spend)
 
     chosen = targets.choose(dataclasses.replace(SETTINGS, **asked), stream, sources, backbone, search_once)
     return chosen, seen
@@ -102,6 +103,38 @@ def test_a_psnr_is_met_on_curves_that_jump_and_fall():
     cases = [(wanted, seed) for wanted in np.arange(18, 24, 0.5) for seed in range(20)]
     met = [abs(seek(wanted, jagged(seed))[0] - wanted) <= targets.NEAR_DB for wanted, seed in cases]
     assert np.mean(met) >= 0.94
+
+
+def test_a_plan_whose_last_step_alone_is_cut_or_stretched_meets_what_no_plan_of_its_own_meets():
+    def curve(spend):  # of whole plans: a jump of 1.4 dB at 500 bytes
+        return 20 + 1.4 * (spend >= 500)
+
+    def finer(spend, plan):
+        spends.append((spend, plan))
+        return curve(plan) + 3 * np.log2(spend / plan), (spend, plan)
+
+    spends = []
+    made = targets.aimed(20.9, 36, 10, 1000, lambda spend: (curve(spend), (spend, spend)), finer)
+    assert made == spends[-1] and len(spends) <= 3 and {plan for _, plan in spends} == {made[1]}
+    assert abs(curve(made[1]) + 3 * np.log2(made[0] / made[1]) - 20.9) <= targets.NEAR_DB
+
+
+def test_only_the_last_step_is_cut_or_stretched(case):
+    backbone, stream, sources = case
+    codes, values = [], []
+    for spend in (0, 440, 470, 530, 560):
+        made, frames = search.scale(stream, backbone, sources, SETTINGS, spend=spend)
+        size = backbone.encode(sources[0].fitted(SIDE, SIDE, "pad")).numel()
+        codes.append(NoiseCode.from_bytes(made.noise, made.header, size, len(sources)))
+        values.append(targets.quality(frames, made, sources))
+        assert not spend or 0.97 * spend <= len(made.noise) <= spend
+    plain, *others = codes
+    last = np.flatnonzero(plain.plan.any(1))[-1]
+    before = int(plain.plan[:last].sum())
+    for code in others:
+        assert (code.plan[:last] == plain.plan[:last]).all() and (code.plan[last] != plain.plan[last]).any()
+        assert before and (code.symbols[:, :before] == plain.symbols[:, :before]).all()
+    assert values[1:] == sorted(values[1:]) and values[2] < values[0] < values[3]
 
 
 def test_a_smooth_curve_takes_a_few_attempts():

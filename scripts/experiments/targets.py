@@ -128,7 +128,7 @@ def of_noise(settings: Targets, stage, source, backbone, name: str, value: float
     scaling = ScalingConfig(steps=settings.noise_steps, scaling_bytes=100, score="likelihood", **{name: value})
     stream = bare(backbone, [source], dataclasses.replace(stage, decode_steps=settings.noise_steps))
     made = targets.choose(scaling, stream, [source], backbone,
-                          lambda asked: search.scale(stream, backbone, [source], asked))
+                          lambda asked, spend=0: search.scale(stream, backbone, [source], asked, spend=spend))
     return made.stream, targets.quality(made.frames, made.stream, [source])
 
 

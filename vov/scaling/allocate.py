@@ -33,8 +33,7 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
         return LEVELS[np.abs(LEVELS[:, None] - wanted.reshape(1, -1)).argmin(0)].reshape(worth.shape)
 
     def size_of(plan: np.ndarray) -> int:
-        packed = -(-int(plan.sum()) * items * (code.bits + code.signed) // 8)  # indices are as good as random
-        return len(replace(code, plan=plan).to_bytes()) + 4 + packed
+        return size(replace(code, plan=plan), items)
 
     worth = worth / max(worth.max(), 1e-30)
     low, high = 1e-9, 1e9
@@ -46,6 +45,32 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
         raise VovError(f"SCALING_BYTES={budget} is too little for a single index; raise it")
     spent = size_of(plan_of(1e9)) > budget
     return replace(code, plan=_filled(plan, worth, useful, budget, size_of) if code.signed and spent else plan), spent
+
+
+def size(code: NoiseCode, items: int = 1) -> int:
+    """Bytes that a code without its symbols will have with them: indices are as good as random."""
+    packed = -(-int(code.plan.sum()) * items * (code.bits + code.signed) // 8)
+    return len(code.to_bytes()) + 4 + packed
+
+
+def stretched(code: NoiseCode, budget: int, items: int = 1) -> NoiseCode:
+    """`code` with as many atoms in its last coded step as `budget` bytes allow, at least one a cell that has any.
+
+    The other steps keep theirs, and so their symbols. Quality therefore rises steadily with the budget, where plans of
+    their own make it jump from size to size.
+    """
+    last = np.flatnonzero(code.plan.any(1))[-1]
+
+    def of(share: float) -> NoiseCode:
+        plan = code.plan.copy()
+        plan[last] = np.where(plan[last] > 0, np.clip((share * plan[last]).round(), 1, MAX_ATOMS), 0)
+        return replace(code, plan=plan)
+
+    low, high = 0.0, float(MAX_ATOMS)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(of(middle), items) <= budget else (low, middle)
+    return of(low)
 
 
 def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int,

@@ -68,10 +68,11 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
     else:
         kept: list[Progress] = []
 
-        def run(asked: ScalingConfig) -> tuple[Bitstream, list[np.ndarray]]:
-            place = outputs.record.with_name(f".search-{outputs.mark}-{asked.scaling_bytes}.safetensors")
-            kept.append(Progress(place, f"{outputs.identity} {asked.scaling_bytes}", backbone.device))
-            return scale(stream, backbone, sources, asked, lambda step, x: bar.update(), kept[-1])
+        def run(asked: ScalingConfig, spend: int = 0) -> tuple[Bitstream, list[np.ndarray]]:
+            name = f"{asked.scaling_bytes}-{spend}" if spend else f"{asked.scaling_bytes}"
+            place = outputs.record.with_name(f".search-{outputs.mark}-{name}.safetensors")
+            kept.append(Progress(place, f"{outputs.identity} {name}", backbone.device))
+            return scale(stream, backbone, sources, asked, lambda step, x: bar.update(), kept[-1], spend)
 
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:
             try:

@@ -35,7 +35,7 @@ from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import euler
 from vov.scaling.aim import Aim
-from vov.scaling.allocate import allocate
+from vov.scaling.allocate import allocate, stretched
 from vov.scaling.choose import Chooser
 from vov.scaling.progress import Progress
 from vov.scaling.replay import levels, stochastic_step
@@ -54,11 +54,13 @@ class Search:
         settings: what to spend where.
         kept: what a stopped search had found; a signal saves it there.
         importance: of the items' latents, `Source.importance`.
+        spend: bytes of noise, by the last coded step alone (`allocate.stretched`); 0: those that are planned for.
     """
 
     def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
                  settings: ScalingConfig, kept: Progress | None = None,
-                 importance: Sequence[Tensor | None] | None = None):
+                 importance: Sequence[Tensor | None] | None = None, spend: int = 0):
+        self.spend = spend
         self.kept, self.signalled = kept or Progress(), lambda: 0
         if decoder.header.sampler != "euler":
             raise VovError(f"the file's sampler is {decoder.header.sampler}; noise can be coded for euler only")
@@ -96,6 +98,7 @@ class Search:
         while not spent and self.settings.end_level < 0 and code.end > END_STEP:  # lower levels have use for the rest
             self._place(replace(self.code, end=max(END_STEP, code.end - END_STEP)))
             code, spent = self._planned(budget, progress)
+        code = stretched(code, self.spend, count) if self.spend else code
         choosers, latents = zip(*(self._sample(code, item, progress) for item in range(count)), strict=True)
         symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
         return replace(code, symbols=symbols), list(latents)
@@ -148,11 +151,11 @@ class Search:
 
 def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], settings: ScalingConfig,
           progress: Callable[[int, Tensor], None] = lambda step, x: None,
-          kept: Progress | None = None) -> tuple[Bitstream, list[np.ndarray]]:
+          kept: Progress | None = None, spend: int = 0) -> tuple[Bitstream, list[np.ndarray]]:
     """A file with a noise section, and the frames [T, height, width, 3] of each item as the encoder sees them.
 
     stream: a file without one (a noise section it has is replaced). sources: its originals, in its order.
-    kept: as in `Search`.
+    kept, spend: as in `Search`.
     """
     header = stream.header
     if settings.steps and settings.steps != header.decode_steps:
@@ -170,5 +173,5 @@ def scale(stream: Bitstream, backbone: Backbone, sources: Sequence[Source], sett
         targets = [backbone.encode(s.fitted(header.width, header.height, header.resize)) for s in sources]
         importance = [s.importance(header.width, header.height, header.resize, x)
                       for s, x in zip(sources, targets, strict=True)]
-        code, latents = Search(decoder, theta, conditions, targets, settings, kept, importance).run(progress)
+        code, latents = Search(decoder, theta, conditions, targets, settings, kept, importance, spend).run(progress)
         return replace(stream, header=header, noise=code.to_bytes()), [backbone.decode(x) for x in latents]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import geometric_mean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -69,14 +69,14 @@ def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingCo
 
 
 def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source], backbone: Backbone,
-           run: Callable[[ScalingConfig], tuple[Bitstream, list[np.ndarray]]]) -> Chosen:
+           run: Callable[..., tuple[Bitstream, list[np.ndarray]]]) -> Chosen:
     """The file that was asked for.
 
     Sizes need one search: the plan is cut where the size is met. TARGET_PSNR takes a few: those that were tried tell
-    how many bytes the next one should spend, see `following`.
+    how many bytes the next one should spend, see `aimed`.
 
     Args:
-        run: settings → (file, frames), see `search.scale`.
+        run: (settings, and bytes to spend by the last coded step alone) → (file, frames), see `search.scale`.
     Raises:
         VovError: the target cannot be met; says what the model can give.
     """
@@ -90,46 +90,80 @@ def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]
     least, most = (max(16, int(bits / 8 * values * len(sources))) for bits in (LEAST, MOST))
     refuse_beyond(wanted, stream, sources, backbone)
 
-    def attempt(spend: int) -> tuple[float, Chosen]:
-        made = Chosen(*run(replace(settings, scaling_bytes=spend)))
+    def attempt(spend: int, planned: int = 0) -> tuple[float, Chosen]:
+        of_plan = (spend,) if planned else ()
+        made = Chosen(*run(replace(settings, scaling_bytes=planned or spend), *of_plan))
         return quality(made.frames, stream, sources), made
 
-    return aimed(wanted, round(values * len(sources) / 64), least, most, attempt)
+    return aimed(wanted, round(values * len(sources) / 64), least, most, attempt, attempt)
 
 
-def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[int], tuple[float, T]]) -> T:
+def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[int], tuple[float, T]],
+          finer: Callable[[int, int], tuple[float, T]] | None = None) -> T:
     """What the best of some attempts made: the first one within `NEAR_DB` of the PSNR `wanted`, else, with a warning,
     the nearest one.
 
-    spend: bytes of noise of the first attempt; the others lie in least … most. attempt: bytes → (its PSNR, what it
-    made).
-    Raises OutOfReach when every attempt fell short.
+    Each size has a plan of its own for all steps. Where a file is small and steps are few, PSNR over bytes is
+    therefore no smooth curve: it can jump by half a dB between two sizes that differ by 1 %, and can fall. Where
+    `following` finds no size, the plan that came nearest is kept, and only what its last step spends is sought, which
+    changes PSNR smoothly. Where there is no `finer`, sizes around the jump are tried, as good as at random.
+
+    Args:
+        spend: bytes of noise of the first attempt; the others lie in least … most.
+        attempt: bytes → (its PSNR, what it made).
+        finer: (bytes, bytes that its plan is made for) → likewise.
+    Raises:
+        OutOfReach: every attempt fell short.
     """
-    tried: dict[int, float] = {}
-    spend, near, best = min(most, max(least, spend)), float("inf"), None
-    while spend is not None and len(tried) < TRIES:
-        tried[spend], made = attempt(spend)
-        log.info("TARGET_PSNR=%g: %d bytes of noise give %.2f dB", wanted, spend, tried[spend])
-        if abs(tried[spend] - wanted) < near:
-            near, best = abs(tried[spend] - wanted), made
-        if near <= NEAR_DB:
-            return best
-        spend = following(tried, wanted, least, most)
-    if (highest := max(tried.values())) < wanted - NEAR_DB:
+    found, tried, kept = Found(wanted), {}, set()
+    now: int | None = min(most, max(least, spend))
+    while now is not None and found.going:
+        tried[now] = found.note(now, *attempt(now))
+        now = following(tried, wanted, least, most)
+        if now is None and finer:
+            plan = min(sorted(tried.keys() - kept), key=lambda size: abs(tried[size] - wanted))
+            kept.add(plan)
+            of_plan = {plan: tried[plan]}
+            while found.going and abs(tried[plan] - wanted) <= REACH and (
+                    now := following(of_plan, wanted, least, most)) is not None:
+                of_plan[now] = found.note(now, *finer(now, plan))
+        now = now or around(tried, wanted, least, most)
+    if found.near > NEAR_DB and (highest := max(found.values)) < wanted - NEAR_DB:
         raise OutOfReach(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {highest:.2f} "
                          "dB; ask for less, or raise STEPS")
-    log.warning("%s", missed(tried, wanted))
-    return best
+    if found.near > NEAR_DB:
+        log.warning("%s", missed(found.values, wanted))
+    return found.made
 
 
-def missed(tried: dict[int, float], wanted: float) -> str:
-    """One line: what was got in place of the PSNR `wanted`, and what else there is, from {bytes: dB}."""
-    sides = {"below": max((value for value in tried.values() if value < wanted), default=None),
-             "above": min((value for value in tried.values() if value >= wanted), default=None)}
+class Found:
+    """The PSNRs of all attempts, and what the one nearest to `wanted` made."""
+
+    def __init__(self, wanted: float):
+        self.wanted, self.values, self.near, self.made = wanted, [], float("inf"), None
+
+    @property
+    def going(self) -> bool:
+        """Whether there is need of a further attempt, and room for it."""
+        return self.near > NEAR_DB and len(self.values) < TRIES
+
+    def note(self, spend: int, value: float, made: Any) -> float:
+        """An attempt that spent these bytes; returns its PSNR."""
+        log.info("TARGET_PSNR=%g: %d bytes of noise give %.2f dB", self.wanted, spend, value)
+        self.values.append(value)
+        if abs(value - self.wanted) < self.near:
+            self.near, self.made = abs(value - self.wanted), made
+        return value
+
+
+def missed(values: Sequence[float], wanted: float) -> str:
+    """One line: what was got in place of the PSNR `wanted`, and what else there is, from those of all attempts."""
+    sides = {"below": max((value for value in values if value < wanted), default=None),
+             "above": min((value for value in values if value >= wanted), default=None)}
     (_, got), *others = sorted(((side, value) for side, value in sides.items() if value is not None),
                                key=lambda one: abs(one[1] - wanted))
     beyond = "".join(f", and {value:.2f} dB the nearest {side}" for side, value in others)
-    return (f"TARGET_PSNR={wanted:g} is missed by {abs(got - wanted):.2f} dB: of {len(tried)} sizes tried {got:.2f} "
+    return (f"TARGET_PSNR={wanted:g} is missed by {abs(got - wanted):.2f} dB: of {len(values)} attempts {got:.2f} "
             f"dB, which the file has, is the nearest{beyond}; ask for one of these or for TARGET_BYTES, or raise STEPS")
 
 
@@ -153,34 +187,38 @@ def quality(frames: Sequence[np.ndarray], stream: Bitstream, sources: Sequence[S
 
 
 def following(tried: dict[int, float], wanted: float, least: int, most: int) -> int | None:
-    """How many bytes to try next, from {bytes: dB} of those that were tried; None: nothing is worth a try.
+    """How many bytes to try next, from {bytes: dB} of those that were tried; None: nothing follows from them.
 
-    Each size has a plan of its own for all steps. Where a file is small and steps are few, PSNR over bytes is
-    therefore no smooth curve: it can jump by half a dB between two sizes that differ by 1 %, and can fall. So
-
-    1. Where PSNR passes the target between two sizes, the next one lies between them, by interpolation over the
-       logarithm of bytes; of several such places at the smallest.
-    2. Where all sizes lie on one side of the target, it lies beyond them, by `DB_PER_DOUBLING`.
-    3. Where it passes only between sizes less than `JUMP` apart, or bounds end the way, and the target is near:
-       around the middle of these places, further and further away by the factor `BESIDE`: as good as at random.
+    Where PSNR passes the target between two sizes, the next one lies between them, by interpolation over the logarithm
+    of bytes; of several such places at the smallest, of sizes less than `JUMP` apart never. Where all lie on one side
+    of the target, it lies beyond them, by `DB_PER_DOUBLING`.
     """
-    sizes = sorted(tried)
-    passes = [pair for pair in pairwise(sizes) if len({tried[size] < wanted for size in pair}) == 2]
+    sizes, passes = sorted(tried), passing(tried, wanted)
     for low, high in passes:
         if high > max(JUMP * low, low + 1):
             share = (wanted - tried[low]) / (tried[high] - tried[low])
             between = round(low * (high / low) ** min(0.8, max(0.2, share)))
             return min(high - 1, max(low + 1, between))
-    nearest = min(sizes, key=lambda size: abs(tried[size] - wanted))
-    if not passes:
-        end = sizes[-1] if tried[sizes[-1]] < wanted else sizes[0]
-        doublings = (wanted - tried[end]) / DB_PER_DOUBLING
-        beyond = min(most, max(least, round(end * 2 ** min(3.0, max(-3.0, doublings)))))
-        if beyond not in tried:
-            return beyond
-        if abs(tried[nearest] - wanted) > REACH:
-            return None
+    if passes:
+        return None
+    end = sizes[-1] if tried[sizes[-1]] < wanted else sizes[0]
+    doublings = (wanted - tried[end]) / DB_PER_DOUBLING
+    beyond = min(most, max(least, round(end * 2 ** min(3.0, max(-3.0, doublings)))))
+    return None if beyond in tried else beyond
+
+
+def around(tried: dict[int, float], wanted: float, least: int, most: int) -> int | None:
+    """A size further and further away, by the factor `BESIDE`, from the middle of where PSNR passes the target; where
+    it does not, from the nearest one, if that is within `REACH`. None: there is none."""
+    passes, nearest = passing(tried, wanted), min(tried, key=lambda size: abs(tried[size] - wanted))
+    if not passes and abs(tried[nearest] - wanted) > REACH:
+        return None
     middle = geometric_mean([size for pair in passes for size in pair] or [nearest])
-    around = (round(middle * BESIDE**power) for step in range(TRIES) for power in (step, -step))
-    return next((size for size in around if least <= size <= most and
+    sizes = (round(middle * BESIDE**power) for step in range(TRIES) for power in (step, -step))
+    return next((size for size in sizes if least <= size <= most and
                  all(max(size, old) > JUMP * min(size, old) for old in tried)), None)
+
+
+def passing(tried: dict[int, float], wanted: float) -> list[tuple[int, int]]:
+    """Neighbours in size of which one has less than the PSNR `wanted` and the other has not."""
+    return [pair for pair in pairwise(sorted(tried)) if len({tried[size] < wanted for size in pair}) == 2]
