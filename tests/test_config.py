@@ -151,7 +151,7 @@ def test_an_error_is_one_line_whatever_a_value_holds(value, monkeypatch, capsys)
 
 
 def test_a_number_may_be_said_by_a_word_where_the_option_knows_it():
-    assert load(FitConfig, {}, {"LR": "auto", "THETA_D_LENGTH": "8192"}).learning_rate == pytest.approx(0.1105, rel=0.01)
+    assert load(FitConfig, {}, {"LR": "auto", "THETA_D_LENGTH": "10000"}).learning_rate == pytest.approx(0.1)
     stage2 = load(FitConfig, {}, {"LR": "auto", "THETA_D_LENGTH": "131072", "LAMBDA_RATE": "0.003"}, "stage2")
     assert stage2.learning_rate == pytest.approx(10 / 131072**0.5 / 3)
     assert load(FitConfig, {}, {"LR": "0.01"}).learning_rate == 0.01

@@ -224,7 +224,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
 
 
 def whole_noise(settings: Bench, backbone, frames, watch) -> None:
-    """A clip coded as noise from frames in memory to the file's bytes, and back; with lookahead, as presets have it."""
+    """A clip coded as noise from frames in memory to the file's bytes, and back; with encode.sh's score."""
     import numpy as np
 
     from vov import bitstream
