@@ -31,7 +31,7 @@ from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
-from vov.sequence.plan import spans
+from vov.sequence.plan import Span, spans
 from vov.sequence.scenes import detect, scene_starts
 from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import SceneAdapter, windows
@@ -178,7 +178,8 @@ def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():
 
 
 def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture():
-    ledger = Ledger(spans([0], 18, 17, key_every=1), [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3, (9, 9))
+    lone = [Span(0, 17, False, 0), Span(17, 1, False, 0)]
+    ledger = Ledger(lone, [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3, (9, 9))
     ledger.open(Scene(2, np.array([255, 255, 255])))
     assert ledger.share() == 500
     ledger.add()

@@ -32,3 +32,19 @@ def test_chunks_that_follow_each_other_are_about_equally_long():
         lengths = [-(-(span.frames - (not span.chained)) // 4) for span in spans([0], count, 17, unit=4)]
         assert max(lengths) - min(lengths) <= 1
         assert len(lengths) == -(-(count - 1) // 16)
+
+
+def test_so_are_chunks_that_stand_alone_and_groups_of_them():
+    assert [span.frames for span in spans([0], 120, 17, 1, 4)] == [17] * 4 + [13] * 4
+    assert [span.frames for span in spans([0], 85, 17, 2, 4)] == [17, 12, 17, 12, 17, 10]
+    for count in range(1, 300):
+        for key_every, most in ((1, 17), (3, 49)):
+            found = spans([0], count, 17, key_every, 4)
+            chains = [0]
+            for span in found:
+                chains += [] if span.chained else [0]
+                chains[-1] += span.frames
+            chains = chains[1:]
+            assert len(chains) == -(-count // most) and max(chains) <= most
+            assert max(chains) - min(chains) < 8 and sum(chains) == count
+            assert all(span.frames <= 17 - span.chained for span in found)

@@ -22,8 +22,8 @@ class Span:
 def spans(starts: Sequence[int], count: int, size: int, key_every: int = 0, unit: int = 1) -> list[Span]:
     """Chunks of a video of `count` frames; none crosses the start of a scene.
 
-    Chunks that follow each other are about equally long: a short one at the end would be coded with all the model's
-    steps for a few frames.
+    The chunks of a scene are as few as can be, and about equally long: a short one at the end would take all the
+    model's steps for a few frames, and come out worse.
 
     Args:
         starts: first frame of every scene, from 0.
@@ -34,21 +34,22 @@ def spans(starts: Sequence[int], count: int, size: int, key_every: int = 0, unit
     found = []
     for scene, (first, end) in enumerate(zip(starts, [*starts[1:], count], strict=True)):
         most = 1 + key_every * (size - 1) if key_every or size == 1 else end - first
-        while first < end:
-            chain = min(most, end - first)
-            for number, frames in enumerate(even(chain, size, unit)):
+        chains = -(-(end - first) // most)
+        for chain in even(end - first, chains, chains, unit):
+            chunks = max(1, -(-(chain - 1) // max(1, size - 1)))
+            for number, frames in enumerate(even(chain, chunks, 1, unit)):
                 found.append(Span(first, frames, number > 0, scene))
                 first += frames
     return found
 
 
-def even(frames: int, size: int, unit: int) -> list[int]:
-    """New frames of each chunk of a chain that starts from nothing: as few chunks as can be, as even as can be."""
-    whole = -(-(frames - 1) // unit)  # latent frames after the first
-    chunks = max(1, -(-whole // max(1, (size - 1) // unit)))
-    shares = [whole // chunks + (number < whole % chunks) for number in range(chunks)]
-    lengths = [unit * share for share in shares]
-    lengths[0] += 1
+def even(frames: int, parts: int, heads: int, unit: int) -> list[int]:
+    """So many frames in `parts` runs that differ by one unit at most; the last one lacks what does not fill a unit.
+
+    heads: how many of the runs, from the first on, begin with a frame of their own before the units.
+    """
+    whole = -(-(frames - heads) // unit)
+    lengths = [(number < heads) + unit * (whole // parts + (number < whole % parts)) for number in range(parts)]
     lengths[-1] -= sum(lengths) - frames
     return lengths
 
