@@ -43,12 +43,12 @@ def main(settings: Figure) -> None:
 
 
 def curves(axis, rows: list[dict], label: str, place) -> None:
-    """A line for each value of `label`: PSNR against `place(row)`; fits that were lost fall out of the frame."""
+    """A line for each value of `label`: PSNR below its best, against `place(row)`; lost fits fall out of the frame."""
     for value in dict.fromkeys(row[label] for row in rows):
-        group = sorted((place(row), row["psnr"]) for row in rows if row[label] == value)
+        best = max(row["psnr"] for row in rows if row[label] == value)
+        group = sorted((place(row), row["psnr"] - best) for row in rows if row[label] == value)
         axis.plot(*zip(*group, strict=True), "o-", label=f"d = {value:,}" if label == "theta_length" else value)
-    best = max(row["psnr"] for row in rows)
-    axis.set(xscale="log", ylabel="PSNR, dB", ylim=(best - 4, best + 0.3))
+    axis.set(xscale="log", ylabel="PSNR below the best of the line, dB", ylim=(-4, 0.3))
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
 
