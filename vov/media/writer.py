@@ -17,7 +17,6 @@ from vov.files import atomic
 from vov.media import audio
 from vov.media.timing import HIGHEST_FPS
 
-THREADS = 4  # x264's output depends on their number, not on the machine's cores
 TICKS = 90000  # a second, of kept time stamps
 BT709, LIMITED = 1, 1  # ITU-T H.273; AVCOL_RANGE_MPEG
 TO_YUV = "out_color_matrix=bt709:out_range=tv:flags=bicubic"
@@ -28,7 +27,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
     """Frames, uint8 [H, W, 3] each, to an H.264 mp4 for looking at (lossy; metrics read the PNG frames).
 
     Whole or not at all. Frames are taken one at a time. Odd sizes are padded by one repeated row or column, which
-    4:2:0 needs. Colours are BT.709, and tagged so. Equal input gives equal bytes: the threads are always as many.
+    4:2:0 needs. Colours are BT.709, and tagged so. One thread, so equal input gives equal bytes.
 
     Args:
         times: when each frame is shown, in seconds from the first; None: at `fps`.
@@ -89,7 +88,7 @@ class _Encoder:
         self.tick = Fraction(1, TICKS) if times is not None else 1 / rate
         self.stream = target.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         self.stream.width, self.stream.height = width + width % 2, height + height % 2
-        self.stream.pix_fmt, self.stream.thread_count = "yuv420p", THREADS
+        self.stream.pix_fmt, self.stream.thread_count = "yuv420p", 1
         self.stream.time_base = self.stream.codec_context.time_base = self.tick
         context = self.stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = BT709
