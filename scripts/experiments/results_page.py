@@ -185,14 +185,18 @@ def one_by_one(document: dict, kind: str, name: str) -> str:
 def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray | None:
     """The original and everything at the size that most ways and codecs keep to, one of ours among them, labelled.
 
+    Coded noise is, where there is any: a θ has sizes at which it stands alone against the codecs.
+
     None where no size is such, or the pictures are gone.
     """
     from scripts.demo import label_columns
 
     rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)
             and (made / row["picture"]).is_file()]
+    ours = [row for row in rows if row["way"] in results_ways.WAYS]
+    leading = [row for row in ours if row["way"] == "frozen"] or ours
     counts = {asked: len([row for row in rows if row["asked"] == asked])
-              for asked in sorted({row["asked"] for row in rows if row["way"] in results_ways.WAYS})}
+              for asked in sorted({row["asked"] for row in leading})}
     if not counts:
         return None
     asked = max(counts, key=counts.get)
