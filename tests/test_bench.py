@@ -8,7 +8,8 @@ from diffusers import WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.experiments import bench
+from scripts.experiments import bench, bench_parts, lr_figure
+from scripts.experiments.kernels import OTHER, kind_of
 from scripts.experiments.timing import Ceilings, Work
 
 
@@ -45,3 +46,28 @@ def test_the_bench_measures_every_part_on_the_smallest_model(tmp_path):
         assert any(part in name for name in rows), part
     step = rows["selective/never: stage-2 step, batch 1"]
     assert step["share_of_ceiling"] == pytest.approx(step["floor_s"] / step["seconds"], rel=0.02)  # both rounded
+
+
+def test_parts_are_measured_with_their_errors(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    bench_parts.main(bench_parts.Parts(width=32, height=32, num_frames=5, tokens=64, base=4, repeats=1, out=str(out),
+                                       device="cpu"))
+    errors = {row["what"]: row.get("relative_error") for row in map(json.loads, out.read_text().splitlines())}
+    channels_last, halved = (float(errors[f"VAE decode, {name}"])
+                             for name in ("TF32, weights channels last", "bfloat16 autocast"))
+    assert channels_last < 1e-4 < halved
+
+
+def test_kernels_are_sorted_by_what_they_do():
+    assert kind_of("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16") == "attention"
+    assert kind_of("nvjet_sm90_tst_256x152_64x4_1x2_h_bz_coopA_bias_TNT") == "matrix product"
+    assert kind_of("triton_red_fused__to_copy_add_mul_native_layer_norm_0") == "fused (Triton)"
+    assert kind_of("vectorized_elementwise_kernel<2, BitwiseXor>") == OTHER
+
+
+def test_the_figure_of_learning_rates_is_drawn_from_its_rows(tmp_path):
+    rows = [{"model": model, "fit": "anchored", "theta_length": 512, "lr": lr, "psnr": 20 + lr}
+            for model in ("256x8", "nano-video") for lr in (0.1, 0.3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lr_figure.main(lr_figure.Figure(rows=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "figure.svg")))
+    assert "256x8" in (drawn := (tmp_path / "figure.svg").read_text()) and drawn.startswith("<?xml")

@@ -155,5 +155,5 @@ def test_a_number_may_be_said_by_a_word_where_the_option_knows_it():
     stage2 = load(FitConfig, {}, {"LR": "auto", "THETA_D_LENGTH": "131072", "LAMBDA_RATE": "0.003"}, "stage2")
     assert stage2.learning_rate == pytest.approx(10 / 131072**0.5 / 3)
     assert load(FitConfig, {}, {"LR": "0.01"}).learning_rate == 0.01
-    with pytest.raises(VovError, match="is not a number"):
+    with pytest.raises(VovError, match="LR: lr='automatic' is not a number or auto"):
         load(FitConfig, {}, {"LR": "automatic"})

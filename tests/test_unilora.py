@@ -169,5 +169,9 @@ def test_the_branch_of_rank_one_is_two_linear_layers_to_the_bit_and_so_are_its_g
         ours = RankOne.apply(x, a, b)
         assert torch.equal(ours, plain)
         for found, wanted in zip(torch.autograd.grad(ours, (x, a, b), pull),
-                                 torch.autograd.grad(plain, (x, a, b), pull), strict=True):
+                                 torch.autograd.grad(plain, (x, a, b), pull, retain_graph=True), strict=True):
             assert torch.equal(found, wanted)
+        frozen = RankOne.apply(x, a.detach(), b.detach())  # lookahead asks for no gradient of θ
+        assert len(frozen.grad_fn.saved_tensors) == 2
+        (found,) = torch.autograd.grad(frozen, x, pull)
+        assert torch.equal(found, torch.autograd.grad(plain, x, pull)[0])

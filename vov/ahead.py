@@ -64,7 +64,7 @@ class Behind:
     """
 
     def __init__(self, threads: int = 0):
-        threads = threads or min(8, len(os.sched_getaffinity(0)))
+        threads = threads or min(8, os.cpu_count() or 1)
         self.pool, self.most, self.pending = ThreadPoolExecutor(threads), 2 * threads, deque()
 
     def __enter__(self) -> Behind:

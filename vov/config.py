@@ -198,6 +198,7 @@ def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Fie
             raise ValueError
     except (KeyError, ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "0 or 1"}.get(kind, "text")
+        wanted = " or ".join([wanted, *field.metadata.get("words", ())])
         raise VovError(f"{source}: {name}={shown(value)} is not {wanted}") from None
     choices, low, high = (field.metadata.get(key) for key in ("choices", "minimum", "maximum"))
     if choices and found not in choices:

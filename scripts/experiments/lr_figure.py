@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import cli
+from vov import VovError, cli
 from vov.config import option
 from vov.fitting.settings import RATE_OF_ONE
 
@@ -21,6 +21,8 @@ class Figure:
 
 def main(settings: Figure) -> None:
     """Left: models of three widths at one d. Right: one model at several d, against lr · √d."""
+    if not Path(settings.rows).is_file():
+        raise VovError(f"ROWS={settings.rows}: no such file; give the JSON lines of docs/results")
     import matplotlib
 
     matplotlib.use("Agg")

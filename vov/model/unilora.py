@@ -108,15 +108,19 @@ class RankOne(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         inner = F.linear(x, a)
-        ctx.save_for_backward(x, a, b, inner)
+        fitted = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]  # not where only the input's gradient is asked for
+        ctx.save_for_backward(a, b, *((x, inner) if fitted else ()))
         return inner * b[:, 0]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, a, b, inner = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        a, b, *fitted = ctx.saved_tensors
         back = grad.reshape(-1, grad.shape[-1])
         pulled = back @ b  # [rows, 1]
-        to_x = (pulled * a[0]).view_as(x) if ctx.needs_input_grad[0] else None
+        to_x = (pulled * a[0]).view(*grad.shape[:-1], a.shape[1]) if ctx.needs_input_grad[0] else None
+        if not fitted:
+            return to_x, None, None
+        x, inner = fitted
         return to_x, pulled.mT @ x.reshape(-1, x.shape[-1]), back.mT @ inner.reshape(-1, 1)
 
 

@@ -39,6 +39,7 @@ from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, adapted, hash_of, length
 
 log = logging.getLogger(__name__)
+RULES = 2  # how chunks are chosen; to be raised with any change of it, so that no chunk of before is taken from disk
 LEAST = 2**0.5  # a step of one atom keeps it at any scale down to half an octave below the plan's
 
 
@@ -276,8 +277,8 @@ class SequenceEncoder:
         """What every chunk depends on besides its frames."""
         optional = [self.collection] if self.collection else []
         optional += [self.masks.hash] if self.masks else []
-        return content_hash(self.header, self.noise, self.bits, self.settings.score, self.settings.lookahead_until,
-                            *optional)
+        return content_hash(RULES, self.header, self.noise, self.bits, self.settings.score,
+                            self.settings.lookahead_until, *optional)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.

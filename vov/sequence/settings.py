@@ -51,7 +51,7 @@ class SequenceConfig(ModelOptions, RoiOptions):
     target_bytes: int = option(0, "size of the whole file, sound apart, met to 3 % and never exceeded", minimum=0)
     target_bpp: float = option(0.0, "size of the whole file in bits a pixel, likewise", minimum=0)
     target_kbps: float = option(0.0, "size of the whole file in kilobits a second, likewise", minimum=0)
-    target_psnr: float = option(0.0, "PSNR of the decoded video in dB, met to 0.1 by coding it at up to eight rates",
+    target_psnr: float = option(0.0, "PSNR of the decoded video in dB, met to 0.1 by coding it at up to twenty rates",
                                 minimum=0)
     steps: int = option(40, "sampler steps", minimum=2)
     shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
