@@ -16,7 +16,7 @@ FLOORS = [
     ("vov.model",),
     ("vov.fitting",),
     ("vov.scaling.replay", "vov.scaling.kernel", "vov.scaling.triton_kernel", "vov.scaling.choose", "vov.scaling.aim",
-     "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress"),
+     "vov.scaling.allocate", "vov.scaling.settings", "vov.scaling.progress", "vov.scaling.trellis"),
     ("vov.demand",),
     ("vov.codec", "vov.formats"),
     ("vov.scaling.search", "vov.scaling.bare", "vov.scaling.targets", "vov.landing"),

@@ -83,7 +83,7 @@ def test_a_sequence_spends_its_noise_where_the_masks_of_its_frames_say(backbone,
     media.write_frames(tmp_path / "clip", frames)
     media.write_frames(tmp_path / "masks", np.repeat(left_half(), 9, 0))
     source = FrameSource(tmp_path / "clip", size=(32, 32), resize="crop")
-    plain = SequenceConfig(width=32, height=32, num_frames=5, steps=6, bytes_per_frame=200.0, resize="crop",
+    plain = SequenceConfig(width=32, height=32, num_frames=5, steps=6, bytes_per_frame=40.0, resize="crop",
                            score="pixel", device="cpu")
     errors = {}
     for name, settings in (("plain", plain), ("roi", dataclasses.replace(plain, roi=str(tmp_path / "masks"),

@@ -13,11 +13,11 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from vov import VovError
-from vov.bitstream.noise_code import FIELDS, NoiseCode
+from vov.bitstream.noise_code import FIELDS, SINCE, TRELLIS, NoiseCode
 from vov.bitstream.reader import varint
 from vov.files import REPO
 from vov.model.flow import decoder_noise, euler, sigma_grid
-from vov.noise import Stream, normal
+from vov.noise import Stream, normal, words_batch
 from vov.scaling.replay import TEXTURE_STEPS, Candidates, Replay, diffuse, levels, stochastic_step, textured
 from vov.scaling.settings import ScalingConfig
 
@@ -27,7 +27,9 @@ def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1,
     rng = np.random.default_rng(0)
     symbols = rng.integers(0, 1 << bits + signed, (items, plan.sum()), dtype=np.int32)
     theta_steps, start, end = (more.get(name, 0) for name in ("theta_steps", "start", "end"))
-    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), theta_steps, start, end, plan, symbols)
+    branch = min(bits + signed, 3) if kind == TRELLIS else 0
+    return NoiseCode(kind, bits, signed, block, eta, first, len(plan), theta_steps, start, end, plan,
+                     symbols >> bits + signed - branch if branch else symbols, branch)
 
 
 def make_header(steps=8, **more):
@@ -107,33 +109,39 @@ def test_no_noise_is_the_euler_step_and_the_first_step_forgets():
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [0, 1])
+def drawn(kind, candidates, block, atom, label, length):
+    """Candidate `label` >> 1 of an atom of step 2, from its stream alone."""
+    if kind == 0:
+        return normal(7, (Stream.CANDIDATE, 42, block, (atom << 4) + (label >> 1)), length)
+    vector = torch.roll(normal(7, (Stream.CANDIDATE, 42, block, atom if kind == 1 else atom // 32), length), label >> 1)
+    if kind == 1:
+        return vector * candidates.vectors(2, torch.tensor([block]), torch.tensor([atom]))[2][0]
+    words = words_batch(7, (Stream.CANDIDATE, 42, block), [atom // 32], length)[0]
+    return vector * (1 - 2 * (words >> atom % 32 & 1))
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("block", [0, 32])
 def test_assembled_noise_is_the_signed_sum_of_single_streams(kind, block):
-    code = make_code([[2, 0, 3, 1]] if block else [[3]], kind=kind, block=block)
+    code = make_code([[2, 0, 35, 1]] if block else [[3]], kind=kind, block=block)
     candidates = Candidates(code, 7, 100, 40, "cpu")
     z = candidates.assemble(2, code.plan[0], code.symbols[0])
     assert z.shape == (100,)
     at = 0
     for b, atoms in enumerate(code.plan[0]):
         length = block or 100
-        total = torch.zeros(length)
+        total, label = torch.zeros(length), 0
         for atom in range(max(1, atoms)):
             symbol = int(code.symbols[0, at]) if atoms else 0
             at += int(atoms > 0)
-            if kind == 0:
-                part = normal(7, (Stream.CANDIDATE, 42, b, (atom << 4) + (symbol >> 1)), length)
-            else:
-                one = torch.tensor([atom])
-                part = torch.roll(normal(7, (Stream.CANDIDATE, 42, b, atom), length), symbol >> 1)
-                part = part * candidates.signs(2, torch.tensor([b]), one)[0]
-            total += part * (1 - 2 * (symbol & 1))
+            label = (label << code.branch | symbol) % 32 if code.branch else symbol
+            total += drawn(kind, candidates, b, atom, label, length) * (1 - 2 * (label & 1))
         total /= max(1, atoms) ** 0.5
-        assert torch.allclose(z[b * length:][:length], total[:100 - b * length], atol=1e-6)
+        assert torch.allclose(z[b * length:][:length], total[:100 - b * length], atol=1e-5)
 
 
 def test_noise_has_unit_variance():
-    for kind in (0, 1):
+    for kind in (0, 1, 2):
         code = make_code([[64]], kind=kind)
         z = Candidates(code, 7, 20000, 0, "cpu").assemble(0, code.plan[0], code.symbols[0])
         assert float(z.std()) == pytest.approx(1, abs=0.03)
@@ -177,6 +185,7 @@ def test_gpu_kernel_scores_as_plain_torch():
     make_code([[1]] * 5, bits=10, signed=0, first=2),
     make_code([[8, 0, 0], [0, 0, 0], [3, 3, 1]], block=40, kind=1, bits=5, eta=80),
     make_code([[0]] * 3),
+    make_code([[900], [0], [3]], kind=2, bits=6),
     make_code([[4]] * 2, items=3, theta_steps=1, start=512, end=307),
 ])
 def test_section_round_trip(code):
@@ -188,8 +197,8 @@ def test_section_round_trip(code):
 def test_sections_of_version_1_are_read():
     code = make_code([[4]] * 2, start=512)
     data = bytearray(code.to_bytes())
-    place = 1 + sum(len(varint(getattr(code, name))) for name in FIELDS if name != "end")
-    assert data[0] == 2 and data[place] == 0
+    place = 1 + sum(len(varint(getattr(code, name))) for name in FIELDS if name not in SINCE)
+    assert data[0] == 2 and data[place] == 0  # what needs no version 3 is written as before
     del data[place]
     data[0] = 1
     again = NoiseCode.from_bytes(bytes(data), make_header(), 100)

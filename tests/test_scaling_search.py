@@ -1,6 +1,7 @@
 """Coded noise: the encoder's choice, and the commands, on an untrained 2-layer Wan."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -14,26 +15,30 @@ from tests.tiny import build_wan
 from video import scale as command
 from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, media, metrics
-from vov.bitstream.noise_code import NoiseCode
+from vov.bitstream.noise_code import TRELLIS, NoiseCode
 from vov.editing import edit as editing
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model import speed
+from vov.scaling.aim import Wanted
 from vov.scaling.allocate import allocate
-from vov.scaling.choose import scores
+from vov.scaling.choose import Chooser, scores
 from vov.scaling.replay import Candidates, entries
 from vov.scaling.search import scale
 from vov.scaling.settings import ScalingConfig
+from vov.scaling.trellis import walk
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
            {"scheme": "atoms", "scaling_bytes": 60, "score": "pixel"}, {"scheme": "atoms", "choice": "sample"},
+           {"scheme": "atoms", "candidates": "shifts", "atoms": 3}, {"scheme": "atoms", "branch": 2, "block": 300},
            {"scheme": "atoms", "score": "lookahead", "atoms": 2, "end_level": 0.4})
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
-def code(plan, bits, kind, block=0, signed=1):
-    return NoiseCode(kind, bits, signed, block, 64, 0, 1, 0, 0, 0, np.array([plan]))
+def code(plan, bits, kind, block=0, signed=1, branch=2):
+    return NoiseCode(kind, bits, signed, block, 64, 0, 1, 0, 0, 0, np.array([plan]),
+                     branch=branch if kind == TRELLIS else 0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def fit(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-@pytest.mark.parametrize(("kind", "block"), [(0, 0), (0, 40), (1, 0), (1, 40)])
+@pytest.mark.parametrize(("kind", "block"), [(0, 0), (0, 40), (1, 0), (1, 40), (2, 0), (2, 40)])
 def test_scores_are_inner_products_with_the_vectors_that_the_decoder_draws(kind, block, device):
     made = Candidates(code([3] * (3 if block else 1), 5, kind, block), 9, 100, 0, device)
     blocks, atoms = (torch.from_numpy(v).to(device) for v in entries(made.code.plan[0]))
@@ -78,6 +83,43 @@ def test_chosen_atoms_add_up_to_the_expected_alignment(kind):
     symbols = 2 * best + (score.gather(1, best[:, None])[:, 0] < 0)
     z = made.assemble(0, made.code.plan[0], symbols.numpy())
     assert float(z @ wanted[0] / wanted.norm()) == pytest.approx(math.sqrt(2 * math.log(2 << 10) * count), rel=0.15)
+
+
+def test_the_path_through_a_trellis_is_the_best_of_all():
+    made = code([4, 0, 3], 3, TRELLIS, block=16)
+    table = torch.randn(7, 16, generator=torch.Generator().manual_seed(2))
+    numbers = np.array([0, 1, 2, 3, 0, 1, 2])
+    found = walk(made, zip(numbers.tolist(), table, strict=True))
+
+    def total(symbols, part):
+        labels = made.labels(symbols, numbers[part])
+        return sum(float(table[row, label]) for row, label in zip(part, labels, strict=True))
+
+    for part in (range(4), range(4, 7)):
+        every = [total(np.array(symbols), part) for symbols in itertools.product(range(4), repeat=len(part))]
+        assert total(found[part], part) == pytest.approx(max(every))
+
+
+def test_a_trellis_moves_the_state_further_than_shifts_of_the_same_bits():
+    size, wanted = 4096, torch.randn(4096, generator=torch.Generator().manual_seed(1))
+    reached = {}
+    for name, made in (("shifts", code([16], 11, 1)), ("trellis", code([48], 11, TRELLIS, branch=4))):
+        assert int(made.plan.sum()) * made.width == 192
+        chooser = Chooser(made, [0.5, 0.4, 0.0], 3, 0, lambda *_: Wanted(*[wanted.view(1, 1, 1, 64, 64)] * 3))
+        chooser(0, torch.zeros(1, 1, 1, 64, 64), torch.zeros(1, 1, 1, 64, 64))
+        z = Candidates(made, 3, size, 0, "cpu").assemble(0, made.plan[0], chooser.found[0])
+        reached[name] = float(z @ wanted / wanted.norm()) ** 2 / (2 * math.log(2) * 192)
+    assert reached["shifts"] < 0.87 < reached["trellis"] < 1.05
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"branch": 4, "candidates": "shifts"}, "CANDIDATES=trellis alone"),
+    ({"candidates": "trellis", "choice": "sample"}, "add CANDIDATES=shifts"),
+    ({"branch": 11, "bits": 9}, "only 10 bits"),
+])
+def test_what_a_trellis_cannot_be_is_said_in_one_line(more, said):
+    with pytest.raises(VovError, match=said):
+        ScalingConfig(**more).code(6, 4096, 1)
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -170,9 +212,10 @@ def test_a_budget_is_spent_where_it_is_worth_most_and_no_cell_gets_more_than_it_
 
 
 def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():
-    for size, level in ((4000, 0.4), (2000, 0.3), (100, 0.1), (100_000, 0.5)):
+    for size, level in ((4000, 0.26), (2000, 0.15), (100, 0.1), (100_000, 0.55)):
         assert ScalingConfig(scaling_bytes=125).code(6, size, 1).end == round(level * 1024)
-    assert ScalingConfig(scaling_bytes=125, start_level=0.5).code(6, 4000, 1).end == round(0.2 * 1024)
+    assert ScalingConfig(scaling_bytes=125, start_level=0.5).code(6, 4000, 1).end == round(0.13 * 1024)
+    assert ScalingConfig(scaling_bytes=125).code(6, 4000, 1, still=True).end == round(0.37 * 1024)
     assert not ScalingConfig(scheme="paper").code(6, 1000, 1).end and not ScalingConfig().code(2, 1000, 1).end
 
 

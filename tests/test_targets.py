@@ -121,9 +121,9 @@ def test_a_plan_whose_last_step_alone_is_cut_or_stretched_meets_what_no_plan_of_
 
 def test_only_the_last_step_is_cut_or_stretched(case):
     backbone, stream, sources = case
-    codes, values = [], []
+    codes, values, settings = [], [], dataclasses.replace(SETTINGS, end_level=0.4)
     for spend in (0, 440, 470, 530, 560):
-        made, frames = search.scale(stream, backbone, sources, SETTINGS, spend=spend)
+        made, frames = search.scale(stream, backbone, sources, settings, spend=spend)
         size = backbone.encode(sources[0].fitted(SIDE, SIDE, "pad")).numel()
         codes.append(NoiseCode.from_bytes(made.noise, made.header, size, len(sources)))
         values.append(targets.quality(frames, made, sources))

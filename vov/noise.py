@@ -123,6 +123,11 @@ def uniform_batch(seed: int, prefix: StreamId, ids: Tensor | Sequence[int], n: i
     return _batch(_UNIFORM, seed, prefix, ids, n, offset)
 
 
+def words_batch(seed: int, prefix: StreamId, ids: Tensor | Sequence[int], n: int, offset: int = 0) -> Tensor:
+    """As `normal_batch`, with integers in [0, 2^32): int64 [len(ids), n]."""
+    return _batch(_INTEGER, seed, prefix, ids, n, offset)
+
+
 def _batch(kind: int, seed: int, prefix: StreamId, ids: Tensor | Sequence[int], n: int, offset: int) -> Tensor:
     ids = ids if isinstance(ids, Tensor) else torch.tensor(list(ids), dtype=torch.int64)
     if ids.dim() != 1 or ids.is_floating_point():

@@ -208,7 +208,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
         profile = np.full(encoder.noise["steps"], 255, np.int32)
         for chained in (False, True) if backbone.clean_first_frame else (False,):
             code = noise_code(encoder.noise, encoder.bits[chained], profile,
-                              scale_for(profile, encoder.bits[chained], 15 * len(frames)))
+                              scale_for(profile, encoder.packings[chained], 15 * len(frames)))
             stepping = CodedSteps(encoder, Span(0, len(frames), chained, 0), frames[0] if chained else None, code,
                                   encoder.backbone.latents(frames))
             name = f"noise, {score}{', after a known frame' if chained else ''}"

@@ -17,7 +17,7 @@ from vov import VovError, bitstream, codec
 from vov.bitstream import Header, Item
 from vov.bitstream.container import ITEMS, NOISE, THETA, frame, unframe
 from vov.bitstream.header import header_to_bytes, items_to_bytes
-from vov.bitstream.noise_code import FIELDS, NoiseCode
+from vov.bitstream.noise_code import FIELDS, TRELLIS, NoiseCode
 from vov.bitstream.reader import varint
 from vov.bitstream.symbols import MAX_SYMBOLS, encode_symbols
 from vov.model.adapt import AdapterSpec, adapt
@@ -75,26 +75,30 @@ def noise_sections(draw, steps: int, size: int, items: int) -> bytes:
         "theta_steps": (0, steps),
         "start": (0, 1023),
         "end": (0, 1023),
+        "branch": (1, 9),
     }
     values = {
         name: pick(*(near.get(name, bounds) if draw(st.integers(0, 7)) else bounds)) for name, bounds in FIELDS.items()
     }
     if draw(st.booleans()):  # most files have neither
         values["start"] = values["end"] = 0
+    version = b"\x03" if values["kind"] == TRELLIS else b"\x02"
+    if version == b"\x02":
+        del values["branch"]
     cells = values["steps"] * (-(-size // values["block"]) if values["block"] else 1)
     runs, done = [], 0
     while done < cells and len(runs) < 6:
         length = draw(st.integers(1, max(1, min(cells - done, 1 << 20)))) if len(runs) < 5 else cells - done
-        runs.append((length, draw(st.sampled_from([0, 0, 1, 1, 2, 3, 511, 512, 513]))))
+        runs.append((length, draw(st.sampled_from([0, 0, 1, 1, 2, 3, 511, 512, 513, 1024]))))
         done += length
     total = sum(length * atoms for length, atoms in runs) * items
-    top = min(1 << values["bits"] + values["signed"], 1 << 20)
+    top = min(1 << values.get("branch", values["bits"] + values["signed"]), 1 << 20)
     symbols = np.random.default_rng(draw(st.integers(0, 99))).integers(0, top, min(total, 1 << 14)).astype(np.int32)
     if total > len(symbols):
         symbols = np.zeros(min(total, MAX_SYMBOLS), np.int32)  # a table of one symbol: a few bytes for any number
     section = b"".join(
         [
-            b"\x02",
+            version,
             *(varint(value) for value in values.values()),
             varint(len(runs)),
             *(varint(length - 1) + varint(atoms) for length, atoms in runs),

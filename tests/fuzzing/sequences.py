@@ -45,6 +45,7 @@ def sections(draw, header: Header | None = None) -> tuple[bytes, bytes, int]:
         low, high = usual[name] if near else FIELDS[name]
         noise[name] = draw(st.integers(low, high) | st.sampled_from([low, high]))
     bits = draw(st.tuples(*[st.sampled_from([1, 4, 8, 8, 12, 24]) if near else st.integers(0, 255)] * 2))
+    branch = draw(st.sampled_from([0, 0, 1, 2, 5, 25, 26]))
     scenes, profiles = [], []
     for _ in range(draw(st.integers(1, 3))):
         count, size = draw(st.integers(1, 3)), draw(st.sampled_from([noise["steps"]] * 9 + [1, 0]))
@@ -66,9 +67,11 @@ def sections(draw, header: Header | None = None) -> tuple[bytes, bytes, int]:
         scale = draw(st.sampled_from([0, 100, 200, 320, 640]) if near else st.integers(0, 700))
         heads += varint(min(2 * frames + chained, 2**63)) + varint(scale)
         if len(profile) == noise["steps"]:
-            size = -(-int(atoms(profile, min(scale, 640)).sum()) * (bits[chained] + 1) // 8)
+            most, width = (1024, branch) if branch else (512, bits[chained] + 1)
+            size = -(-int(atoms(profile, min(scale, 640), most).sum()) * width // 8)
             bodies += draw(st.sampled_from([b"\0", b"\0", b"\x5a", b"\xff"])) * min(size, MOST)
-    head = bytes([draw(st.sampled_from([1] * 9 + [0, 2]))]) + b"".join(map(varint, noise.values())) + bytes(bits)
+    version = draw(st.sampled_from([3] * 9 + [2, 4, 5]) if branch else st.sampled_from([1] * 9 + [0, 2]))
+    head = bytes([version]) + b"".join(map(varint, [*noise.values(), *[branch] * (version > 2)])) + bytes(bits)
     return head + varint(len(scenes)) + b"".join(scenes), heads + bodies, len(scenes)
 
 

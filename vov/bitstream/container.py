@@ -278,7 +278,7 @@ def _describe_sequence(code: SequenceCode) -> list[tuple[str, str, str]]:
         rows.append((f"scene {number}", f"{scene.chunks} chunks", theta))
     for number, chunk in enumerate(code.chunks):
         scene = code.scenes[code.scene_of(number)]
-        size = payload_bytes(scene.profile, chunk.scale, code.bits[chunk.chained])
+        size = payload_bytes(scene.profile, chunk.scale, code.packings[chunk.chained])
         kind = "begins with the frame before" if chunk.chained else "key: stands alone"
         rows.append((f"chunk {number}", f"{size} bytes", f"frames {first} to {first + chunk.frames - 1}, {kind}"))
         first += chunk.frames

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from vov import VovError
-from vov.bitstream.noise_code import LEVELS, MAX_ATOMS, NoiseCode
+from vov.bitstream.noise_code import NoiseCode
 
 FILLS = 48  # how often what is left of a budget is tried on single cells
 
@@ -24,13 +24,13 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
     noise can move the state towards the original. No cell gets more atoms than its `energy`, |direction|², can
     use. Without sign bits a cell has an index or has none.
     """
-    useful = np.maximum(energy / (2 * math.log(code.alphabet)), 1)
+    useful = np.maximum(energy / (2 * math.log(2) * code.width), 1)
 
     def plan_of(scale: float) -> np.ndarray:
         if not code.signed:
             return (worth * scale >= 1).astype(np.int64)
-        wanted = np.minimum(np.minimum(worth * scale, useful), MAX_ATOMS)
-        return LEVELS[np.abs(LEVELS[:, None] - wanted.reshape(1, -1)).argmin(0)].reshape(worth.shape)
+        wanted = np.minimum(np.minimum(worth * scale, useful), code.most)
+        return code.levels[np.abs(code.levels[:, None] - wanted.reshape(1, -1)).argmin(0)].reshape(worth.shape)
 
     def size_of(plan: np.ndarray) -> int:
         return size(replace(code, plan=plan), items)
@@ -44,12 +44,14 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
     if not plan.any():
         raise VovError(f"SCALING_BYTES={budget} is too little for a single index; raise it")
     spent = size_of(plan_of(1e9)) > budget
-    return replace(code, plan=_filled(plan, worth, useful, budget, size_of) if code.signed and spent else plan), spent
+    if code.signed and spent:
+        plan = _filled(plan, worth, useful, code.levels, budget, size_of)
+    return replace(code, plan=plan), spent
 
 
 def size(code: NoiseCode, items: int = 1) -> int:
     """Bytes that a code without its symbols will have with them: indices are as good as random."""
-    packed = -(-int(code.plan.sum()) * items * (code.bits + code.signed) // 8)
+    packed = -(-int(code.plan.sum()) * items * code.width // 8)
     return len(code.to_bytes()) + 4 + packed
 
 
@@ -63,17 +65,17 @@ def stretched(code: NoiseCode, budget: int, items: int = 1) -> NoiseCode:
 
     def of(share: float) -> NoiseCode:
         plan = code.plan.copy()
-        plan[last] = np.where(plan[last] > 0, np.clip((share * plan[last]).round(), 1, MAX_ATOMS), 0)
+        plan[last] = np.where(plan[last] > 0, np.clip((share * plan[last]).round(), 1, code.most), 0)
         return replace(code, plan=plan)
 
-    low, high = 0.0, float(MAX_ATOMS)
+    low, high = 0.0, float(code.most)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if size(of(middle), items) <= budget else (low, middle)
     return of(low)
 
 
-def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int,
+def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, levels: np.ndarray, budget: int,
             size_of: Callable[[np.ndarray], int]) -> np.ndarray:
     """A plan that leaves less of the budget: cells take their next level while it fits, those that gain most first;
     what then is left goes to one more cell, between its levels.
@@ -82,7 +84,7 @@ def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int
     """
     tries = 0
     while tries < FILLS:
-        after, gain = _next(plan, worth, useful)
+        after, gain = _next(plan, worth, useful, levels)
         for cell in np.argsort(-gain, axis=None, kind="stable")[:FILLS]:
             tries += 1
             more = _with(plan, cell, after.flat[cell])
@@ -91,7 +93,7 @@ def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int
                 break
         else:
             break
-    after, gain = _next(plan, worth, useful)
+    after, gain = _next(plan, worth, useful, levels)
     cell = int(gain.argmax())
     if gain.flat[cell] > 0:
         fitting = [more for atoms in range(plan.flat[cell] + 1, after.flat[cell])
@@ -100,10 +102,10 @@ def _filled(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, budget: int
     return plan
 
 
-def _next(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _next(plan: np.ndarray, worth: np.ndarray, useful: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every cell's next level, and what an atom towards it gains; 0 where it has no use for more."""
-    after = LEVELS[np.minimum(np.searchsorted(LEVELS, plan, side="right"), len(LEVELS) - 1)]
-    possible = (after > plan) & (after <= np.minimum(2 * useful, MAX_ATOMS))
+    after = levels[np.minimum(np.searchsorted(levels, plan, side="right"), len(levels) - 1)]
+    possible = (after > plan) & (after <= np.minimum(2 * useful, levels[-1]))
     return after, np.where(possible, worth / np.maximum(plan, 0.5), 0)
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vov.bitstream.noise_code import MAX_ATOMS, SHIFTS, NoiseCode
+from vov.bitstream.noise_code import INDEPENDENT, MAX_ATOMS, NoiseCode
 from vov.noise import Stream, uniform_batch
 from vov.scaling import kernel
+from vov.scaling.aim import Wanted
 from vov.scaling.replay import CPU_VALUES, GPU_VALUES, Candidates, Replay, Step, entries
+from vov.scaling.trellis import walk
+
+EFFICIENCY = 0.9  # square of how far a step's choices move the state, as a share of what their bits allow
 
 
 class Chooser(Replay):
     """A sampler's `after_step` that chooses the noise it injects.
 
-    direction: (step, x̂0) → the score's direction [1, C, T, h, w], in standard deviations of the step's noise, and
-        what a unit of score is worth (see `allocate`).
+    direction: (step, x̂0, how far the noise can move the state) → `aim.Wanted`.
     gumbel: whether to sample rather than to take the best.
-    Attributes: found, the symbols per coded step; energy [steps, blocks], |direction|²; worth, that times value².
+    Attributes: found, the symbols per coded step; energy and worth [steps, blocks], |drift|² and |gain|² of `Wanted`.
     """
 
     def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, item: int,
-                 direction: Callable[[Step, Tensor], tuple[Tensor, float]], gumbel: bool = False, on_theta_end=None):
+                 direction: Callable[[Step, Tensor, float], Wanted], gumbel: bool = False, on_theta_end=None):
         super().__init__(code, sigmas, seed, item, on_theta_end)
         self.direction, self.gumbel = direction, gumbel
         self.found = [np.zeros(0, np.int32) for _ in range(code.steps)]
@@ -32,23 +36,33 @@ class Chooser(Replay):
 
     def symbols(self, i: int, row: int, step: Step, x: Tensor, x0: Tensor) -> np.ndarray:
         made = self.candidates
-        wanted = torch.zeros(made.blocks * made.block, device=x.device)
-        direction, value = self.direction(step, x0)
-        wanted[: made.size] = direction.reshape(-1)
-        wanted = wanted.view(made.blocks, made.block)
-        self.energy[row] = wanted.square().sum(1).cpu().numpy()
-        self.worth[row] = self.energy[row] * value**2
+        reach = math.sqrt(EFFICIENCY * 2 * math.log(2) * self.code.width * self.code.plan[row].sum())
+        wanted, drift, gain = (self._blocks(part) for part in self.direction(step, x0, reach))
+        self.energy[row] = drift.square().sum(1).cpu().numpy()
+        self.worth[row] = gain.square().sum(1).cpu().numpy()
         rows, numbers = entries(self.code.plan[row])
         share = torch.from_numpy(1 / np.sqrt(self.code.plan[row].clip(1))).to(x.device, torch.float32)[:, None]
-        found = [self._pick(i, where, which, scores(made, i, which, where, wanted[where]), share[where])
-                 for where, which in made.batches(rows, numbers)]
-        self.found[row] = torch.cat(found).to("cpu", torch.int32).numpy()
+        scored = ((where, which, self._signed(scores(made, i, which, where, wanted[where])))
+                  for where, which in made.batches(rows, numbers))
+        if self.code.branch:
+            self.found[row] = walk(self.code, ((atom, one) for _, which, score in scored
+                                               for atom, one in zip(which.tolist(), score, strict=True)))
+        else:
+            found = [self._pick(i, where, which, score, share[where]) for where, which, score in scored]
+            self.found[row] = torch.cat(found).to("cpu", torch.int32).numpy()
         return self.found[row]
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """A latent as blocks [blocks, block], the last one filled with zeros."""
+        made = self.candidates
+        return torch.nn.functional.pad(x.reshape(-1), (0, made.blocks * made.block - made.size)).view(made.blocks, -1)
+
+    def _signed(self, score: Tensor) -> Tensor:
+        """Scores [rows, labels] of candidates with their signs, in the order of the labels."""
+        return torch.stack((score, -score), dim=-1).flatten(1) if self.code.signed else score
 
     def _pick(self, i: int, blocks: Tensor, atoms: Tensor, score: Tensor, share: Tensor) -> Tensor:
         """Symbols [rows] from scores [rows, K]; of equal ones the first."""
-        if self.code.signed:
-            score = torch.stack((score, -score), dim=-1).flatten(1)  # in the order of the symbols
         if self.gumbel:
             ids = blocks * MAX_ATOMS + atoms
             u = uniform_batch(self.seed, (Stream.OTHER, 3, self.base + i), ids, score.shape[1])
@@ -61,10 +75,10 @@ class Chooser(Replay):
 def scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wanted: Tensor) -> Tensor:
     """Inner products of wanted[r] [block] with every candidate of atom atoms[r] in block blocks[r]: [rows, 2^bits]."""
     code, count = candidates.code, 1 << candidates.code.bits
-    if code.kind == SHIFTS:
-        turned = torch.fft.rfft(wanted * candidates.signs(step, blocks, atoms))
-        vector = torch.fft.rfft(candidates.draw(step, blocks, atoms))
-        return torch.fft.irfft(turned * vector.conj(), n=candidates.block)[:, :count]
+    if code.kind != INDEPENDENT:
+        vectors, row, signs = candidates.vectors(step, blocks, atoms)
+        spectra = torch.fft.rfft(vectors).conj()
+        return torch.fft.irfft(torch.fft.rfft(wanted * signs) * spectra[row], n=candidates.block)[:, :count]
     if not (wanted.is_cuda and kernel.available()):
         return plain_scores(candidates, step, atoms, blocks, wanted)
     out = torch.empty(len(blocks), count, device=wanted.device)

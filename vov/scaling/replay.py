@@ -20,6 +20,9 @@ half: the noise section, and the same z again from it. Candidates come from `vov
     independent  candidate j of atom a is the stream (CANDIDATE, step, block, a·2^bits + j)
     shifts       candidate j of atom a is the stream (CANDIDATE, step, block, a) turned by j, times random signs of
                  the same stream: all scores of an atom cost one FFT, and the decoder still draws one vector
+    trellis      as shifts, but GROUP atoms share a vector, stream (CANDIDATE, step, block, a // GROUP); atom a takes
+                 its signs from bit a % GROUP of 32-bit words of that stream. And an atom costs only `branch` bits:
+                 its candidate is named by the last bits of the symbols up to its own, `NoiseCode.labels`
     A step without any atom is an Euler step. One atom without a sign in one block is the paper's scheme.
     step is counted on from item to item, so that items of one file have noise of their own.
 
@@ -38,11 +41,12 @@ import torch
 from torch import Tensor
 
 from vov.bitstream import Header
-from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, NoiseCode, block_count
+from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, TRELLIS, NoiseCode, block_count
 from vov.model.flow import sigma_grid
-from vov.noise import Stream, normal_batch, uniform_batch
+from vov.noise import Stream, normal_batch, uniform_batch, words_batch
 
 TEXTURE_STEPS = 8
+GROUP = 32  # atoms of a trellis that share a vector: as many as a word has bits for their signs
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
 
@@ -117,23 +121,40 @@ class Candidates:
         self.code, self.seed, self.size, self.base, self.device = code, seed, size, base, torch.device(device)
         self.block = code.block or size
         self.blocks = block_count(size, code.block)
+        self.kept: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def draw(self, step: int, blocks: Tensor, ids: Tensor) -> Tensor:
         """Streams (CANDIDATE, step, blocks[r], ids[r]) of one block's length: [rows, block]."""
         return normal_batch(self.seed, (Stream.CANDIDATE, self.base + step, blocks[:, None]), ids, self.block)
 
-    def signs(self, step: int, blocks: Tensor, ids: Tensor) -> Tensor:
-        """±1 of the same streams."""
-        uniform = uniform_batch(self.seed, (Stream.CANDIDATE, self.base + step, blocks[:, None]), ids, self.block)
-        return 1 - 2 * (uniform < 0.5).float()
+    def vectors(self, step: int, blocks: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What shifts are taken of: (vectors [m, block], which of them is row r's [rows], signs ±1 [rows, block])."""
+        if self.code.kind != TRELLIS:
+            uniform = uniform_batch(self.seed, (Stream.CANDIDATE, self.base + step, blocks[:, None]), atoms, self.block)
+            return self.draw(step, blocks, atoms), torch.arange(len(atoms)), 1 - 2 * (uniform < 0.5).float()
+        keys = [(step, *key) for key in zip(blocks.tolist(), (atoms // GROUP).tolist(), strict=True)]
+        names = list(dict.fromkeys(keys))
+        self.kept = {name: self.kept.get(name) or self._shared(*name) for name in names}
+        row = torch.tensor([names.index(key) for key in keys])
+        words = torch.stack([self.kept[name][1] for name in names])[row]
+        signs = 1 - 2 * ((words >> (atoms % GROUP)[:, None]) & 1).float()
+        return torch.stack([self.kept[name][0] for name in names]), row, signs
+
+    def _shared(self, step: int, block: int, group: int) -> tuple[Tensor, Tensor]:
+        """The vector of a group of atoms, and the words with their signs: [block] each."""
+        where = torch.tensor([block], device=self.device)
+        ids = torch.tensor([group], device=self.device)
+        words = words_batch(self.seed, (Stream.CANDIDATE, self.base + step, where[:, None]), ids, self.block)[0]
+        return self.draw(step, where, ids)[0], words
 
     def chosen(self, step: int, blocks: Tensor, atoms: Tensor, index: Tensor) -> Tensor:
         """Candidate index[r] of atom atoms[r] in block blocks[r]: [rows, block]."""
         if self.code.kind == INDEPENDENT:
             return self.draw(step, blocks, (atoms << self.code.bits) + index)
-        place = torch.arange(self.block, device=self.device)
-        turned = (place[None] - index[:, None]) % self.block
-        return self.draw(step, blocks, atoms).gather(1, turned) * self.signs(step, blocks, atoms)
+        vectors, row, signs = self.vectors(step, blocks, atoms)
+        turned = torch.arange(self.block, device=self.device)[None] - index[:, None]
+        turned += self.block * (turned < 0)
+        return vectors[row].gather(1, turned) * signs
 
     def batches(self, *columns: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         """Arrays of one length as int64 tensors on the device, as many rows at once as vectors should be in memory."""
@@ -144,18 +165,20 @@ class Candidates:
     def assemble(self, step: int, atoms: np.ndarray, symbols: np.ndarray) -> Tensor:
         """z [n] of a step from its atoms per block [blocks] and their symbols, block after block."""
         signed = self.code.signed
-        z = torch.zeros(self.blocks, self.block, device=self.device)
+        z = torch.zeros(self.blocks, self.block, dtype=torch.float64, device=self.device)
         free = np.flatnonzero(atoms == 0)
-        rows, numbers = (np.concatenate(pair) for pair in zip(entries(atoms), (free, 0 * free), strict=True))
-        symbols = np.concatenate((symbols, 0 * free))
+        rows, numbers = entries(atoms)
+        symbols = np.concatenate((self.code.labels(symbols, numbers), 0 * free))
+        rows, numbers = np.concatenate((rows, free)), np.concatenate((numbers, 0 * free))
         for where, which, symbol in self.batches(rows, numbers, symbols):
             part = self.chosen(step, where, which, symbol >> signed)
             if signed:
                 part *= (1 - 2 * (symbol & 1)).float()[:, None]
-            z.index_add_(0, where, part)
-        # Sums are exact, whatever their order, and √ and ÷ are IEEE operations: z is the same to the bit everywhere.
+            z.index_add_(0, where, part.double())
+        # Multiples of 2^-12: sums are exact, whatever their order; the rest are IEEE operations, so z is the same to
+        # the bit everywhere.
         scale = (1 / np.sqrt(np.maximum(atoms, 1).astype(np.float32))).astype(np.float32)
-        return (z * torch.from_numpy(scale).to(self.device)[:, None]).reshape(-1)[: self.size]
+        return (z.float() * torch.from_numpy(scale).to(self.device)[:, None]).reshape(-1)[: self.size]
 
 
 def entries(atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vov import VovError, stopping
 from vov.bitstream import Bitstream
-from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
+from vov.bitstream.noise_code import ETA_UNIT, NoiseCode
 from vov.codec import Decoder, Source
 from vov.fitting import collection
 from vov.fitting.loss import pixel_weights
@@ -67,7 +67,8 @@ class Search:
         self.decoder, self.theta, self.settings = decoder, theta, settings
         self.conditions, self.targets = conditions, targets
         self.importance = importance or [None] * len(targets)
-        self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets)))
+        self._place(settings.code(len(decoder.sigmas) - 1, targets[0].numel(), len(targets),
+                                  targets[0].shape[2] == 1))
         if settings.score in GRADIENT:
             model = decoder.backbone
             speed.recompute_blocks(model.transformer, model.blocks, model.device)
@@ -106,8 +107,8 @@ class Search:
     def _planned(self, budget: int, progress: Callable) -> tuple[NoiseCode, bool]:
         """`allocate` for a budget, by what a first pass with equal shares finds the steps to be worth."""
         code, count = self.code, len(self.targets)
-        spread = code.steps * code.plan.shape[1] * (code.bits + code.signed) * count
-        pilot = min(max(1, MAX_ATOMS // 4), max(1, round(8 * budget / spread)))
+        spread = code.steps * code.plan.shape[1] * code.width * count
+        pilot = min(max(1, code.most // 4), max(1, round(8 * budget / spread)))
         first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
         pilots = [self._sample(first, item, progress)[0] for item in range(count)]
         energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
@@ -117,13 +118,14 @@ class Search:
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
         aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target),
-                  until=settings.lookahead_until, importance=self.importance[item])
+                  until=settings.lookahead_until, importance=self.importance[item], every=settings.lookahead_every)
         chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
                           decoder.adapter.unbind)
 
         first, x, finished = self.kept.begin(chooser, decoder.noise(item))
         if finished:
             return chooser, x
+        aim.steps = first
 
         def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
             x = chooser(first + i, x, x0)

@@ -8,13 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from vov import VovError
-from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, KINDS, MAX_ATOMS, NoiseCode, block_count
+from vov.bitstream.noise_code import (
+    ETA_UNIT,
+    INDEPENDENT,
+    KINDS,
+    MAX_ATOMS,
+    SHIFTS,
+    TRELLIS,
+    NoiseCode,
+    block_count,
+)
 from vov.config import option
 from vov.roi import RoiOptions
 from vov.target import TargetOptions
 
 SCORES = ("likelihood", "pixel", "lookahead", "blend")
 GRADIENT = ("lookahead", "blend")  # those that take a backward pass a step
+USUAL_ATOMS = 192  # of a step, on average; the most there can be are TRELLIS_ATOMS
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,11 @@ class ScalingConfig(TargetOptions, RoiOptions):
     bits: int = option(0, "bits of an index; 0: 10 (1024 candidates), all shifts of a block for shifts", minimum=0)
     atoms: int = option(1, "signed atoms of a block and step (scheme atoms, no SCALING_BYTES)", minimum=1)
     block: int = option(0, "latent values of a block; 0: the whole latent (1024 for scheme blocks)", minimum=0)
-    candidates: str = option("", "independent (the paper's) or shifts (of one vector, scored by one FFT; default of "
-                             "scheme atoms)", choices=("", *KINDS))
+    candidates: str = option("", "independent (the paper's), shifts (of one vector, scored by one FFT) or trellis "
+                             "(shifts, and an atom is named by the bits of those before it too; default of scheme "
+                             "atoms)", choices=("", *KINDS))
+    branch: int = option(0, "bits that an atom of a trellis costs; 0: 4, or more where a step would have over "
+                         f"{USUAL_ATOMS} atoms", minimum=0)
     eta: float = option(1.0, "diffusion strength: 0 no noise, 1 as the posterior's, more: fresher", minimum=0)
     first_step: int = option(0, "first coded step", minimum=0)
     coded_steps: int = option(0, "coded steps from there on; 0: all", minimum=0)
@@ -62,12 +75,17 @@ class ScalingConfig(TargetOptions, RoiOptions):
                         choices=SCORES)
     lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
                                     "pass; 0: never", minimum=0)
+    lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
+                                  "pixel in the others", minimum=1)
     choice: str = option("best", "best candidate, or sample (Gumbel: in proportion to its likelihood)",
                          choices=("best", "sample"))
 
-    def code(self, steps: int, size: int, items: int) -> NoiseCode:
-        """An empty code with these parameters and ATOMS everywhere, for `steps` sampler steps and `size` values."""
-        kind = KINDS.index(self.candidates or ("shifts" if self.scheme == "atoms" else "independent"))
+    def code(self, steps: int, size: int, items: int, still: bool = False) -> NoiseCode:
+        """An empty code with these parameters and ATOMS everywhere, for `steps` sampler steps and `size` values.
+
+        still: as in `jump_level`.
+        """
+        kind = self._kind()
         block = 0 if self.scheme == "paper" else self.block or (1024 if self.scheme == "blocks" else 0)
         block = 0 if block >= size else block
         bits = self.bits or (10 if kind == INDEPENDENT else min(24, (block or size).bit_length() - 1))
@@ -79,11 +97,12 @@ class ScalingConfig(TargetOptions, RoiOptions):
         coded = min(self.coded_steps or steps, steps - self.first_step)
         atoms, signed = (self.atoms, 1) if self.scheme == "atoms" else (1, 0)
         blocks = block_count(size, block)
-        rate = (8 * self.scaling_bytes / items if self.scaling_bytes else
-                coded * blocks * atoms * (bits + signed)) / size
+        spent = 8 * self.scaling_bytes / items / coded / blocks  # bits a block and step
+        branch = self._branch(kind, bits + signed, spent)
+        rate = (spent or atoms * (branch or bits + signed)) * coded * blocks / size
         end = self.end_level
         if end < 0:
-            end = (self.start_level or 1.0) * jump_level(rate) if self.scheme == "atoms" and steps > 2 else 0.0
+            end = (self.start_level or 1.0) * jump_level(rate, still) if self.scheme == "atoms" and steps > 2 else 0.0
         for name, level, top in (("START_LEVEL", self.start_level, 1.0), ("END_LEVEL", end, self.start_level or 1.0)):
             if level and (level >= top or steps <= bool(self.start_level) + bool(end)):
                 raise VovError(f"{name}={level:g}: must be below {top:g}, and needs more STEPS than {steps}")
@@ -92,12 +111,40 @@ class ScalingConfig(TargetOptions, RoiOptions):
         return NoiseCode(
             kind, bits, signed, block, round(self.eta * ETA_UNIT), self.first_step, coded,
             min(self.theta_steps, steps), round(self.start_level * 1024), round(end * 1024),
-            np.full((coded, blocks), atoms), np.zeros((items, 0), np.int32))
+            np.full((coded, blocks), atoms), np.zeros((items, 0), np.int32), branch)
+
+    def _kind(self) -> int:
+        """The kind of candidates, one of KINDS by number."""
+        if self.candidates:
+            return KINDS.index(self.candidates)
+        if self.scheme != "atoms":
+            return INDEPENDENT
+        return TRELLIS if self.choice == "best" else SHIFTS
+
+    def _branch(self, kind: int, bits: int, spent: float) -> int:
+        """Bits that an atom costs, for a label of `bits` bits and `spent` bits a block and step; 0: no trellis."""
+        if kind != TRELLIS:
+            if self.branch:
+                raise VovError(f"BRANCH={self.branch} is of CANDIDATES=trellis alone; leave one of them out")
+            return 0
+        if self.choice == "sample":
+            raise VovError("CHOICE=sample: a trellis has a best path, no likely ones; add CANDIDATES=shifts")
+        if self.branch > bits:
+            raise VovError(f"BRANCH={self.branch}: a candidate has only {bits} bits; lower it")
+        return self.branch or usual_branch(bits, spent)
 
 
-def jump_level(rate: float) -> float:
+def usual_branch(bits: int, spent: float) -> int:
+    """Bits that an atom of a trellis costs, for labels of `bits` bits and `spent` bits a step: few are nearest to the
+    bound, but an atom takes an FFT."""
+    return min(bits, max(4, math.ceil(spent / USUAL_ATOMS)))
+
+
+def jump_level(rate: float, still: bool = False) -> float:
     """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
 
-    Measured with nano-video (video/README.md): 0.5 was best at 1/8 bit, 0.4 at 1/4, 0.3 at 1/2.
+    Measured with nano-video (docs/recipe.md): 0.45 to 0.55 was best at 1/16 bit, 0.4 at 1/9, 0.3 at 1/5, 0.2 at 0.4.
+    still: of pictures. A latent of one says more than a later one of a video, which mostly repeats the one before, so
+    that the same bits settle less of it.
     """
-    return min(0.5, max(0.1, 0.2 - 0.1 * math.log2(rate)))
+    return min(0.55, max(0.1, (0.15 if still else 0.04) - 0.11 * math.log2(rate)))

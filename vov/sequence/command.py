@@ -115,7 +115,7 @@ def _run(encoder: SequenceEncoder, title: str, here: World):
 
         def done(number: int, coded: Coded) -> None:
             nonlocal size
-            size += -(-len(coded.chunk.symbols) * (encoder.bits[coded.chunk.chained] + 1) // 8)
+            size += -(-len(coded.chunk.symbols) * encoder.packings[coded.chunk.chained].width // 8)
             errors.append(coded.psnr)
             bar.set_postfix(scene=encoder.spans[number].scene, bytes=size, psnr=f"{np.mean(errors):.2f}", refresh=False)
             bar.update()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vov import VovError, bitstream, stopping
 from vov.bitstream import Bitstream, Header, Item
-from vov.bitstream.noise_code import ETA_UNIT, MAX_ATOMS, NoiseCode
-from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code, on_grid
+from vov.bitstream.noise_code import ETA_UNIT, NoiseCode
+from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code, on_grid, packings
 from vov.files import content_hash
 from vov.fitting import collection
 from vov.fitting.distributed import World
@@ -39,7 +39,7 @@ from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, adapted, hash_of, length
 
 log = logging.getLogger(__name__)
-RULES = 2  # how chunks are chosen; to be raised with any change of it, so that no chunk of before is taken from disk
+RULES = 3  # how chunks are chosen; to be raised with any change of it, so that no chunk of before is taken from disk
 LEAST = 2**0.5  # a step of one atom keeps it at any scale down to half an octave below the plan's
 
 
@@ -108,9 +108,12 @@ class SequenceEncoder:
         self.budget = settings.budget(len(source), source.fps, self.size, self.fixed_bytes())
         rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
         self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
-                      "end": settings.jump(rate)}
+                      "end": settings.jump(rate), "branch": 0}
         if not self.noise["end"]:
             self.noise["steps"] = settings.steps
+        per_step = 8 * self.budget / len(self.spans) / self.noise["steps"]
+        self.noise["branch"] = settings.branch_bits(min(self.bits) + 1, per_step)
+        self.packings = packings(self.noise, self.bits)
         self.sigmas = self.model.sigmas(self.noise)
 
     def _adapter_fields(self) -> dict:
@@ -168,7 +171,7 @@ class SequenceEncoder:
         """θ, profile and weights of every scene, and the scale of every chunk: all that is decided before coding."""
         whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         ledger = Ledger(self.spans, [self.latent_frames(span) for span in self.spans], whole,
-                        self.budget / len(self.source), self.file_bytes, self.noise["steps"], self.bits)
+                        self.budget / len(self.source), self.file_bytes, self.noise["steps"], self.packings)
         found, theta = [], None
         for number, span in enumerate(self.spans):
             if len(found) == span.scene:
@@ -262,7 +265,7 @@ class SequenceEncoder:
                 frames = self.original(span, known)
                 room = int(share * self.latent_frames(span) / self.latent_frames(spans[0]) - cost)
                 view = view or self.view(number, frames, span, room)
-                scale = scale_for(view.profile, self.bits[span.chained], room)
+                scale = scale_for(view.profile, self.packings[span.chained], room)
                 values.append(self.chunk(number, frames, span, view, scale, known).psnr)
             found.append(np.mean(values))
         log.info("scene of %d chunks: θ of %d bytes: %.2f dB, without %.2f dB", len(spans), theta.bytes, *found[::-1])
@@ -278,7 +281,7 @@ class SequenceEncoder:
         optional = [self.collection] if self.collection else []
         optional += [self.masks.hash] if self.masks else []
         return content_hash(RULES, self.header, self.noise, self.bits, self.settings.score,
-                            self.settings.lookahead_until, *optional)
+                            self.settings.lookahead_until, self.settings.lookahead_every, *optional)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
@@ -322,9 +325,9 @@ class SequenceEncoder:
         if self.settings.score != "likelihood":
             weights = pixel_weights(self.backbone, self.backbone.latents(frames), self.settings.seed)
         bits = self.bits[0]
-        equal = max(1, round(8 * share / ((bits + 1) * self.noise["steps"])))
+        equal = max(1, round(8 * share / (self.packings[0].width * self.noise["steps"])))
         code = noise_code(self.noise, bits, np.full(self.noise["steps"], TOP), 0)
-        code = replace(code, plan=np.full((self.noise["steps"], 1), min(equal, MAX_ATOMS)))
+        code = replace(code, plan=np.full((self.noise["steps"], 1), min(equal, code.most)))
         chooser, _, _ = self.search(number, code, frames, None, span, weights)
         usable = replace(code, plan=np.minimum(code.plan, 1))
         plan = allocate(usable, chooser.energy, chooser.worth, share + 64)[0].plan[:, 0]
@@ -352,7 +355,8 @@ class SequenceEncoder:
         if start.known is not None:
             target, importance = target[:, :, 1:], importance if importance is None else importance[:, :, 1:]
         aim = Aim(self.model.velocity(start, self.conditions[span.scene]), target, self.settings.score, weights,
-                  chained=start.known is not None, until=self.settings.lookahead_until, importance=importance)
+                  chained=start.known is not None, until=self.settings.lookahead_until, importance=importance,
+                  every=self.settings.lookahead_every)
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vov.bitstream.sequence_code import GRID, MAX_SCALE, TOP, Chunk, Scene, atoms, payload_bytes
+from vov.bitstream.sequence_code import GRID, MAX_SCALE, TOP, Chunk, Packing, Scene, atoms, payload_bytes
 from vov.sequence.plan import Span
 
 LENGTHS = 3  # bytes by which the length field of a section may still grow
@@ -25,12 +25,14 @@ class Ledger:
         whole: bytes that the file may have, sound apart; 0: all chunks together get `rate` bytes of indices a frame.
         size_of: (scenes, chunks) → bytes of the file with them, sound apart.
         steps: entries of a profile.
-        bits: of an index in key and in chained chunks.
+        packings: of key and of chained chunks.
     """
 
     def __init__(self, spans: Sequence[Span], weights: Sequence[int], whole: float, rate: float,
-                 size_of: Callable[[Sequence[Scene], Sequence[Chunk]], int], steps: int, bits: tuple[int, int]):
-        self.spans, self.weights, self.whole, self.size_of, self.bits = list(spans), list(weights), whole, size_of, bits
+                 size_of: Callable[[Sequence[Scene], Sequence[Chunk]], int], steps: int,
+                 packings: tuple[Packing, Packing]):
+        self.spans, self.weights, self.packings = list(spans), list(weights), packings
+        self.whole, self.size_of = whole, size_of
         self.indices_wanted = rate * sum(span.frames for span in spans)
         self.guess = Scene(1, np.arange(steps, dtype=np.int32) % 4 * 9 + 200)  # as dear as usual profiles are
         self.scenes: list[Scene] = []
@@ -65,9 +67,9 @@ class Ledger:
 
     def add(self) -> None:
         """The next chunk gets the largest scale within its share; the last one's rest goes to whoever has a use."""
-        profile, bits = self._code_of(len(self.scales))
-        self.scales.append(scale_for(profile, bits, self.share()))
-        self.indices += payload_bytes(profile, self.scales[-1], bits)
+        profile, packing = self._code_of(len(self.scales))
+        self.scales.append(scale_for(profile, packing, self.share()))
+        self.indices += payload_bytes(profile, self.scales[-1], packing)
         if len(self.scales) == len(self.spans):
             self._spend_rest()
             self._spend_on_steps()
@@ -75,10 +77,10 @@ class Ledger:
     def _spend_rest(self) -> None:
         """Chunks get larger scales, one after the other, while they fit: one scale is up to a few per cent."""
         for number in range(len(self.scales)):
-            profile, bits = self._code_of(number)
-            now = payload_bytes(profile, self.scales[number], bits)
-            self.scales[number] = scale_for(profile, bits, now + max(0, int(self.left())))
-            self.indices += payload_bytes(profile, self.scales[number], bits) - now
+            profile, packing = self._code_of(number)
+            now = payload_bytes(profile, self.scales[number], packing)
+            self.scales[number] = scale_for(profile, packing, now + max(0, int(self.left())))
+            self.indices += payload_bytes(profile, self.scales[number], packing) - now
 
     def _spend_on_steps(self) -> None:
         """Single steps of the scene with the fewest chunks get more atoms, while that fits.
@@ -88,38 +90,39 @@ class Ledger:
         place = min(range(len(self.scenes)), key=lambda number: self.scenes[number].chunks)
         numbers = [number for number, span in enumerate(self.spans) if span.scene == place]
         for step in np.argsort(-self.scenes[place].profile, kind="stable"):
-            if self.left() < (1 + self.bits[0]) / 8:
+            if self.left() < self.packings[0].width / 8:
                 return
             scene = self.scenes[place]
-            raised = self._raised(scene.profile, int(step), [self.scales[number] for number in numbers])
+            raised = self._raised(scene.profile, int(step), [self.scales[number] for number in numbers],
+                                  self.packings[0].most)
             before = self.indices, self._fixed
             self.scenes[place] = replace(scene, profile=raised)
             for number in numbers:
-                bits, scale = self.bits[self.spans[number].chained], self.scales[number]
-                self.indices += payload_bytes(raised, scale, bits) - payload_bytes(scene.profile, scale, bits)
+                packing, scale = self.packings[self.spans[number].chained], self.scales[number]
+                self.indices += payload_bytes(raised, scale, packing) - payload_bytes(scene.profile, scale, packing)
             self._fixed = self._besides()
             if self.left() < 0:
                 self.scenes[place], (self.indices, self._fixed) = scene, before
 
     @staticmethod
-    def _raised(profile: np.ndarray, step: int, scales: Sequence[int]) -> np.ndarray:
+    def _raised(profile: np.ndarray, step: int, scales: Sequence[int], most: int) -> np.ndarray:
         """The profile with just so much more for a step that it has more atoms at one of these scales, if it can."""
         raised = profile.copy()
         while 0 < raised[step] <= TOP - GRID:
             raised[step] += GRID
-            if any(atoms(raised, scale)[step] > atoms(profile, scale)[step] for scale in scales):
+            if any(atoms(raised, scale, most)[step] > atoms(profile, scale, most)[step] for scale in scales):
                 return raised
         return profile
 
-    def _code_of(self, number: int) -> tuple[np.ndarray, int]:
+    def _code_of(self, number: int) -> tuple[np.ndarray, Packing]:
         span = self.spans[number]
-        return self.scenes[span.scene].profile, self.bits[span.chained]
+        return self.scenes[span.scene].profile, self.packings[span.chained]
 
 
-def scale_for(profile: np.ndarray, bits: int, budget: int) -> int:
-    """The largest scale whose indices take at most `budget` bytes."""
+def scale_for(profile: np.ndarray, packing: Packing, budget: int) -> int:
+    """The largest scale whose symbols take at most `budget` bytes."""
     low, high = 0, MAX_SCALE
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if payload_bytes(profile, middle, bits) <= budget else (low, middle - 1)
+        low, high = (middle, high) if payload_bytes(profile, middle, packing) <= budget else (low, middle - 1)
     return low

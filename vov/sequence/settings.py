@@ -9,7 +9,7 @@ from vov.config import option
 from vov.media.geometry import Geometry
 from vov.model.options import ModelOptions
 from vov.roi import RoiOptions
-from vov.scaling.settings import SCORES, jump_level
+from vov.scaling.settings import SCORES, USUAL_ATOMS, jump_level, usual_branch
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,14 @@ class SequenceConfig(ModelOptions, RoiOptions):
     eta: float = option(1.0, "diffusion strength", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
                               minimum=-1)
+    branch: int = option(0, "bits that an atom of the noise costs, see `vov.scaling.trellis`; 0: 4, or more where a "
+                         f"step would have over {USUAL_ATOMS} atoms; -1: a whole label, no trellis", minimum=-1)
     score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
     lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
                                     "pass; 0: never", minimum=0)
+    lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
+                                  "pixel in the others", minimum=1)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
 
     def one_rate(self) -> None:
@@ -91,6 +95,12 @@ class SequenceConfig(ModelOptions, RoiOptions):
         if level >= 1:
             raise VovError(f"END_LEVEL={level:g}: must be below 1")
         return round(1024 * level) if self.steps > 2 else 0
+
+    def branch_bits(self, bits: int, spent: float) -> int:
+        """BRANCH for labels of `bits` bits and `spent` bits a step; 0: no trellis."""
+        if self.branch > bits:
+            raise VovError(f"BRANCH={self.branch}: a candidate has only {bits} bits; lower it")
+        return max(0, self.branch) if self.branch else usual_branch(bits, spent)
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """How frames of this size are brought to the model's."""
