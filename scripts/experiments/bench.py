@@ -32,6 +32,7 @@ class Bench:
     height: int = option(480, "pixels", minimum=16)
     num_frames: int = option(81, "frames, 4n+1", minimum=1)
     scores: str = option("likelihood,lookahead", "scores of coded noise to measure; none: none")
+    lookahead_every: int = option(1, "as in video/encode.sh, for those scores and that clip", minimum=1)
     clip_bytes: int = option(0, "size of a noise-coded clip whose whole encode and decode are timed, 40 steps; 0: none",
                              minimum=0)
     decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
@@ -201,7 +202,8 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
 
     for score in settings.list("scores"):
         config = SequenceConfig(width=settings.width, height=settings.height, num_frames=settings.num_frames,
-                                steps=5, bytes_per_frame=15.0, score=score, device=settings.device)
+                                steps=5, bytes_per_frame=15.0, score=score, device=settings.device,
+                                lookahead_every=settings.lookahead_every)
         with tempfile.TemporaryDirectory() as folder:
             encoder = SequenceEncoder(backbone, Still(frames), spans([0], len(frames), len(frames)), [""], config,
                                       Path(folder))
@@ -234,7 +236,8 @@ def whole_noise(settings: Bench, backbone, frames, watch) -> None:
     from vov.sequence.settings import SequenceConfig
 
     config = SequenceConfig(width=settings.width, height=settings.height, num_frames=settings.num_frames,
-                            target_bytes=settings.clip_bytes, device=settings.device)
+                            target_bytes=settings.clip_bytes, device=settings.device,
+                            lookahead_every=settings.lookahead_every)
     planned, made = spans([0], len(frames), len(frames)), []
 
     def encode() -> None:
@@ -263,7 +266,7 @@ class CodedSteps:
         self.encoder, self.code, self.start = encoder, code, encoder.model.start(0, known)
         target = target if known is None else target[:, :, 1:]
         self.aim = Aim(encoder.model.velocity(self.start, encoder.conditions[span.scene]), target,
-                       encoder.settings.score, None, chained=known is not None)
+                       encoder.settings.score, None, chained=known is not None, every=encoder.settings.lookahead_every)
 
     def run(self) -> None:
         """Takes them."""

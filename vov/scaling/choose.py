@@ -42,7 +42,7 @@ class Chooser(Replay):
         self.worth[row] = gain.square().sum(1).cpu().numpy()
         rows, numbers = entries(self.code.plan[row])
         share = torch.from_numpy(1 / np.sqrt(self.code.plan[row].clip(1))).to(x.device, torch.float32)[:, None]
-        scored = ((where, which, self._signed(scores(made, i, which, where, wanted[where])))
+        scored = ((where, which, scores(made, i, which, where, wanted[where]))
                   for where, which in made.batches(rows, numbers))
         if self.code.branch:
             self.found[row] = walk(self.code, ((atom, one) for _, which, score in scored
@@ -57,12 +57,10 @@ class Chooser(Replay):
         made = self.candidates
         return torch.nn.functional.pad(x.reshape(-1), (0, made.blocks * made.block - made.size)).view(made.blocks, -1)
 
-    def _signed(self, score: Tensor) -> Tensor:
-        """Scores [rows, labels] of candidates with their signs, in the order of the labels."""
-        return torch.stack((score, -score), dim=-1).flatten(1) if self.code.signed else score
-
     def _pick(self, i: int, blocks: Tensor, atoms: Tensor, score: Tensor, share: Tensor) -> Tensor:
         """Symbols [rows] from scores [rows, K]; of equal ones the first."""
+        if self.code.signed:
+            score = torch.stack((score, -score), dim=-1).flatten(1)  # in the order of the symbols
         if self.gumbel:
             ids = blocks * MAX_ATOMS + atoms
             u = uniform_batch(self.seed, (Stream.OTHER, 3, self.base + i), ids, score.shape[1])

@@ -137,7 +137,7 @@ class Candidates:
         self.kept = {name: self.kept.get(name) or self._shared(*name) for name in names}
         row = torch.tensor([names.index(key) for key in keys])
         words = torch.stack([self.kept[name][1] for name in names])[row]
-        signs = 1 - 2 * ((words >> (atoms % GROUP)[:, None]) & 1).float()
+        signs = ((words >> (atoms % GROUP).to(words)[:, None]) & 1).float().mul_(-2).add_(1)
         return torch.stack([self.kept[name][0] for name in names]), row, signs
 
     def _shared(self, step: int, block: int, group: int) -> tuple[Tensor, Tensor]:
@@ -145,16 +145,15 @@ class Candidates:
         where = torch.tensor([block], device=self.device)
         ids = torch.tensor([group], device=self.device)
         words = words_batch(self.seed, (Stream.CANDIDATE, self.base + step, where[:, None]), ids, self.block)[0]
-        return self.draw(step, where, ids)[0], words
+        return self.draw(step, where, ids)[0], (words - (1 << 31)).to(torch.int32) ^ -(1 << 31)
 
     def chosen(self, step: int, blocks: Tensor, atoms: Tensor, index: Tensor) -> Tensor:
         """Candidate index[r] of atom atoms[r] in block blocks[r]: [rows, block]."""
         if self.code.kind == INDEPENDENT:
             return self.draw(step, blocks, (atoms << self.code.bits) + index)
         vectors, row, signs = self.vectors(step, blocks, atoms)
-        turned = torch.arange(self.block, device=self.device)[None] - index[:, None]
-        turned += self.block * (turned < 0)
-        return vectors[row].gather(1, turned) * signs
+        pairs = zip(row.tolist(), index.tolist(), strict=True)
+        return torch.stack([vectors[which].roll(shift) for which, shift in pairs]) * signs
 
     def batches(self, *columns: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
         """Arrays of one length as int64 tensors on the device, as many rows at once as vectors should be in memory."""
@@ -174,7 +173,10 @@ class Candidates:
             part = self.chosen(step, where, which, symbol >> signed)
             if signed:
                 part *= (1 - 2 * (symbol & 1)).float()[:, None]
-            z.index_add_(0, where, part.double())
+            if self.blocks == 1:
+                z += part.sum(0, dtype=torch.float64)
+            else:
+                z.index_add_(0, where, part.double())
         # Multiples of 2^-12: sums are exact, whatever their order; the rest are IEEE operations, so z is the same to
         # the bit everywhere.
         scale = (1 / np.sqrt(np.maximum(atoms, 1).astype(np.float32))).astype(np.float32)
