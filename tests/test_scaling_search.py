@@ -216,7 +216,7 @@ def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():
     for size, level in ((4000, 0.26), (2000, 0.15), (100, 0.1), (100_000, 0.55)):
         assert ScalingConfig(scaling_bytes=125).code(6, size, 1).end == round(level * 1024)
     assert ScalingConfig(scaling_bytes=125, start_level=0.5).code(6, 4000, 1).end == round(0.13 * 1024)
-    assert ScalingConfig(scaling_bytes=125).code(6, 4000, 1, still=True).end == round(0.37 * 1024)
+    assert ScalingConfig(scaling_bytes=125).code(6, 4000, 1, still=True).end == round(0.32 * 1024)
     assert not ScalingConfig(scheme="paper").code(6, 1000, 1).end and not ScalingConfig().code(2, 1000, 1).end
 
 

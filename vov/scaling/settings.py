@@ -147,4 +147,4 @@ def jump_level(rate: float, still: bool = False) -> float:
     still: of pictures. A latent of one says more than a later one of a video, which mostly repeats the one before, so
     that the same bits settle less of it.
     """
-    return min(0.55, max(0.1, (0.15 if still else 0.04) - 0.11 * math.log2(rate)))
+    return min(0.55, max(0.1, (0.1 if still else 0.04) - 0.11 * math.log2(rate)))
