@@ -60,7 +60,7 @@ class Way:
 
 SEQUENCE = {"sequences": ENCODE["clips"].replace("SCENES=none ", "")}
 WAYS = {
-    "frozen": Way("coded noise, frozen model", ENCODE, quick={"clips": (0, 1), "pictures": (0, 1)}),
+    "frozen": Way("coded noise, frozen model", ENCODE, quick={"clips": (0, 1, 2, 3), "pictures": (0, 1, 2)}),
     "independent": Way("coded noise, independent chunks", SEQUENCE, {"sequences": "KEY_EVERY=1"},
                        quick={"sequences": (1,)}),
     "known": Way("coded noise, known frames", SEQUENCE, quick={"sequences": (1,)}),
