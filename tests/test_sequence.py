@@ -14,6 +14,7 @@ from vov.bitstream import Bitstream, Item
 from vov.bitstream.noise_code import LEVELS
 from vov.bitstream.sequence_code import (
     MAX_SCALE,
+    TRELLIS_SCALE,
     Chunk,
     Packing,
     Scene,
@@ -78,7 +79,7 @@ def test_atoms_grow_with_profile_and_scale_and_are_levels():
     plans = [atoms(profile, scale) for scale in (0, 64, 300, MAX_SCALE)]
     assert all((a <= b).all() for a, b in pairwise(plans)) and all(set(plan) <= set(LEVELS) for plan in plans)
     assert plans[0].tolist() == [0, 0, 0, 0, 1] and plans[1][4] == 2 and plans[3][4] == 512 and plans[3][0] == 0
-    assert atoms(profile, MAX_SCALE, 1024)[4] == 1024
+    assert atoms(profile, TRELLIS_SCALE, 4096)[4] == 4096 and atoms(profile, MAX_SCALE, 4096)[4] == 1024
 
 
 def test_the_scale_meets_a_budget_closely_and_never_exceeds_it():
@@ -262,6 +263,12 @@ def test_another_setting_or_clip_uses_no_old_chunk(backbone, coded, clip, tmp_pa
     made.run()
     other = encoder(backbone, clip, tmp_path, dataclasses.replace(SETTINGS, seed=7))
     assert other.settings_hash() != made.settings_hash()
+
+
+def test_a_scale_reaches_any_budget_that_a_step_of_most_atoms_allows():
+    steep = on_grid(np.clip(255 - 8 * np.arange(39), 0, 255))  # the last step costs as much as the eight before it
+    packing = Packing(4, 4096)
+    assert payload_bytes(steep, scale_for(steep, packing, 6000), packing) > 0.95 * 6000
 
 
 @pytest.mark.parametrize("target", [420, 900, 2000])

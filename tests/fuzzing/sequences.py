@@ -64,11 +64,11 @@ def sections(draw, header: Header | None = None) -> tuple[bytes, bytes, int]:
     for number, profile in enumerate(profiles):
         chained = bool(number) and draw(st.booleans()) if near else draw(st.booleans())
         frames = draw(st.integers(1, header.num_frames - chained or 1) if near else edits.WHOLE.map(lambda n: abs(n)))
-        scale = draw(st.sampled_from([0, 100, 200, 320, 640]) if near else st.integers(0, 700))
+        scale = draw(st.sampled_from([0, 100, 200, 320, 640]) if near else st.integers(0, 900))
         heads += varint(min(2 * frames + chained, 2**63)) + varint(scale)
         if len(profile) == noise["steps"]:
-            most, width = (1024, branch) if branch else (512, bits[chained] + 1)
-            size = -(-int(atoms(profile, min(scale, 640), most).sum()) * width // 8)
+            most, width = (4096, branch) if branch else (512, bits[chained] + 1)
+            size = -(-int(atoms(profile, min(scale, 832 if branch else 640), most).sum()) * width // 8)
             bodies += draw(st.sampled_from([b"\0", b"\0", b"\x5a", b"\xff"])) * min(size, MOST)
     version = draw(st.sampled_from([3] * 9 + [2, 4, 5]) if branch else st.sampled_from([1] * 9 + [0, 2]))
     head = bytes([version]) + b"".join(map(varint, [*noise.values(), *[branch] * (version > 2)])) + bytes(bits)

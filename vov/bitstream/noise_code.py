@@ -21,9 +21,9 @@ from vov.bitstream.symbols import MAX_SYMBOLS, decode_symbols, encode_symbols
 VERSION = 3  # of the section; version 1 had no `end`, version 2 no `branch`, and is still written where that is 0
 INDEPENDENT, SHIFTS, TRELLIS = 0, 1, 2
 KINDS = ("independent", "shifts", "trellis")
-MAX_ATOMS, TRELLIS_ATOMS = 512, 1024  # of a block and step; those of a trellis have fewer bits each
+MAX_ATOMS, TRELLIS_ATOMS = 512, 4096  # of a block and step; those of a trellis have fewer bits each
 LEVELS = np.array([*range(9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512])
-TRELLIS_LEVELS = np.array([*LEVELS[LEVELS < 128], *range(128, 256, 16), *range(256, 512, 32), *range(512, 1025, 64)])
+TRELLIS_LEVELS = np.array([*LEVELS[LEVELS < 128], *(n * 2**k for k in range(4, 9) for n in range(8, 16)), 4096])
 MAX_CELLS = 1 << 20  # coded steps x blocks
 ETA_UNIT = 64  # eta is kept in 64ths
 FIELDS = {  # name: (lowest, highest value)

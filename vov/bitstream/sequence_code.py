@@ -36,7 +36,8 @@ from vov.bitstream.symbols import MAX_SYMBOLS, decode_symbols, encode_symbols
 
 FINE, COARSE, TRELLISES = 1, 2, 2  # versions of the scenes section; with a trellis they are higher by TRELLISES
 NOISE_FIELDS = ("eta", "first", "steps", "start", "end")  # of `noise_code.FIELDS`, in this order, then `branch`
-MAX_CHUNKS, MAX_SCALE = 1 << 16, 640  # a film of 12 hours, 17 frames a chunk; 2^20 would take a minute to read
+MAX_CHUNKS = 1 << 16  # a film of 12 hours, 17 frames a chunk; 2^20 would take a minute to read
+MAX_SCALE, TRELLIS_SCALE = 640, 832
 MAX_PLANNED = 1 << 26  # chunks × steps
 TOP, GRID = 255, 4  # of a profile: its highest value, and the grid on which it takes fewer bytes
 
@@ -73,6 +74,11 @@ class Packing(NamedTuple):
 
     width: int
     most: int
+
+    @property
+    def scales(self) -> int:
+        """The largest scale of a chunk."""
+        return MAX_SCALE if self.most == MAX_ATOMS else TRELLIS_SCALE
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +135,11 @@ def packings(noise: dict[str, int], bits: tuple[int, int]) -> tuple[Packing, Pac
 
 @cache
 def _table(most: int) -> np.ndarray:
-    """Atoms for every exponent n = 0 … MAX_SCALE in 64ths of an octave: the level next to 2^(n / 64), up to `most`.
+    """Atoms for every exponent n = 0 … TRELLIS_SCALE in 64ths of an octave: the level next to 2^(n / 64), up to `most`.
 
     Never a tie: 2^(n / 64) is irrational or a power of two, and no power of two lies midway between two levels.
     """
-    exact = 2.0 ** (np.arange(MAX_SCALE + 1) / 64)
+    exact = 2.0 ** (np.arange(TRELLIS_SCALE + 1) / 64)
     levels = TRELLIS_LEVELS[most >= TRELLIS_LEVELS]
     return levels[np.abs(levels[:, None] - exact).argmin(0)]
 
@@ -141,7 +147,7 @@ def _table(most: int) -> np.ndarray:
 def atoms(profile: np.ndarray, scale: int, most: int = MAX_ATOMS) -> np.ndarray:
     """How many atoms every coded step has, `most` at most: int64 [coded steps]."""
     exponent = 4 * (profile.astype(np.int64) - TOP) + scale
-    return np.where((profile > 0) & (exponent >= 0), _table(most)[np.clip(exponent, 0, MAX_SCALE)], 0)
+    return np.where((profile > 0) & (exponent >= 0), _table(most)[np.clip(exponent, 0, TRELLIS_SCALE)], 0)
 
 
 def payload_bytes(profile: np.ndarray, scale: int, packing: Packing) -> int:
@@ -251,7 +257,7 @@ def _read_chunks(reader: Reader, scenes: tuple[Scene, ...], packed: tuple[Packin
             value = reader.varint("frames of a chunk", 2 * header.num_frames + 1, 2)
             if (value & 1) and (not heads or value >> 1 >= header.num_frames):
                 raise reader.error("frames of a chunk", "do not fit one that begins with the frame before")
-            heads.append((scene, value >> 1, bool(value & 1), reader.varint("scale", MAX_SCALE)))
+            heads.append((scene, value >> 1, bool(value & 1), reader.varint("scale", packed[value & 1].scales)))
     total = sum(int(atoms(scene.profile, scale, packed[chained].most).sum()) for scene, _, chained, scale in heads)
     if total > MAX_SYMBOLS:
         raise reader.error("scale", f"asks for {total} indices, more than {MAX_SYMBOLS}")

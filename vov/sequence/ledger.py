@@ -121,7 +121,7 @@ class Ledger:
 
 def scale_for(profile: np.ndarray, packing: Packing, budget: int) -> int:
     """The largest scale whose symbols take at most `budget` bytes."""
-    low, high = 0, MAX_SCALE
+    low, high = 0, packing.scales
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if payload_bytes(profile, middle, packing) <= budget else (low, middle - 1)
