@@ -18,11 +18,10 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
              items: int = 1) -> tuple[NoiseCode, bool]:
     """`code` with the plan that spends at most `budget` bytes in proportion to `worth`, and whether it spends them.
 
-    The score of M atoms is about |direction|·√(2·ln K·M), and a unit of it lowers the final squared error by some
-    value v, so Σ v·|direction|·√M under ΣM = const is largest at M ∝ v²·|direction|², the `worth` [steps, blocks].
-    v is g·|Jᵀe| / |direction| when J = ∂x̂0/∂x is measured (lookahead), else with J = 1: a step's worth is how far its
-    noise can move the state towards the original. No cell gets more atoms than its `energy`, |direction|², can
-    use. Without sign bits a cell has an index or has none.
+    M atoms of b bits move the noise by about √(2·ln 2·b·M) along the direction. A unit of that lowers the final squared
+    error by the length of `Wanted.gain`, so Σ |gain|·√M under ΣM = const is largest at M ∝ |gain|², the `worth` [steps,
+    blocks]: how far a step's noise can move the state towards the original. No cell gets more atoms than its `energy`,
+    |drift|², can use: to follow the posterior takes |drift|² / 2 nats. Without sign bits a cell has an index or none.
     """
     useful = np.maximum(energy / (2 * math.log(2) * code.width), 1)
 

@@ -3,15 +3,17 @@
 A step's score of a candidate is <direction, z>. Four directions, all free choices of the encoder:
 
     likelihood  the drift: the score is the log-ratio of the posterior to the model, as in the paper
-    pixel       the drift as pixels see it, WᵀW·drift with W of `loss.pixel_weights`
+    pixel       the drift as pixels see it: WᵀW·drift with W of `loss.pixel_weights` where few bits move the state a
+                little, the drift itself where they can move it all the way (`Aim.reached`)
     lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
                 so that a choice counts for what the model makes of it; a backward pass a coded step
     blend       the sum of the last two, each of length 1. J is that of one step, while many steps are still to come:
                 what the end result owes to a choice lies between J and 1 (docs/recipe.md)
 
-M atoms of K candidates move the state by about √(2·ln K·M) standard deviations along the direction, whatever M and K;
-each atom is chosen for the whole direction, not for what others left of it: their sum is mostly noise, which a matching
-pursuit would undo. What is optimised, then, is how many atoms a step gets; a first pass measures what they are worth.
+B bits move the state by at most √(2·ln 2·B) standard deviations along the direction, however they are spent; atoms on a
+trellis come near that (`vov.scaling.trellis`). They are chosen for the whole direction, not for what others left of
+it: their sum is mostly noise, which a matching pursuit would undo. What is optimised, then, is how many atoms a step
+gets; a first pass measures what they are worth.
 """
 
 from __future__ import annotations
