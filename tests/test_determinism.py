@@ -51,7 +51,8 @@ def test_noise_is_the_same_whatever_the_number_of_threads():
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.vov")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in sorted(GOLDEN.glob("*.vov"))
+                                  if any(bitstream.read(path).header.index_hash)], ids=lambda path: path.stem)
 def test_the_indices_of_a_file_are_found_again(path, tiny_wan, tiny_qwen):
     header = bitstream.read(path).header
     with codec.Decoder.for_file(load(path, tiny_wan, tiny_qwen), header) as decoder:
