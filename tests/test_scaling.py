@@ -186,6 +186,7 @@ def test_gpu_kernel_scores_as_plain_torch():
     make_code([[8, 0, 0], [0, 0, 0], [3, 3, 1]], block=40, kind=1, bits=5, eta=80),
     make_code([[0]] * 3),
     make_code([[900], [0], [3]], kind=2, bits=6),
+    make_code([[4096]], kind=2, bits=6),
     make_code([[4]] * 2, items=3, theta_steps=1, start=512, end=307),
 ])
 def test_section_round_trip(code):

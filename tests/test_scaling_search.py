@@ -113,6 +113,12 @@ def test_a_trellis_moves_the_state_further_than_shifts_of_the_same_bits():
     assert reached["shifts"] < 0.87 < reached["trellis"] < 1.05
 
 
+def test_the_largest_trellis_of_a_large_latent_is_a_code_and_has_few_states():
+    assert code([4096], 24, TRELLIS, branch=9).labels(np.ones(3, np.int32), np.arange(3)).tolist() == [1, 513, 262657]
+    made = ScalingConfig(scaling_bytes=1000).code(40, 1 << 23, 1)
+    assert made.bits == 23 and made.branch == 8
+
+
 @pytest.mark.parametrize(("more", "said"), [
     ({"branch": 4, "candidates": "shifts"}, "CANDIDATES=trellis alone"),
     ({"candidates": "trellis", "choice": "sample"}, "add CANDIDATES=shifts"),

@@ -72,7 +72,7 @@ class NoiseCode:
         plan = self.plan
         if plan.ndim != 2 or len(plan) != self.steps or not plan.size or plan.min() < 0 or plan.max() > self.most:
             raise _invalid("plan", f"is {list(plan.shape)}; one row per coded step, 0 to {self.most} atoms")
-        if (int(plan.max()) << self.bits) > 1 << 32:
+        if self.kind == INDEPENDENT and (int(plan.max()) << self.bits) > 1 << 32:  # 32 bits number a candidate
             raise _invalid("bits", "are too many for so many atoms; use fewer of either")
         if (self.kind == TRELLIS) != (self.branch > 0) or self.branch > self.bits + self.signed:
             raise _invalid("branch", f"is {self.branch}; 1 to {self.bits + self.signed} for a trellis, else 0")

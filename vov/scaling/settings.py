@@ -136,8 +136,8 @@ class ScalingConfig(TargetOptions, RoiOptions):
 
 def usual_branch(bits: int, spent: float) -> int:
     """Bits that an atom of a trellis costs, for labels of `bits` bits and `spent` bits a step: few are nearest to the
-    bound, but an atom takes an FFT."""
-    return min(bits, max(4, math.ceil(spent / USUAL_ATOMS)))
+    bound, but an atom takes an FFT. At most 2^16 states, since the search keeps a byte for each state and atom."""
+    return min(bits, max(4, bits - 16, math.ceil(spent / USUAL_ATOMS)))
 
 
 def jump_level(rate: float, still: bool = False) -> float:
