@@ -47,6 +47,13 @@ def test_the_table_says_where_ours_leads_and_where_it_loses():
     assert results_page.lead(DOCUMENT, at(740)[-1:]) == "None of our ways was measured at this size."
 
 
+def test_a_row_that_went_on_with_a_fit_has_no_seconds():
+    rows = [ROWS[0], {**ROWS[0], "clip": "b", "seconds": None}]
+    (one,) = results_document.means(rows)
+    assert one["seconds"] is None
+    assert results_page.table(DOCUMENT, [one]).splitlines()[-1].endswith("| – |")
+
+
 def test_a_mean_is_of_all_originals_or_not_there():
     rows = [*ROWS, {**ROWS[0], "clip": "b", "bytes": 739}]
     (one,) = results_document.means(rows)

@@ -32,6 +32,8 @@ class Bench:
     height: int = option(512, "pixels", minimum=16)
     batch_sizes: str = option("1,16", "samples of one step")
     steps: str = option("1,4,50", "sampler steps of a whole decode")
+    scores: str = option("likelihood,blend", "scores of coded noise, for a picture of 2,000 bytes in 40 steps; none: "
+                         "none")
     repeats: int = option(4, "timed steps, after one that compiles", minimum=1)
     limit_gib: float = option(24.0, "GPU memory that the saving mode may use; 0: all", minimum=0)
     out: str = option("", "also one JSON line per measurement here")
@@ -93,8 +95,11 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
     picture, blocks = Source(pixels, 0.0, "noise"), backbone.transformer.transformer_blocks
     fit = ImageFit(config="", width=settings.width, height=settings.height, last_k=len(blocks), noise="random",
                    timesteps="uniform", loss="latent", accum_step=1)
+    for score in settings.scores.split(","):
+        if score != "none":  # before anything is compiled: the decoder compiles nothing
+            coded_noise(score, backbone, picture, fit, measure)
     encoder = Encoder(backbone, [picture], fit)
-    for batch in map(int, settings.batch_sizes.split(",")):
+    for batch in filter(None, map(int, settings.batch_sizes.split(","))):
         with tempfile.TemporaryDirectory() as folder:
             job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets,
                       dataclasses.replace(fit, batch_size=batch), Path(folder))
@@ -113,6 +118,24 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
     measure("VAE encode, float32", lambda: backbone.encode_pixels(torch.rand(
         1, 3, 1, settings.height, settings.width, device=backbone.device) * 2 - 1), 2)
     encoder.close()
+
+
+def coded_noise(score: str, backbone, picture, fit, measure) -> None:
+    """A picture coded as noise, as image/encode.sh does it: the search alone, and the sampler that replays it."""
+    from vov.codec import Decoder
+    from vov.fitting.rate import from_symbols
+    from vov.scaling.bare import bare
+    from vov.scaling.search import scale
+    from vov.scaling.settings import ScalingConfig
+
+    settings, found = ScalingConfig(scaling_bytes=2000, steps=40, score=score), []
+    stream = bare(backbone, [picture], fit)
+    measure(f"noise by {score}, picture of 2,000 bytes, encode",
+            lambda: found.append(scale(stream, backbone, [picture], settings)[0]), 1)
+    with Decoder.for_file(backbone, found[-1].header) as decoder:
+        decoder.read_noise(found[-1].noise, 1, "the file")
+        theta, condition = from_symbols(stream.symbols, stream.header.step), backbone.embed([""])[0]
+        measure(f"noise by {score}, picture of 2,000 bytes, decode", lambda: decoder.frames(theta, condition), 1)
 
 
 def main(settings: Bench) -> None:

@@ -39,7 +39,7 @@ def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequ
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "ffmpeg": ffmpeg_version(),
                      "packages": suite.versions},
-        "minutes": round(sum(row["seconds"] for row in shown) / 60, 1),
+        "minutes": round(sum(row["seconds"] or 0 for row in shown) / 60, 1),
         "originals": {kind: [one.name for one in originals if one.kind == kind] for kind in results_ways.KINDS},
         "free": sorted({f"{one.kind}/{one.name}" for one in originals if one.free}),
         "metrics": names,
@@ -78,7 +78,8 @@ def means(rows: Sequence[dict]) -> list[dict]:
             names = [name for name in METRICS if all(isinstance(row["metrics"].get(name), float) for row in group)]
             found.append({"kind": kind, "way": way, "asked": asked, "originals": len(group),
                           "bytes": float(np.mean([row["bytes"] for row in group])),
-                          "seconds": float(np.mean([row["seconds"] for row in group])),
+                          "seconds": None if any(row["seconds"] is None for row in group) else float(
+                              np.mean([row["seconds"] for row in group])),
                           "metrics": {name: float(np.mean([row["metrics"][name] for row in group])) for name in names}})
     order = [*results_ways.WAYS, results_ways.EXPLICIT]
     return sorted(found, key=lambda m: (list(results_ways.KINDS).index(m["kind"]), m["asked"],

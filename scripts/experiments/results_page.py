@@ -80,7 +80,8 @@ def table(document: dict, rows: Sequence[dict], bold: bool = True) -> str:
         cells = [f"**{cell}**" if bold and cell and cell == shown(name, best[name]) else cell
                  for name, cell in zip(names, cells, strict=True)]
         name = results_ways.title(row["way"], document["extent"] == "quick") + larger(row)
-        lines.append("| " + " | ".join([name, f"{row['bytes']:,.0f}", *cells, f"{row['seconds']:.0f}"]) + " |")
+        seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
+        lines.append("| " + " | ".join([name, f"{row['bytes']:,.0f}", *cells, seconds]) + " |")
     return "\n".join(lines)
 
 
@@ -156,7 +157,8 @@ def tables(document: dict) -> str:
     parts = ["# Tables of results", "Written by `bash scripts/results.sh`; do not edit. Bytes are those of whole files "
              "(ours) and of elementary streams (the other codecs: the finest that is not larger than asked; a codec "
              "that cannot be so small has no line). Metrics are of the decoded frames. Bold: the best of the column. "
-             "Seconds are of encoding and decoding, for codecs of the search for the size.", made(document) + "."]
+             "Seconds are of encoding and decoding, for codecs of the search for the size; – where a run went on "
+             "with a fit that was there.", made(document) + "."]
     for kind, words in results_ways.KINDS.items():
         for number, asked in enumerate(sizes(document, kind)):
             names = ", ".join(document["originals"][kind])

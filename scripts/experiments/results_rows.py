@@ -80,6 +80,8 @@ class Bench:
         found = key(self.backbone(original.kind), [original.source()], way, named, share, self.metrics)
         if rows := self.kept.find(found):
             return rows
+        if any(out.rglob("checkpoint.safetensors")):  # a stopped run, or fits made on another machine: goes on with them
+            self.begun = None
         if problem := run(command, out, settings.environment()):
             self.note(f"{original.name}, {way}, {asked:,} bytes: {problem}")
             return []
@@ -115,7 +117,7 @@ class Bench:
     def add(self, found: str, original: Original, way: str, asked: int, file: Path, decoded: Any, size: int,
             command: str) -> list[dict]:
         """Measures and keeps one row. decoded: a path, or frames; size: the bytes that count."""
-        seconds = round(time.monotonic() - self.begun, 1)
+        seconds = None if self.begun is None else round(time.monotonic() - self.begun, 1)
         shown = media.FrameSource(decoded) if isinstance(decoded, Path) else decoded
         reference = media.FrameSource(original.path, fps=original.fps)
         measured = self.suite.measure(reference, shown, len(original.frames))

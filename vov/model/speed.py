@@ -19,13 +19,18 @@ ATTENTION_OPS = {
                  "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu")
     if hasattr(torch.ops.aten, name)
 }
+FEW_KEYS = 8  # queries for each key from which on an attention is computed again rather than kept
 log = logging.getLogger(__name__)
 _chosen: list = []  # what `choose_attention` entered; it would be left if it were collected
 SMALL_MODEL = 100e6  # parameters below which a step is bound by launches, not by arithmetic
 
 
 def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in ATTENTION_OPS else CheckpointPolicy.PREFER_RECOMPUTE
+    """Keeps what attention gives back, unless its keys are few beside its queries (cross-attention to a caption, as a
+    rule): that is as large, 3 GiB at Wan2.1-1.3B's shape, and takes a hundredth of the time to compute again."""
+    if op in ATTENTION_OPS and FEW_KEYS * args[1].shape[-2] >= args[0].shape[-2]:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
