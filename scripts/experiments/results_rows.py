@@ -80,7 +80,7 @@ class Bench:
         found = key(self.backbone(original.kind), [original.source()], way, named, share, self.metrics)
         if rows := self.kept.find(found):
             return rows
-        if any(out.rglob("checkpoint.safetensors")):  # a stopped run, or fits made on another machine: goes on with them
+        if any(out.rglob("checkpoint.safetensors")):  # of a stopped run, or of another machine: it goes on with them
             self.begun = None
         if problem := run(command, out, settings.environment()):
             self.note(f"{original.name}, {way}, {asked:,} bytes: {problem}")
