@@ -60,6 +60,15 @@ def _probe(backbone: Backbone, latents: Tensor, seed: int, probe: int) -> Tensor
     return torch.stack((first, torch.einsum("ctp,dtp->cd", later, later) / later[0].numel()))
 
 
+def weighted(error: Tensor, weights: Tensor | None) -> Tensor:
+    """An error [B, C, T, h, w] as pixels see it: through `pixel_weights` when given; of the same shape."""
+    if weights is None:
+        return error
+    parts = [torch.einsum("ij,bjthw->bithw", matrix, part)
+             for matrix, part in zip(weights, (error[:, :, :1], error[:, :, 1:]), strict=True) if part.shape[2]]
+    return torch.cat(parts, dim=2)
+
+
 def distortion(error: Tensor, weights: Tensor | None) -> Tensor:
     """Mean square [] of an error [B, C, T, h, w], through `pixel_weights` when given."""
     if weights is None:

@@ -18,6 +18,7 @@ gets; a first pass measures what they are worth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -41,9 +42,10 @@ from vov.scaling.allocate import allocate, stretched
 from vov.scaling.choose import Chooser
 from vov.scaling.progress import Progress
 from vov.scaling.replay import levels, stochastic_step
-from vov.scaling.settings import GRADIENT, ScalingConfig
+from vov.scaling.settings import GRADIENT, JUMPS, ScalingConfig
 
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
+ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (docs/recipe.md)
 
 
 class Search:
@@ -97,6 +99,8 @@ class Search:
 
     def _run(self, progress: Callable[[int, Tensor], None]) -> tuple[NoiseCode, list[Tensor]]:
         budget, count = self.settings.scaling_bytes, len(self.targets)
+        if budget and self.settings.end_level < 0 and self.code.signed and self.code.end and self.still:
+            self._fit_jump(budget, progress)
         code, spent = self._planned(budget, progress) if budget else (self.code, True)
         while not spent and self.settings.end_level < 0 and code.end > END_STEP:  # lower levels have use for the rest
             self._place(replace(self.code, end=max(END_STEP, code.end - END_STEP)))
@@ -106,15 +110,37 @@ class Search:
         symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
         return replace(code, symbols=symbols), list(latents)
 
-    def _planned(self, budget: int, progress: Callable) -> tuple[NoiseCode, bool]:
-        """`allocate` for a budget, by what a first pass with equal shares finds the steps to be worth."""
+    @property
+    def still(self) -> bool:
+        """Whether pictures are coded."""
+        return self.targets[0].shape[2] == 1
+
+    def _fit_jump(self, budget: int, progress: Callable) -> None:
+        """Puts the last jump where following the original has come to cost ROOM times the budget.
+
+        A detailed picture has use for its bits at high levels already, an even one only at lower ones.
+        """
+        usual = self.code.end
+        self._place(replace(self.code, end=max(END_STEP, usual - END_STEP)))
+        code, (energy, _) = self.code, self._pilot(budget, progress)
+        used = np.minimum(energy / (2 * math.log(2) * code.width), code.most).sum(1).cumsum() * code.width / 8
+        edges = np.array(self.sigmas[code.first + 1:][: len(used)])
+        level = np.interp(ROOM * budget / len(self.targets), used, edges)
+        self._place(replace(code, end=round(1024 * min(JUMPS[1], max(code.end / 1024, float(level))))))
+
+    def _pilot(self, budget: int, progress: Callable) -> tuple[np.ndarray, np.ndarray]:
+        """(energy, worth) of every step and block, mean over the items, as a pass with equal shares finds them."""
         code, count = self.code, len(self.targets)
         spread = code.steps * code.plan.shape[1] * code.width * count
         pilot = min(max(1, code.most // 4), max(1, round(8 * budget / spread)))
         first = replace(code, plan=np.minimum(code.plan, 1) * (pilot if code.signed else 1))
         pilots = [self._sample(first, item, progress)[0] for item in range(count)]
-        energy, worth = (np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
-        return allocate(code, energy, worth, budget, count)
+        return tuple(np.mean([getattr(p, name) for p in pilots], axis=0) for name in ("energy", "worth"))
+
+    def _planned(self, budget: int, progress: Callable) -> tuple[NoiseCode, bool]:
+        """`allocate` for a budget, by what a first pass finds the steps to be worth."""
+        energy, worth = self._pilot(budget, progress)
+        return allocate(self.code, energy, worth, budget, len(self.targets))
 
     @torch.no_grad()
     def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:

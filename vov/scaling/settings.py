@@ -70,7 +70,8 @@ class ScalingConfig(TargetOptions, RoiOptions):
     start_level: float = option(0.0, "σ below 1 to which the first step jumps, the rest is spread below it; for "
                                 "anchored one-step θ, with THETA_STEPS=1; 0: the plain grid", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
-                              "grid; -1: `jump_level` for scheme atoms, else 0", minimum=-1)
+                              "grid; -1: for scheme atoms one that follows the size, and of a picture its content "
+                              "too; else 0", minimum=-1)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
     lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
@@ -140,6 +141,9 @@ def usual_branch(bits: int, spent: float) -> int:
     return min(bits, max(4, bits - 16, math.ceil(spent / USUAL_ATOMS)))
 
 
+JUMPS = 0.1, 0.55  # the lowest and the highest END_LEVEL that is chosen by itself
+
+
 def jump_level(rate: float, still: bool = False) -> float:
     """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
 
@@ -147,4 +151,4 @@ def jump_level(rate: float, still: bool = False) -> float:
     still: of pictures. A latent of one says more than a later one of a video, which mostly repeats the one before, so
     that the same bits settle less of it.
     """
-    return min(0.55, max(0.1, (0.1 if still else 0.04) - 0.11 * math.log2(rate)))
+    return min(JUMPS[1], max(JUMPS[0], (0.1 if still else 0.04) - 0.11 * math.log2(rate)))
