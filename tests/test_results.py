@@ -47,6 +47,11 @@ def test_the_table_says_where_ours_leads_and_where_it_loses():
     assert results_page.lead(DOCUMENT, at(740)[-1:]) == "None of our ways was measured at this size."
 
 
+def test_a_way_can_be_for_one_kind_alone():
+    chosen = [results_ways.chosen("full", kind, "frozen,clips:random,explicit", "") for kind in ("clips", "pictures")]
+    assert chosen == [["frozen", "random"], ["frozen"]]
+
+
 def test_a_row_that_went_on_with_a_fit_has_no_seconds():
     rows = [ROWS[0], {**ROWS[0], "clip": "b", "seconds": None}]
     (one,) = results_document.means(rows)
@@ -154,7 +159,8 @@ def test_a_way_that_refuses_is_a_note_and_the_others_stand(settings, tmp_path, m
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"ways": "frozn"}, "no way called frozn"), ({"clips": "clip,clip"}, "clip is there twice"),
+    ({"ways": "frozn"}, "no way called frozn"), ({"ways": "films:frozen"}, "no way called films:frozen"),
+    ({"clips": "clip,clip"}, "clip is there twice"),
     ({"clips": "nosuch.mp4"}, "no such folder, video or image"), ({"clip_bytes": "1k"}, "CLIP_BYTES='1k'"),
     ({"clip_collection": "no.vovd"}, "no such θ of a collection"), ({"metrics": "psnrr"}, "METRICS=psnrr"),
     ({"anchors": "x266"}, "ANCHORS=x266")])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from image.backbone import QwenBackbone
+from image.options import ImageFit
 from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
@@ -17,11 +19,13 @@ from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, media, metrics
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
 from vov.editing import edit as editing
+from vov.files import REPO
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model import speed
 from vov.scaling.aim import Wanted
 from vov.scaling.allocate import allocate
+from vov.scaling.bare import bare
 from vov.scaling.choose import Chooser, scores
 from vov.scaling.replay import Candidates, entries
 from vov.scaling.search import scale
@@ -224,6 +228,18 @@ def test_last_step_of_atoms_is_a_jump_unless_told_otherwise():
     assert ScalingConfig(scaling_bytes=125, start_level=0.5).code(6, 4000, 1).end == round(0.13 * 1024)
     assert ScalingConfig(scaling_bytes=125).code(6, 4000, 1, still=True).end == round(0.32 * 1024)
     assert not ScalingConfig(scheme="paper").code(6, 1000, 1).end and not ScalingConfig().code(2, 1000, 1).end
+
+
+def test_the_last_jump_of_a_picture_follows_its_content():
+    model, ends = QwenBackbone.load(str(REPO / "models" / "nano-image"), "", "cpu", "float32"), []
+    for strength in (10, 120):
+        pixels = 128 + strength * np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).repeat(4, 1).repeat(4, 2)
+        picture = codec.Source(pixels.astype(np.uint8), 0.0, "")
+        empty = bare(model, [picture], ImageFit(width=64, height=64, decode_steps=24))
+        file, _ = scale(empty, model, [picture], ScalingConfig(scaling_bytes=120))
+        ends.append(NoiseCode.from_bytes(file.noise, file.header, math.prod(model.latent_shape(64, 64, 1)), 1, "").end)
+        assert 0.97 * 120 < len(file.noise) <= 120
+    assert 102 <= ends[0] < ends[1] - 20
 
 
 def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path, capsys):

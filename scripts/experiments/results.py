@@ -36,7 +36,8 @@ class Results(ModelOptions):
     clip_bytes: str = option("740,1237,2250,4700", "sizes of files of clips")
     sequence_rates: str = option("15,30,60", "sizes of files of videos, in bytes a frame")
     picture_bytes: str = option("700,1000,2250,4500", "sizes of files of pictures")
-    ways: str = option("", "which of our ways, with commas between; none: none; empty: those of the extent")
+    ways: str = option("", "which of our ways, with commas between; clips:random is for clips alone; none: none; "
+                      "empty: those of the extent")
     anchors: str = option("auto", "codecs as in eval.sh, CODEC or CODEC=PRESET; auto: x264, x265, SVT-AV1, VVC; JPEG, "
                           "WebP, AVIF, JPEG XL; none: none")
     metrics: str = option("psnr,ms_ssim,stlpips_alex,jod,vmaf,xpsnr,ssimulacra2", "as in eval.sh")

@@ -96,13 +96,16 @@ def title(way: str, quick: bool = False) -> str:
 
 
 def chosen(extent: str, kind: str, named: str, shared: str) -> list[str]:
-    """Our ways for a kind: those named, else all of the extent; of a collection only where there is one."""
-    wanted = [name.strip() for name in named.split(",") if name.strip()]
-    if strange := set(wanted) - {*WAYS, EXPLICIT, "none"}:
-        raise VovError(f"WAYS={named}: no way called {sorted(strange)[0]}; there are {', '.join(WAYS)}, {EXPLICIT}, "
-                       "none")
+    """Our ways for a kind: those named (`way`, or `kind:way`), else all of the extent; of a collection only where there
+    is one."""
+    words = [word.strip().rpartition(":")[::2] for word in named.split(",") if word.strip()]
+    for of, name in words:
+        if (of and of not in KINDS) or name not in (*WAYS, EXPLICIT, "none"):
+            raise VovError(f"WAYS={named}: no way called {of + ':' * bool(of)}{name}; there are {', '.join(WAYS)}, "
+                           f"{EXPLICIT}, none; for one kind alone, {':…, '.join(KINDS)}:…")
+    wanted = [name for of, name in words if of in ("", kind)]
     return [name for name, way in WAYS.items() if kind in way.commands and (not way.shared or shared)
-            and (name in wanted if wanted else extent == "full" or kind in way.quick or way.shared)]
+            and (name in wanted if words else extent == "full" or kind in way.quick or way.shared)]
 
 
 def sizes_of(way: str, kind: str, sizes: list[int], extent: str) -> list[int]:

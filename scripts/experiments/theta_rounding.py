@@ -21,7 +21,6 @@ from vov import VovError, cli
 from vov.config import option
 
 
-
 @dataclass(frozen=True)
 class Rounding:
     """Which fit."""
@@ -36,12 +35,11 @@ class Rounding:
 
 def main(settings: Rounding) -> None:
     """Prints a line for every way to round."""
-    from scripts.experiments import fits
     from video.backbone import WanBackbone
+    from video.options import VideoFit
     from vov import config
     from vov.codec import Encoder, read_start
     from vov.config import number_list
-    from video.options import VideoFit
 
     if not settings.run or not settings.frames_dir:
         raise VovError("RUN and FRAMES_DIR are not both set; see --help")
@@ -115,8 +113,8 @@ class Study:
             print(f"a step for each of {count} groups: at most {gain(parts):.4f} bits an entry")
         ranked = self.curvature.sort().values  # groups that the decoder cannot know without being told
         parts = torch.stack([part.mean() for part in ranked.tensor_split(8)])
-        print(f"a step for each of 8 groups by curvature (which would have to be sent): {gain(parts):.4f} bits an entry "
-              f"(an estimate from {probes} probes is too wide by itself)")
+        print(f"a step for each of 8 groups by curvature, which would have to be sent: {gain(parts):.4f} bits an entry "
+              f"({probes} probes: part of that is the estimate's own spread)")
 
     def leaf(self, coded):
         """θ̂ as a leaf to differentiate by."""
