@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.experiments import bench, bench_parts, lr_figure
+from scripts.experiments import bench, bench_nano, bench_parts, lr_figure
 from scripts.experiments.kernels import OTHER, kind_of
 from scripts.experiments.timing import Ceilings, Work
 
@@ -46,6 +46,13 @@ def test_the_bench_measures_every_part_on_the_smallest_model(tmp_path):
         assert any(part in name for name in rows), part
     step = rows["selective/never: stage-2 step, batch 1"]
     assert step["share_of_ceiling"] == pytest.approx(step["floor_s"] / step["seconds"], rel=0.05)  # all rounded
+
+
+def test_an_embedded_model_is_timed(tiny_wan, capsys):
+    small = {"width": 32, "height": 32, "num_frames": 5, "repeats": 1, "device": "cpu"}
+    bench_nano.main(bench_nano.Bench(model_id=str(tiny_wan), **small))
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == ["forward", "forward and backward", "VAE encode", "VAE decode"]
 
 
 def test_parts_are_measured_with_their_errors(tmp_path):
