@@ -23,7 +23,7 @@ from vov.outputs import Outputs
 from vov.results import Clock, decoded_paths, made_from, report, save_clips, settings_of
 from vov.scaling import targets
 from vov.scaling.progress import Progress
-from vov.scaling.search import scale
+from vov.scaling.search import RULES, scale
 from vov.scaling.settings import ScalingConfig
 
 
@@ -71,7 +71,7 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
         def run(asked: ScalingConfig, spend: int = 0) -> tuple[Bitstream, list[np.ndarray]]:
             name = f"{asked.scaling_bytes}-{spend}" if spend else f"{asked.scaling_bytes}"
             place = outputs.record.with_name(f".search-{outputs.mark}-{name}.safetensors")
-            kept.append(Progress(place, f"{outputs.identity} {name}", backbone.device))
+            kept.append(Progress(place, f"{outputs.identity} {RULES} {name}", backbone.device))
             return scale(stream, backbone, sources, asked, lambda step, x: bar.update(), kept[-1], spend)
 
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:

@@ -44,6 +44,7 @@ from vov.scaling.progress import Progress
 from vov.scaling.replay import levels, stochastic_step
 from vov.scaling.settings import GRADIENT, JUMPS, ScalingConfig
 
+RULES = 2  # how noise is chosen; to be raised with any change of it, so that no search of before is gone on with
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
 ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (docs/recipe.md)
 
