@@ -12,7 +12,7 @@ from vov.files import write_bytes
 # (legend, colour) of a kind of row, in the order of the legend
 KINDS = {"frozen": ("frozen model + coded noise (ours)", "#c1121f"),
          "anchored": ("anchored θ, one step (ours)", "#7b2cbf"),
-         "random": ("the paper's θ, then with its scaling", "#e08e0b"),
+         "random": ("the paper's recipe", "#e08e0b"),
          "random+": ("the paper's θ + our coded noise", "#e08e0b"),
          "explicit": ("quantised latents, no θ", "#588157"), "x264": ("H.264 (x264)", "#8d99ae"),
          "x265": ("HEVC (x265)", "#457b9d"), "svtav1": ("AV1 (SVT-AV1)", "#1d3557"), "vvc": ("VVC (VVenC)", "#000000"),
@@ -58,6 +58,8 @@ def draw(document: dict, path: Path, metrics: Mapping[str, str] = METRICS) -> No
     for axis, (name, label) in zip(axes, metrics.items(), strict=False):
         for kind, group in lines(rows).items():
             title, colour = KINDS.get(kind, (kind, None))
+            if kind == "random" and any(row["scheme"].startswith("paper") for row in group):
+                title = "the paper's θ, then with its scaling"
             look = {"marker": "o", "ms": 5, "lw": 2}
             if kind in CODECS:
                 look = {"marker": "s", "ms": 3.5, "lw": 1.1, "ls": "--"}
