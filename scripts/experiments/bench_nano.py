@@ -28,6 +28,7 @@ def main(settings: Bench) -> None:
     from video.backbone import WanBackbone
 
     backbone = settings.load(WanBackbone)
+    backbone.check_geometry(settings.width, settings.height, settings.num_frames)
     watch = Stopwatch("", backbone.device.type == "cuda")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {settings.num_frames} frames of "
           f"{settings.width}×{settings.height}")

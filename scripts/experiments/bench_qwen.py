@@ -99,7 +99,7 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
         if score != "none":  # before anything is compiled: the decoder compiles nothing
             coded_noise(score, backbone, picture, fit, measure)
     encoder = Encoder(backbone, [picture], fit)
-    for batch in filter(None, map(int, settings.batch_sizes.split(","))):
+    for batch in map(int, settings.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets,
                       dataclasses.replace(fit, batch_size=batch), Path(folder))

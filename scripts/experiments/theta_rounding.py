@@ -44,6 +44,9 @@ def main(settings: Rounding) -> None:
     if not settings.run or not settings.frames_dir:
         raise VovError("RUN and FRAMES_DIR are not both set; see --help")
     folder = Path(settings.run) / "stage2"
+    if not (folder / "checkpoint.safetensors").is_file():
+        raise VovError(f"RUN={settings.run}: holds no stage2/checkpoint.safetensors; give the OUT_DIR of a finished "
+                       "run_two_stage.sh")
     given = {"config": str(folder / "config.yaml"), "frames_dir": settings.frames_dir, "init_lora_path": ""}
     fit = config.load(VideoFit, given, {}, "")
     backbone, source = fit.load(WanBackbone), fit.source()

@@ -62,19 +62,21 @@ def _probe(backbone: Backbone, latents: Tensor, seed: int, probe: int) -> Tensor
 
 def weighted(error: Tensor, weights: Tensor | None) -> Tensor:
     """An error [B, C, T, h, w] as pixels see it: through `pixel_weights` when given; of the same shape."""
-    if weights is None:
-        return error
-    parts = [torch.einsum("ij,bjthw->bithw", matrix, part)
-             for matrix, part in zip(weights, (error[:, :, :1], error[:, :, 1:]), strict=True) if part.shape[2]]
-    return torch.cat(parts, dim=2)
+    return error if weights is None else torch.cat(_parts(error, weights), dim=2)
 
 
 def distortion(error: Tensor, weights: Tensor | None) -> Tensor:
     """Mean square [] of an error [B, C, T, h, w], through `pixel_weights` when given."""
     if weights is None:
         return error.square().mean()
-    first = torch.einsum("ij,bjthw->bithw", weights[0], error[:, :, :1])
-    if error.shape[2] == 1:
-        return first.square().mean()
-    later = torch.einsum("ij,bjthw->bithw", weights[1], error[:, :, 1:])
-    return (first.square().sum() + later.square().sum()) / error.numel()
+    parts = _parts(error, weights)
+    if len(parts) == 1:
+        return parts[0].square().mean()
+    return (parts[0].square().sum() + parts[1].square().sum()) / error.numel()
+
+
+def _parts(error: Tensor, weights: Tensor) -> list[Tensor]:
+    """The weighted first latent frame, and the later ones if there are any."""
+    parts = (error[:, :, :1], error[:, :, 1:])
+    return [torch.einsum("ij,bjthw->bithw", matrix, part) for matrix, part in zip(weights, parts, strict=True)
+            if part.shape[2]]
