@@ -75,6 +75,37 @@ def test_bd_rates_are_against_named_anchors_and_of_all_originals():
     assert not [row for row in results_document.deltas(rows) if (row["way"], row["anchor"]) == ("frozen", "x264")]
 
 
+def measured(rows, **changed):
+    kinds = {kind: sorted({row["clip"] for row in rows if row["kind"] == kind}) for kind in results_ways.KINDS}
+    return {"command": "A=1 bash scripts/results.sh full", "extent": "full", "dates": ["2026-11-28"], "devices": ["x"],
+            "free": [], "originals": kinds, "metrics": ["psnr"], "unavailable": {}, "notes": [], "rows": rows,
+            "versions": {"ffmpeg": "8", "packages": ["a 1"]}} | changed
+
+
+def test_rows_of_before_stay_beside_those_that_are_added():
+    cat = mean("frozen", 700, 699, 25.0, 0.2, "pictures")
+    now = measured([mean("frozen", 740, 730, 26.0, 0.3), cat], command="B=1 bash scripts/results.sh full",
+                   dates=["2026-11-29"], metrics=["psnr", "ssimulacra2"])
+    both = results_document.added(measured(ROWS), now)
+    found = {(row["kind"], row["way"], row["asked"]): row["bytes"] for row in both["rows"]}
+    assert len(both["rows"]) == len(ROWS) + 1 and found["clips", "frozen", 740] == 730  # anew, and once
+    assert both["originals"] == {"clips": ["a"], "sequences": [], "pictures": ["a"]}
+    assert both["command"] == "A=1 bash scripts/results.sh full && B=1 bash scripts/results.sh full"
+    assert both["metrics"] == ["psnr", "ssimulacra2"] and both["dates"] == ["2026-11-28", "2026-11-29"]
+    again = results_document.added(both, now)
+    assert again["command"] == both["command"] and len(again["rows"]) == len(both["rows"])
+    assert again["means"] == results_document.means(both["rows"])
+
+
+@pytest.mark.parametrize("changed", [{"extent": "quick"}, {"versions": {"ffmpeg": "7", "packages": ["a 1"]}}])
+def test_rows_of_other_versions_are_not_mixed(changed, monkeypatch):
+    monkeypatch.setattr(results_document, "versions", lambda suite: {"ffmpeg": "8", "packages": ["a 1"]})
+    before = measured(ROWS)
+    results_document.refuse_mixture(before, "full", None, "results.json")
+    with pytest.raises(VovError, match=f"another {next(iter(changed)).replace('versions', 'ffmpeg')}.*without ADD"):
+        results_document.refuse_mixture(before | changed, "full", None, "results.json")
+
+
 def test_a_changed_figure_of_a_readme_is_found():
     text = "It has <!-- results: clips frozen 740 psnr -->24.65<!-- /results --> dB.\n<!-- results: lead clips 740 -->x"
     text += "<!-- /results -->, <!-- results: clips vvc 740 psnr --><!-- /results -->"

@@ -49,6 +49,8 @@ class Results(ModelOptions):
     out: str = option("runs/results", "gets rows.jsonl, every file and what it decodes to; a stopped run goes on")
     results: str = option("docs/results", "gets results.json, tables.md, curves and pictures; where it is the "
                           "repository's docs/results, the figures that READMEs quote are brought up to date")
+    add: bool = option(False, "rows of RESULTS/results.json that this run does not measure stay, made with the same "
+                       "EXTENT and versions; so one kind, one way or one original can be measured anew")
     redraw: bool = option(False, "measure nothing: write everything again from RESULTS/results.json")
 
     def codecs(self, kind: str) -> list[tuple[str, str]]:
@@ -100,7 +102,10 @@ def main(settings: Results) -> None:
     if Path.cwd() != REPO:  # where the commands run
         settings = dataclasses.replace(settings, out=str(Path(settings.out).resolve()))
     originals, sizes = read(settings), read_sizes(settings)
+    before = results_document.read(place / "results.json") if settings.add else None
     suite = Suite(pick_device(settings.device), skipped=left_out(settings.metrics, False, True, False))
+    if before is not None:
+        results_document.refuse_mixture(before, settings.extent, suite, place / "results.json")
     bench, rows = results_rows.Bench(settings, models(settings), suite), []
     for row in bench.rows(originals, sizes):
         print(results_page.line(row), flush=True)
@@ -108,6 +113,8 @@ def main(settings: Results) -> None:
     if not rows:
         raise VovError("nothing was measured; give clips, videos or pictures, and codecs or ways to code them")
     document = results_document.build(rows, settings, suite, originals, bench.notes)
+    if before is not None:
+        document = results_document.added(before, document)
     results_page.write(document, place, Path(settings.out))
     print(f"{place / 'tables.md'}")
 

@@ -37,8 +37,7 @@ def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequ
         "command": command_line(settings), "extent": settings.extent,
         "dates": sorted({row["date"] for row in shown}), "devices": sorted({row["device"] for row in shown}),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ffmpeg": ffmpeg_version(),
-                     "packages": suite.versions},
+        "versions": versions(suite),
         "minutes": round(sum(row["seconds"] or 0 for row in shown) / 60, 1),
         "originals": {kind: [one.name for one in originals if one.kind == kind] for kind in results_ways.KINDS},
         "free": sorted({f"{one.kind}/{one.name}" for one in originals if one.free}),
@@ -49,12 +48,49 @@ def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequ
         "rows": shown, "means": means(shown), "bd": deltas(shown)})
 
 
+def versions(suite: Suite) -> dict:
+    """What the figures depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "ffmpeg": ffmpeg_version(),
+            "packages": list(suite.versions)}
+
+
+def refuse_mixture(before: dict, extent: str, suite: Suite, path: Path) -> None:
+    """Raises VovError when rows of now may not stand beside those of `before`."""
+    now = versions(suite) | {"extent": extent}
+    then = before["versions"] | {"extent": before["extent"]}
+    if other := [name for name in ("extent", "ffmpeg", "packages") if now[name] != then[name]]:
+        name = other[0]
+        raise VovError(f"{path}: was made with another {name} ({then[name]}, now {now[name]}); measure everything "
+                       "anew, without ADD")
+
+
+def added(before: dict, now: dict) -> dict:
+    """The document `now` with the rows of `before` that it does not measure anew."""
+    def name(row: dict) -> tuple:
+        return row["kind"], row["clip"], row["way"], row["asked"]
+
+    anew = {name(row) for row in now["rows"]}
+    rows = [row for row in before["rows"] if name(row) not in anew] + now["rows"]
+    names = {key for document in (before, now) for key in document["metrics"]}
+    found = {key: sorted({*before[key], *now[key]}) for key in ("dates", "devices", "free")}
+    commands = list(dict.fromkeys([*before["command"].split(" && "), now["command"]]))
+    originals = {kind: list(dict.fromkeys(before["originals"][kind] + now["originals"][kind]))
+                 for kind in results_ways.KINDS}
+    return now | found | {
+        "command": " && ".join(commands), "originals": originals, "metrics": [key for key in METRICS if key in names],
+        "minutes": round(sum(row["seconds"] or 0 for row in rows) / 60, 1),
+        "unavailable": {key: why for key, why in (before["unavailable"] | now["unavailable"]).items()
+                        if key not in names},
+        "notes": list(dict.fromkeys(before["notes"] + now["notes"])),
+        "rows": rows, "means": means(rows), "bd": deltas(rows)}
+
+
 def command_line(settings: Results) -> str:
     """The command that repeats this run: every variable that differs from its default; of a path only its name."""
     usual = type(settings)()
     changed = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
                if getattr(settings, field.name) != getattr(usual, field.name)}
-    for name in ("extent", "out", "results", "media_dir"):
+    for name in ("extent", "out", "results", "media_dir", "add"):
         changed.pop(name, None)
     words = [f"{name.upper()}={shlex.quote(plain(str(value)))}" for name, value in changed.items()]
     return " ".join([*words, "bash scripts/results.sh", settings.extent])

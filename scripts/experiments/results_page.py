@@ -189,12 +189,11 @@ def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray
 
     Coded noise is, where there is any: a θ has sizes at which it stands alone against the codecs.
 
-    None where no size is such, or the pictures are gone.
+    None where no size is such, or where any of the pictures is not there (ADD keeps rows of another OUT).
     """
     from scripts.demo import label_columns
 
-    rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)
-            and (made / row["picture"]).is_file()]
+    rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)]
     ours = [row for row in rows if row["way"] in results_ways.WAYS]
     leading = [row for row in ours if row["way"] == "frozen"] or ours
     counts = {asked: len([row for row in rows if row["asked"] == asked])
@@ -203,6 +202,8 @@ def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray
         return None
     asked = max(counts, key=counts.get)
     rows = [row for row in rows if row["asked"] == asked]
+    if not all((made / row["picture"]).is_file() for row in rows):
+        return None
     original = next((made / "originals" / kind).glob(f"**/{name}{'.png' if kind == 'pictures' else ''}"))
     frames = media.read_image(original)[None] if kind == "pictures" else media.read_clip(original).frames
     first = frames[len(frames) // 2]
