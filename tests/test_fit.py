@@ -225,31 +225,6 @@ def test_auto_plans_a_graph_for_small_and_compilation_for_large_models():
     assert speed.plan(small, cpu, "auto", "auto") == ("none", "never")
 
 
-@pytest.mark.parametrize(("capability", "fa3", "expected"), [
-    ((8, 0), True, ""), ((9, 0), False, "cuDNN"), ((9, 0), True, "FlashAttention 3"), ((10, 0), True, "cuDNN")])
-def test_a_large_model_never_takes_flash_attention_2_on_hopper(monkeypatch, capability, fa3, expected):
-    before, activated = torch._C._get_sdp_priority_order(), []
-    with torch.device("meta"):
-        large = torch.nn.Linear(20000, 20000)
-    monkeypatch.setattr(speed, "_chosen", [])
-    monkeypatch.setattr(speed, "find_spec", lambda name: fa3 or None)
-    monkeypatch.setattr(speed.attention, "list_flash_attention_impls", lambda: ["FA3"], raising=False)
-    monkeypatch.setattr(speed.attention, "activate_flash_attention_impl", activated.append, raising=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    try:
-        assert speed.choose_attention(torch.nn.Linear(4, 4), torch.device("cuda")) == ""
-        assert speed.choose_attention(large, torch.device("cpu")) == ""
-        assert speed.choose_attention(large, torch.device("cuda")) == expected
-        first = torch._C._get_sdp_priority_order()[0]
-        wanted = {"": before[0], "cuDNN": int(speed.SDPBackend.CUDNN_ATTENTION),
-                  "FlashAttention 3": int(speed.SDPBackend.FLASH_ATTENTION)}[expected]
-        assert first == wanted and activated == ["FA3"] * (expected == "FlashAttention 3")
-    finally:
-        for held in speed._chosen:
-            held.__exit__(None, None, None)
-    assert torch._C._get_sdp_priority_order() == before
-
-
 class LinearDecoder:
     """A backbone whose VAE decoder is a known linear map: pixels = M · latents, each later frame four times."""
 

@@ -37,6 +37,8 @@ class Bench:
                              minimum=0)
     decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
     vae: bool = option(True, "the VAE alone, too")
+    attention: str = option("auto", "as in the commands, but 8bit", choices=("auto", "cudnn", "flash"))
+    eight_bits: bool = option(False, "also a sampler step with attention in 8 bits, and its error")
     profile: bool = option(False, "also where the time of a step goes, by kind of kernel")
     repeats: int = option(5, "timed steps of each kind", minimum=1)
     batch_size: int = option(1, "samples of a step", minimum=1)
@@ -65,7 +67,12 @@ def main(settings: Bench) -> None:
     from scripts.experiments.timing import Ceilings, Stopwatch, Work
     from vov.codec import Source
 
-    backbone = random_wan(settings.model, settings.device)
+    def make():
+        made = random_wan(settings.model, settings.device)
+        made.choose_attention(settings.attention)
+        return made
+
+    backbone = make()
     cuda = backbone.device.type == "cuda"
     facts = {"model": settings.model, "shape": [settings.num_frames, settings.height, settings.width],
              "torch": torch.__version__, "device": torch.cuda.get_device_name() if cuda else "CPU",
@@ -84,7 +91,7 @@ def main(settings: Bench) -> None:
         fitting(settings, mode, backbone, clip, watch, work, ceilings)
         backbone = None  # anew: checkpointing and compilation have changed its blocks
         gc.collect()
-        backbone = random_wan(settings.model, settings.device)
+        backbone = make()
     noise_steps(settings, backbone, frames, watch)
     if settings.clip_bytes:
         whole_noise(settings, backbone, frames, watch)
@@ -126,6 +133,13 @@ def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -
     watch(f"{mode}: sampler step", lambda: decoder.latents(theta, condition), settings.repeats,
           floor=ceilings.floor(work, 1, 1, 0), tera=(work.linear + work.attention) / 1e12)
     settings.kernels(f"{mode}: sampler step", lambda: decoder.latents(theta, condition))
+    if settings.eight_bits:
+        plain = decoder.latents(theta, condition)
+        backbone.choose_attention("8bit")
+        error = float((decoder.latents(theta, condition) - plain).norm() / plain.norm())
+        watch(f"{mode}: sampler step, attention in 8 bits", lambda: decoder.latents(theta, condition),
+              settings.repeats, relative_error=error)
+        backbone.choose_attention(settings.attention)
     encoder.close()
 
 

@@ -88,31 +88,44 @@ def autoencoder(settings: Parts, watch, device) -> None:
 
 
 def attention(settings: Parts, watch, device) -> None:
-    """Self-attention of a block: PyTorch's kernels and, where it is installed, SageAttention's."""
+    """Self-attention of a block by every kernel that is installed, forwards and backwards, each with its error."""
     import torch
     import torch.nn.functional as F
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    from vov import VovError
+    from vov.model.attention import choose_attention
+
     shape = (1, settings.heads, settings.tokens, 128)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    q, k, v = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
+    q, k, v, pull = (torch.randn(shape, device=device, dtype=dtype) for _ in range(4))
     some = slice(0, min(2048, settings.tokens))
     reference = F.scaled_dot_product_attention(q[:, :, some].float(), k.float(), v.float())
     tera = 4 * settings.tokens**2 * settings.heads * 128 / 1e12
+    plain = lambda: F.scaled_dot_product_attention(q, k, v)  # noqa: E731
 
-    def row(name: str, call) -> None:
+    def row(name: str, call=plain, backwards: bool = False) -> None:
         error = relative(call()[:, :, some], reference)
         watch(f"attention, {name}", call, settings.repeats, tera=tera, relative_error=error)
+        if backwards:
+            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            with torch.enable_grad():
+                out = F.scaled_dot_product_attention(*leaves)
+            watch(f"attention, {name}, backwards", lambda: torch.autograd.grad(out, leaves, pull, retain_graph=True),
+                  settings.repeats, tera=2.5 * tera)
 
     for kind in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION) if watch.cuda else ():
         with sdpa_kernel(kind):
-            row(kind.name, lambda: F.scaled_dot_product_attention(q, k, v))
-    if not watch.cuda or not find_spec("sageattention"):
-        print("8-bit attention: sageattention is not installed, or there is no GPU")
-        return
-    from sageattention import sageattn
+            row(kind.name, backwards=True)
+    if find_spec("sageattention") and watch.cuda:
+        from sageattention import sageattn
 
-    row("SageAttention, 8-bit Q and K", lambda: sageattn(q, k, v, tensor_layout="HND", is_causal=False))
+        row("SageAttention, 8-bit Q and K", lambda: sageattn(q, k, v, tensor_layout="HND", is_causal=False))
+    for wanted in ("flash", "8bit"):
+        try:
+            row(choose_attention(torch.nn.Identity(), device, wanted), backwards=wanted == "flash")
+        except VovError as problem:
+            print(problem)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""How far frames may lie apart: .vov files decoded with one and two CPU threads, and on a GPU where there is one.
+"""How far frames may lie apart: .vov files decoded with one and two CPU threads, and on a GPU where there is one, there
+also in bfloat16 by every kernel of attention that is installed.
 
     python -m scripts.experiments.determinism FILE.vov [FILE.vov …]
 
@@ -14,23 +15,25 @@ import sys
 import numpy as np
 import torch
 
-from vov import bitstream, codec, media, metrics
+from vov import VovError, bitstream, codec, media, metrics
 from vov.model.backbone import Backbone
 
 
-def load(header: bitstream.Header, device: str) -> Backbone:
-    """The model of a file, float32."""
+def load(header: bitstream.Header, device: str, precision: str) -> Backbone:
+    """The model of a file."""
     if header.tree == "video":
         from video.backbone import WanBackbone as Kind
     else:
         from image.backbone import QwenBackbone as Kind
-    return Kind.load(header.model_id, os.environ.get("CACHE_DIR", ""), device, "float32")
+    return Kind.load(header.model_id, os.environ.get("CACHE_DIR", ""), device, precision)
 
 
-def decode(path: str, device: str, threads: int) -> np.ndarray:
+def decode(path: str, device: str, threads: int, precision: str = "float32", attention: str = "auto") -> np.ndarray:
     """Frames of a file's first item, uint8 [T, H, W, 3]."""
     torch.set_num_threads(threads)
-    return codec.decode_file(path, load(bitstream.read(path).header, device))[0].frames
+    backbone = load(bitstream.read(path).header, device, precision)
+    backbone.choose_attention(attention)
+    return codec.decode_file(path, backbone)[0].frames
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> str:
@@ -46,9 +49,16 @@ def main(paths: list[str]) -> None:
     ways = {"1 thread": ("cpu", 1), "2 threads": ("cpu", 2)}
     if torch.cuda.is_available():
         ways["GPU"] = ("cuda", 1)
+        ways |= {f"GPU, bfloat16, ATTENTION={kernel}": ("cuda", 1, "bfloat16", kernel)
+                 for kernel in ("auto", "cudnn", "flash", "8bit")}
     original = os.environ.get("ORIGINAL", "")
     for path in paths:
-        found = {name: decode(path, *way) for name, way in ways.items()}
+        found = {}
+        for name, way in ways.items():
+            try:
+                found[name] = decode(path, *way)
+            except VovError as problem:
+                print(f"{path}: {name}: {problem}")
         first = found["1 thread"]
         print(f"{path}: 1 thread again: {apart(first, decode(path, 'cpu', 1))}", flush=True)
         for name, frames in list(found.items())[1:]:
@@ -56,7 +66,7 @@ def main(paths: list[str]) -> None:
             if original:
                 target = media.read_clip(original, len(first)).frames
                 target = media.fit_geometry(target, first.shape[2], first.shape[1], "crop")
-                line += f"; {abs(metrics.psnr(target, first) - metrics.psnr(target, frames)):.6f} dB of PSNR"
+                line += f"; {metrics.psnr(target, frames) - metrics.psnr(target, first):+.6f} dB of PSNR"
             print(line, flush=True)
 
 

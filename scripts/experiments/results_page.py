@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,13 +197,10 @@ def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray
     rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)]
     ours = [row for row in rows if row["way"] in results_ways.WAYS]
     leading = [row for row in ours if row["way"] == "frozen"] or ours
-    counts = {asked: len([row for row in rows if row["asked"] == asked])
-              for asked in sorted({row["asked"] for row in leading})}
-    if not counts:
-        return None
-    asked = max(counts, key=counts.get)
+    counts = Counter(row["asked"] for row in rows)
+    asked = max(sorted({row["asked"] for row in leading}), key=counts.get, default=0)
     rows = [row for row in rows if row["asked"] == asked]
-    if not all((made / row["picture"]).is_file() for row in rows):
+    if not rows or not all((made / row["picture"]).is_file() for row in rows):
         return None
     original = next((made / "originals" / kind).glob(f"**/{name}{'.png' if kind == 'pictures' else ''}"))
     frames = media.read_image(original)[None] if kind == "pictures" else media.read_clip(original).frames

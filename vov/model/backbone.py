@@ -19,6 +19,7 @@ from vov import VovError
 from vov.bitstream import Header
 from vov.files import content_hash
 from vov.model import fingerprint, speed
+from vov.model.attention import choose_attention, refuse_eight_bits
 from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 from vov.model.memory import load_transformer, split_precision, tile_vae, tiles
@@ -63,7 +64,7 @@ class Backbone(abc.ABC):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
         self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
         speed.lay_out(self.vae, device)
-        self.attention = speed.choose_attention(self.transformer, device)
+        self.choose_attention()
         self.precision = str(dtype).removeprefix("torch.") + ("" if quantize == "none" else f"-{quantize}")
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.mean = torch.tensor(vae.config.latents_mean, device=device).view(shape)
@@ -93,6 +94,14 @@ class Backbone(abc.ABC):
             own_memory(transformer)
         own_memory(vae)
         return cls(path, public_name(model_id, path), transformer, vae.to(place), place, kind, quantize)
+
+    def choose_attention(self, wanted: str = "auto") -> None:
+        """Takes a kernel for attention, `attention.CHOICES`; its name is `self.attention`."""
+        self.attention = choose_attention(self.transformer, self.device, wanted)
+
+    def refuse_eight_bits(self, what: str) -> None:
+        """Raises VovError when attention in 8 bits would spoil `what`."""
+        refuse_eight_bits(self.attention, what)
 
     @classmethod
     def refuse_other_class(cls, path: Path, wanted: str) -> None:

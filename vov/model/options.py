@@ -30,6 +30,10 @@ class ModelOptions:
                            choices=("auto", "none", "fp8", "nf4"))
     offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
                           "memory)", choices=("none", "blocks"), identity=False)
+    attention: str = option("auto", "on an H100 or later: cudnn; flash (FlashAttention 4 or 3, see requirements-"
+                            "hopper.txt); 8bit (to decode θ alone, faster and coarser); auto: of large models flash "
+                            "where it is installed, else cudnn", choices=("auto", "cudnn", "flash", "8bit"),
+                            identity=False)
     decode_limit: float = option(1.0, "how much decoding a file may ask for, times 1,000 sampler steps, 2^28 pixels at "
                                  "a time (a picture: 2^24), 3e10 pixels × steps in all; 0: any", minimum=0,
                                  identity=False)
@@ -73,4 +77,6 @@ class ModelOptions:
                              self.precision(stored, source), trusted=bool(self.model_id) or isinstance(made, Mapping),
                              offload=self.offload)
         backbone.collection_dir = self.collection_dir
+        if self.attention != "auto":
+            backbone.choose_attention(self.attention)
         return backbone

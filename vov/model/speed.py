@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
-from torch.nn import attention
-from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from vov.model.attention import SMALL_MODEL
 
 ATTENTION_OPS = {
     getattr(torch.ops.aten, name).default
@@ -21,8 +20,6 @@ ATTENTION_OPS = {
 }
 FEW_KEYS = 8  # queries for each key from which on an attention is computed again rather than kept
 log = logging.getLogger(__name__)
-_chosen: list = []  # what `choose_attention` entered; it would be left if it were collected
-SMALL_MODEL = 100e6  # parameters below which a step is bound by launches, not by arithmetic
 
 
 def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
@@ -78,31 +75,6 @@ def lay_out(vae: nn.Module, device: torch.device) -> None:
                 module.to(memory_format=torch.channels_last_3d)
             elif isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
-
-
-def choose_attention(model: nn.Module, device: torch.device) -> str:
-    """Which kernel a large model's attention takes; set for the whole process. Returns its name, "" when left alone.
-
-    On Hopper and later FlashAttention 3 where PyTorch knows it and `flash_attn_interface` is installed, else cuDNN's:
-    the FlashAttention 2 inside PyTorch is 1.7 times slower there. Encoder and decoder both come by here, so both
-    take the same kernel.
-    """
-    if device.type != "cuda" or sum(p.numel() for p in model.parameters()) < SMALL_MODEL:
-        return ""
-    if (capability := torch.cuda.get_device_capability(device)) < (9, 0):
-        return ""
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-    known = getattr(attention, "list_flash_attention_impls", list)()
-    if "FA3" in known and capability == (9, 0) and find_spec("flash_attn_interface"):
-        attention.activate_flash_attention_impl("FA3")
-        order.reverse()
-    rest = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    if order[0] == SDPBackend.CUDNN_ATTENTION and not torch.backends.cudnn.is_available():
-        log.warning("neither FlashAttention 3 nor cuDNN is here: attention is slow")
-    if not _chosen:
-        _chosen.append(attention.sdpa_kernel([*order, *rest], set_priority=True))
-        _chosen[0].__enter__()  # never left again: the order holds until the process ends
-    return "FlashAttention 3" if order[0] == SDPBackend.FLASH_ATTENTION else "cuDNN"
 
 
 def plan(model: nn.Module, device: torch.device, checkpointing: str, compile: str) -> tuple[str, str]:
