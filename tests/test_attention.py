@@ -1,5 +1,6 @@
 """Attention: a large model never takes a slow kernel in silence; eight bits are close, and refused where they spoil."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -44,9 +45,9 @@ def model(size):
     (AMPERE, ["flash_attn.cute"], "", []),
     (HOPPER, [], "cuDNN", []),
     (HOPPER, ["flash_attn_interface"], "FlashAttention 3", ["FA3"]),
-    (HOPPER, ["flash_attn_interface", "flash_attn.cute"], "FlashAttention 4", ["FA4"]),
+    (HOPPER, ["flash_attn_interface", "flash_attn.cute"], "FlashAttention 4", ["FA4-vov"]),
     (BLACKWELL, ["flash_attn_interface"], "cuDNN", []),
-    (BLACKWELL, ["flash_attn.cute"], "FlashAttention 4", ["FA4"]),
+    (BLACKWELL, ["flash_attn.cute"], "FlashAttention 4", ["FA4-vov"]),
 ])
 def test_a_large_model_never_takes_flash_attention_2_on_hopper(machine, capability, installed, title, used):
     before, activated = torch._C._get_sdp_priority_order(), machine(capability, *installed)
@@ -66,7 +67,7 @@ def test_a_kernel_that_is_asked_for_is_taken_for_any_model(machine):
                                  ("8bit", attention.EIGHT, FLASH)):
         assert attention.choose_attention(model(4), gpu, wanted) == title
         assert torch._C._get_sdp_priority_order()[0] == first and len(attention._chosen) == 1
-    assert activated == ["FA4", "FA3-8bit"]
+    assert activated == ["FA4-vov", "FA3-8bit"]
 
 
 @pytest.mark.parametrize(("wanted", "device", "capability", "says"), [
@@ -81,6 +82,17 @@ def test_a_kernel_that_cannot_be_had_is_refused_with_the_cure(machine, wanted, d
 
 def test_a_package_that_is_not_there_is_not_installed():
     assert attention._installed("torch.nn") and not attention._installed("no_such_package.cute")
+
+
+def test_what_a_newer_flash_attention_returns_on_top_is_dropped(monkeypatch):
+    from vov.model import flash4
+
+    fake = SimpleNamespace(_flash_attn_fwd=lambda *a, **k: ("out", "lse", None, None, None),
+                           _flash_attn_bwd=lambda *a, **k: ("dq", "dk", "dv", None))
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=SimpleNamespace(interface=fake)))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", SimpleNamespace(interface=fake))
+    assert flash4._flash_attn_fwd(1, causal=True) == ("out", "lse")
+    assert flash4._flash_attn_bwd(1) == ("dq", "dk", "dv")
 
 
 def hopper(q, k, v, softmax_scale=None, causal=False, q_descale=None, k_descale=None, v_descale=None):

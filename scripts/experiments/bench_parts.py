@@ -17,6 +17,7 @@ from vov.config import option
 class Parts:
     """What is measured."""
 
+    parts: str = option("vae,attention", "which", choices=("vae,attention", "vae", "attention"))
     width: int = option(832, "pixels", minimum=16)
     height: int = option(480, "pixels", minimum=16)
     num_frames: int = option(81, "frames, 4n+1", minimum=1)
@@ -40,8 +41,10 @@ def main(settings: Parts) -> None:
     watch = Stopwatch(settings.out, cuda, torch=torch.__version__,
                       device=torch.cuda.get_device_name() if cuda else "CPU")
     with torch.no_grad():
-        autoencoder(settings, watch, device)
-        attention(settings, watch, device)
+        if "vae" in settings.parts:
+            autoencoder(settings, watch, device)
+        if "attention" in settings.parts:
+            attention(settings, watch, device)
 
 
 def relative(found, reference) -> str:

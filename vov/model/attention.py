@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import Library
 from torch.nn import attention
@@ -51,7 +52,7 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
         return ""
     for name, (title, module, capabilities) in FLASH.items() if wanted != "cudnn" else ():
         if name in _replacements() and capability in capabilities and _installed(module):
-            attention.activate_flash_attention_impl(name)
+            _activate(name)
             return _prefer(SDPBackend.FLASH_ATTENTION, title)
     if wanted == "flash":
         raise VovError(f"ATTENTION=flash needs a Hopper or Blackwell GPU, PyTorch 2.11 or later and "
@@ -59,6 +60,17 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
     if not torch.backends.cudnn.is_available():
         log.warning("neither FlashAttention 4 or 3 nor cuDNN is here: attention is slow")
     return _prefer(SDPBackend.CUDNN_ATTENTION, "cuDNN")
+
+
+def _activate(name: str) -> None:
+    """Puts an implementation in the place of PyTorch's FlashAttention 2."""
+    if name == "FA4":
+        from torch.nn.attention._fa4 import register_flash_attention_fa4
+
+        name = "FA4-vov"
+        attention.register_flash_attention_impl(
+            name, register_fn=lambda: register_flash_attention_fa4("vov.model.flash4"))
+    attention.activate_flash_attention_impl(name)
 
 
 def _replacements() -> list[str]:
@@ -71,6 +83,8 @@ def _prefer(first: SDPBackend, title: str) -> str:
     others = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     while _chosen:
         _chosen.pop().__exit__(None, None, None)
+    if torch.cuda.is_initialized():  # the first call of a process puts cuDNN first, whatever was chosen before it
+        F.scaled_dot_product_attention(*torch.zeros(3, 1, 1, 8, 64, device="cuda", dtype=torch.bfloat16))
     order = [first, *(other for other in others if other != first)]
     _chosen.append(attention.sdpa_kernel(order, set_priority=True))
     _chosen[0].__enter__()
