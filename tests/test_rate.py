@@ -12,6 +12,8 @@ from vov.fitting.rate import (
     empirical_bits,
     from_symbols,
     quantiser_noise,
+    soft_round,
+    softness,
     theta_hat,
 )
 from vov.noise import normal
@@ -28,6 +30,37 @@ def one_thread():
 
 def gaussian(n=4096, std=0.02, seed=0):
     return normal(seed, 7, n) * std
+
+
+def test_soft_rounding_goes_from_the_value_to_the_rounded_one():
+    x = torch.linspace(-2.4, 2.4, 49).requires_grad_()
+    mild, steep = soft_round(x, 10.0), soft_round(x, 0.05)
+    assert torch.allclose(mild, x, atol=1e-3)
+    off = (x - torch.floor(x) - 0.5).abs() > 0.2  # away from the steps between two integers
+    assert torch.allclose(steep[off], torch.round(x)[off], atol=1e-3)
+    assert torch.allclose(soft_round(torch.tensor([-1.0, 0.0, 3.0]), 0.3), torch.tensor([-1.0, 0.0, 3.0]))
+    (slope,) = torch.autograd.grad(mild.sum(), x)
+    assert torch.allclose(slope, torch.ones(49), atol=2e-3)
+
+
+def test_rounding_grows_steeper_and_is_straight_through_in_the_end():
+    temperatures = [softness(step / 100) for step in range(1, 101)]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == pytest.approx(0.5, rel=0.03) and temperatures[78] == pytest.approx(0.1, rel=0.03)
+    assert set(temperatures[80:]) == {0.0}
+
+
+def test_theta_is_softly_rounded_while_there_is_a_temperature():
+    theta = torch.tensor([0.013, 0.027, -0.004], requires_grad=True)
+    model = RateModel(step=0.01)
+    noise = torch.zeros(3)
+    hard, bits = model(theta, noise)
+    soft, same = model(theta, noise, torch.tensor(0.3))
+    assert torch.equal(model(theta, noise, torch.tensor(0.0))[0], hard) and torch.equal(bits, same)
+    between = (soft - hard).abs()
+    assert (between > 1e-5).all() and ((soft - hard) * (theta - hard) > 0).all() and (between < 0.005).all()
+    (slope,) = torch.autograd.grad(model(theta, noise, torch.tensor(0.0))[0].sum(), theta)
+    assert torch.equal(slope, torch.ones(3))  # straight-through, and no NaN from the way that was not taken
 
 
 def test_round_is_the_published_quantiser():

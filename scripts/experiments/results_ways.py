@@ -32,6 +32,7 @@ SCALING_BYTES = 90  # of the paper's scaling: an index of 10 bits for each of 50
 PAPER = {"clips": "NOISE=random TIMESTEPS=shifted DECODE_STEPS=50 ACCUM_STEP=2 STAGE1_LR=0.05 STAGE2_LR=0.02 "
                   "STAGE1_TRAIN_STEPS=500 STAGE2_TRAIN_STEPS=300 GRAD_CLIP=0",
          "pictures": "NOISE=random TIMESTEPS=shifted DECODE_STEPS=50 STAGE1_LR=0.1 STAGE2_LR=0.05"}
+PAPER = {kind: f"{settings} ROUNDING=ste" for kind, settings in PAPER.items()}
 
 
 @dataclass(frozen=True)

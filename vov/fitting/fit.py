@@ -22,7 +22,7 @@ from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
-from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise
+from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise, softness
 from vov.fitting.runlog import RunLog
 from vov.fitting.samples import Passes, Training, choose
 from vov.fitting.settings import FitConfig
@@ -223,6 +223,7 @@ class Fit:
             "time": torch.ones(count, device=self.device),
             "lambda": torch.zeros((), device=self.device),
             "dither": torch.zeros_like(self.theta),
+            "temperature": torch.zeros((), device=self.device),
         }
         self._filled = False  # whether the buffers of a fit without anything random hold its samples
         self.step = self._step
@@ -238,7 +239,8 @@ class Fit:
         """
         # In place, not to None: a captured graph and a resumed optimiser both keep the addresses.
         self.optimizer.zero_grad(set_to_none=self.compiled != "graph")
-        theta, bits = (self.rate(self.theta, self.buffers["dither"]) if self.rate
+        soft = self.buffers["temperature"] if self.settings.rounding == "soft" else None
+        theta, bits = (self.rate(self.theta, self.buffers["dither"], soft) if self.rate
                        else (self.theta, torch.zeros((), device=self.device)))
         flat = self.projection.expand(theta)
         total = torch.zeros(flat.numel() + 1, device=self.device)  # of the gradients, and of the loss
@@ -305,6 +307,7 @@ class Fit:
             ramp = min(1.0, (step + 1) / max(1, self.settings.lambda_rate_warmup))
             factor = self.steering.factor if self.steering else 1.0
             self.buffers["lambda"].fill_(self.settings.lambda_rate * ramp * factor)
+            self.buffers["temperature"].fill_(softness((step + 1) / self.settings.train_steps))
             self.buffers["dither"].copy_(quantiser_noise(self.settings.seed, step, self.theta))
         outputs = self.step()
         if self.rate and self.steering:

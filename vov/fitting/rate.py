@@ -42,6 +42,22 @@ def theta_hat(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | No
     raise ValueError(f"theta_hat: mode is {mode!r}; choose noise, ste or round")
 
 
+def soft_round(x: Tensor, temperature: Tensor | float) -> Tensor:
+    """Between x and round(x), differentiable: ⌊x⌋ + ½ + tanh(r/T) / (2·tanh(1/(2T))) with r = x − ⌊x⌋ − ½; x's shape.
+
+    T = 1 is nearly x, T = 0.05 nearly round(x). Agustsson and Theis, "Universally quantized neural compression" (2020).
+    """
+    middle = torch.floor(x.detach()) + 0.5
+    scale = torch.as_tensor(temperature, device=x.device)
+    return middle + torch.tanh((x - middle) / scale) / (2 * torch.tanh(0.5 / scale))
+
+
+def softness(done: float) -> float:
+    """Temperature of soft rounding when a share `done` of a fit is over: 0.5 … 0.1, and 0 (straight-through) in the
+    last fifth, as C3 ends too (Kim et al., "C3: high-performance and low-complexity neural compression", 2024)."""
+    return 0.5 * 0.2 ** (done / 0.8) if done < 0.8 else 0.0
+
+
 def quantiser_noise(seed: int, step: int, like: Tensor) -> Tensor:
     """The uniform noise in [-0.5, 0.5) of optimiser step `step`, of the shape and on the device of `like`."""
     return uniform(seed, (Stream.QUANTISER, step), like.shape, like.device) - 0.5
@@ -130,9 +146,17 @@ class RateModel(nn.Module):
         """`theta_hat` at this model's step."""
         return theta_hat(theta, self.step, mode, noise)
 
-    def forward(self, theta: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(θ̂ as decoded, with straight-through gradient; total bits []) of theta [d] in one training step."""
-        return self.theta_hat(theta, "ste"), self.bits(theta, noise)
+    def forward(self, theta: Tensor, noise: Tensor | None, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(what the model is adapted with, total bits []) of theta [d] in one training step.
+
+        That is θ̂ as decoded, with straight-through gradient; where temperature [] > 0, θ softly rounded.
+        """
+        hard = self.theta_hat(theta, "ste")
+        if temperature is not None:
+            scaled = torch.clamp(theta.float() / self.step, -SYMBOL_LIMIT, SYMBOL_LIMIT)
+            soft = soft_round(scaled, temperature.clamp_min(0.01)) * self.step
+            hard = torch.where(temperature > 0, soft, hard)  # a tensor decides: a captured step has no branches
+        return hard, self.bits(theta, noise)
 
     def bits(self, theta: Tensor, noise: Tensor | None) -> Tensor:
         """Total bits [] of theta (any shape) with uniform noise in ±0.5 of that shape in place of rounding.
