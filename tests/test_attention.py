@@ -87,12 +87,18 @@ def test_a_package_that_is_not_there_is_not_installed():
 def test_what_a_newer_flash_attention_returns_on_top_is_dropped(monkeypatch):
     from vov.model import flash4
 
-    fake = SimpleNamespace(_flash_attn_fwd=lambda *a, **k: ("out", "lse", None, None, None),
+    given = []
+    fake = SimpleNamespace(_flash_attn_fwd=lambda *a, **k: given.append((a, k)) or ("out", "lse", None, None, None),
                            _flash_attn_bwd=lambda *a, **k: ("dq", "dk", "dv", None))
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=SimpleNamespace(interface=fake)))
     monkeypatch.setitem(sys.modules, "flash_attn.cute", SimpleNamespace(interface=fake))
     assert flash4._flash_attn_fwd(1, causal=True) == ("out", "lse")
     assert flash4._flash_attn_bwd(1) == ("dq", "dk", "dv")
+    whole = torch.arange(24.0)
+    odd = whole.as_strided((1, 2, 3, 4), (0, 12, 4, 1))  # as compiled code has it; refused by the package
+    flash4._flash_attn_fwd(odd, out=odd)
+    for seen in (given[-1][0][0], given[-1][1]["out"]):
+        assert seen.stride() == (24, 12, 4, 1) and seen.data_ptr() == whole.data_ptr() and torch.equal(seen, odd)
 
 
 def hopper(q, k, v, softmax_scale=None, causal=False, q_descale=None, k_descale=None, v_descale=None):

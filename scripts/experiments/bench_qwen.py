@@ -32,8 +32,8 @@ class Bench:
     height: int = option(512, "pixels", minimum=16)
     batch_sizes: str = option("1,16", "samples of one step")
     steps: str = option("1,4,50", "sampler steps of a whole decode")
-    scores: str = option("likelihood,blend", "scores of coded noise, for a picture of 2,000 bytes in 40 steps; none: "
-                         "none")
+    scores: str = option("likelihood,blend", "scores of coded noise, for a picture of 2,000 bytes; none: none")
+    noise_steps: int = option(40, "sampler steps of that picture", minimum=3)
     repeats: int = option(4, "timed steps, after one that compiles", minimum=1)
     limit_gib: float = option(24.0, "GPU memory that the saving mode may use; 0: all", minimum=0)
     out: str = option("", "also one JSON line per measurement here")
@@ -97,7 +97,7 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
                    timesteps="uniform", loss="latent", accum_step=1)
     for score in settings.scores.split(","):
         if score != "none":  # before anything is compiled: the decoder compiles nothing
-            coded_noise(score, backbone, picture, fit, measure)
+            coded_noise(score, settings.noise_steps, backbone, picture, fit, watch, mode)
     encoder = Encoder(backbone, [picture], fit)
     for batch in map(int, settings.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
@@ -120,22 +120,27 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
     encoder.close()
 
 
-def coded_noise(score: str, backbone, picture, fit, measure) -> None:
-    """A picture coded as noise, as image/encode.sh does it: the search alone, and the sampler that replays it."""
+def coded_noise(score: str, steps: int, backbone, picture, fit, watch, mode: str) -> None:
+    """A picture coded as noise, as image/encode.sh does it: the search alone, and the sampler that replays it.
+
+    A search takes several passes, of untrained weights perhaps more than of real ones: a step is said apart.
+    """
     from vov.codec import Decoder
     from vov.fitting.rate import from_symbols
     from vov.scaling.bare import bare
     from vov.scaling.search import scale
     from vov.scaling.settings import ScalingConfig
 
-    settings, found = ScalingConfig(scaling_bytes=2000, steps=40, score=score), []
+    settings, found, taken = ScalingConfig(scaling_bytes=2000, steps=steps, score=score), [], []
     stream = bare(backbone, [picture], fit)
-    measure(f"noise by {score}, picture of 2,000 bytes, encode",
-            lambda: found.append(scale(stream, backbone, [picture], settings)[0]), 1)
+    name = f"{mode}: noise by {score}, picture of 2,000 bytes in {steps} steps"
+    seconds = watch(f"{name}, encode", lambda: found.append(scale(
+        stream, backbone, [picture], settings, lambda step, x: taken.append(step))[0]), 1)
+    watch.say(f"{name}, one of the {len(taken)} steps of all passes", round(seconds / len(taken), 4))
     with Decoder.for_file(backbone, found[-1].header) as decoder:
         decoder.read_noise(found[-1].noise, 1, "the file")
         theta, condition = from_symbols(stream.symbols, stream.header.step), backbone.embed([""])[0]
-        measure(f"noise by {score}, picture of 2,000 bytes, decode", lambda: decoder.frames(theta, condition), 1)
+        watch(f"{name}, decode", lambda: decoder.frames(theta, condition), 1)
 
 
 def main(settings: Bench) -> None:

@@ -68,7 +68,7 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
 
     lambda_rate: float = per_stage(0.0, "λ: weight of bits per θ entry in the loss; 0: no rate term", minimum=0)
     lambda_rate_warmup: int = per_stage(500, "steps over which λ ramps up", minimum=0)
-    rounding: str = per_stage("soft", "of θ in a stage with a rate term: soft (ever steeper, straight-through in the "
+    rounding: str = per_stage("ste", "of θ in a stage with a rate term: soft (ever steeper, straight-through in the "
                               "last fifth), ste (straight-through from the start, as in the paper)",
                               choices=("soft", "ste"))
     init_bits: float = per_stage(3.0, "bits per θ entry that the first quantiser step aims at", minimum=0.1)
