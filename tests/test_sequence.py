@@ -242,6 +242,23 @@ def test_texture_changes_what_is_shown_and_not_what_the_next_chunk_follows(backb
         assert follows and all(np.array_equal(known[i], whole[plain.ends[i - 1] - 1]) for i in follows)
 
 
+def test_a_short_clip_has_texture_by_itself_and_a_longer_video_none(backbone, coded, clip, tmp_path):
+    def frames(stream, **more):
+        with SequenceDecoder(backbone, stream, **more) as decoder:
+            return decoder.texture, np.stack(list(decoder.frames()))
+
+    _, film, _ = coded
+    assert frames(film)[0] == 0.0
+    source = FrameSource(clip, frames=5, size=(32, 32), resize="crop")
+    made = SequenceEncoder(backbone, source, spans([0], 5, 5, 1), [""], SETTINGS, tmp_path)
+    short = made.bitstream(made.run(lambda number, chunk: None), 32, 32)
+    assert short.sequence.noise["end"] > 0
+    usual, shown = frames(short)
+    assert usual == 0.5 and np.array_equal(shown, frames(short, texture=0.5)[1])
+    plain, mean = frames(short, texture=0.0)
+    assert plain == 0.0 and not np.array_equal(shown, mean)
+
+
 def test_a_stopped_run_goes_on_at_the_chunk_at_hand_and_ends_with_the_same_file(backbone, coded, clip, tmp_path):
     _, whole, _ = coded
 

@@ -326,7 +326,7 @@ def read_file(path: str | Path, kind: Backbone | type[Backbone], limit: float = 
     """
     stream = bitstream.read(path)
     kind.refuse_other_tree(stream.header, str(path))
-    if texture and stream.noise is None and stream.sequence is None:
+    if texture > 0 and stream.noise is None and stream.sequence is None:
         raise VovError(f"{path}: TEXTURE={texture:g}: the file holds no coded noise; leave TEXTURE unset")
     if not sequences:
         refuse_sequence(stream, str(path))

@@ -23,11 +23,13 @@ ENCODE = {"clips": "CONFIG=nano-video FRAMES_DIR={original} FPS={fps} SCENES=non
 FIT = {"clips": "CONFIG=nano-video FRAMES_DIR={original} FPS={fps} NAME={name} CAPTION={caption} "
                 "THETA_LENGTH={length} TARGET_BYTES={bytes}{more} OUT_DIR={out} bash video/train/run_two_stage.sh",
        "pictures": "CONFIG=nano-image IMAGE={original} CAPTION={caption} WIDTH=0 HEIGHT=0 RESIZE=pad "
-                   "THETA_LENGTH={length} TARGET_BYTES={bytes}{more} OUT_DIR={out} bash image/train_multi.sh"}
+                   "THETA_LENGTH={length} STAGE1_LR={rate:.3f} STAGE2_LR={third:.3f} STAGE1_TRAIN_STEPS=300 "
+                   "STAGE2_TRAIN_STEPS=150 TARGET_BYTES={bytes}{more} OUT_DIR={out} bash image/train_multi.sh"}
 SCALE = {"clips": " && WEIGHTS_DIR={out}/fit ORIGINAL_FRAMES_DIR={original} FPS={fps} SCHEME=paper "
                   "OUTPUT={out}/{name}.vov bash video/scaling/sample.sh {name} 50",
          "pictures": " && BITSTREAM={out}/fit/{name}.vov ORIGINAL={original} SCHEME=paper STEPS=50 "
                      "OUTPUT={out}/{name}.vov bash image/scale.sh"}
+RATE_OF_ONE = 14.0  # the best rate of a picture's θ times √d, at 2,000 and 9,000 entries (docs/learning_rates.md)
 SCALING_BYTES = 90  # of the paper's scaling: an index of 10 bits for each of 50 steps, and their framing
 PAPER = {"clips": "NOISE=random TIMESTEPS=shifted DECODE_STEPS=50 ACCUM_STEP=2 STAGE1_LR=0.05 STAGE2_LR=0.02 "
                   "STAGE1_TRAIN_STEPS=500 STAGE2_TRAIN_STEPS=300 GRAD_CLIP=0",
@@ -83,7 +85,9 @@ def commands(way: str, kind: str, values: dict[str, str], quick: bool) -> str:
     more = "".join(f" {word}" for word in words if word)
     size = int(values["bytes"]) - one.less
     quoted = {name: shlex.quote(value) for name, value in values.items()}
-    changed = {"more": more, "bytes": size, "length": max(256, 2 * size)}  # of θ: 4 bits an entry
+    length = max(256, 2 * size)  # of θ: 4 bits an entry
+    rate = RATE_OF_ONE / length**0.5
+    changed = {"more": more, "bytes": size, "length": length, "rate": rate, "third": rate / 3}
     return one.commands[kind].format(**quoted | changed)
 
 

@@ -46,6 +46,7 @@ from vov.model.flow import sigma_grid
 from vov.noise import Stream, normal_batch, uniform_batch, words_batch
 
 TEXTURE_STEPS = 8
+SHORT_CLIP = 0.5  # the texture of a clip of one chunk that asks for none: better on all metrics (docs/recipe.md)
 GROUP = 32  # atoms of a trellis that share a vector: as many as a word has bits for their signs
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
@@ -70,9 +71,9 @@ def textured(sigmas: Sequence[float], texture: float) -> list[float]:
     """`levels` whose last jump is put off: from the mean (texture 0) to a sample (1) of what the file leaves open.
 
     The state goes on from the last level s in TEXTURE_STEPS Euler steps to (1 − texture)·s, and jumps to 0 from there.
-    The coded steps are as they were, so that any file can be decoded with any texture.
+    The coded steps are as they were, so that any file can be decoded with any texture. Less than 0: as 0.
     """
-    if not texture:
+    if texture <= 0:
         return list(sigmas)
     last = sigmas[-2]
     inner = [float(np.float32(s)) for s in np.linspace(last, (1 - texture) * last, TEXTURE_STEPS + 1)[1:]]

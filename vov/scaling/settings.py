@@ -31,14 +31,14 @@ USUAL_ATOMS = 192  # of a step, on average; the most there can be are TRELLIS_AT
 class TextureOption:
     """How a file with coded noise is shown; see `replay.textured`."""
 
-    texture: float = option(0.0, "of coded noise: 0: the model's mean of what the file leaves open, nearest to the "
-                            "original; 1: a sample of it, sharper; any number between; costs 8 more steps", minimum=0,
-                            maximum=1)
+    texture: float = option(-1.0, "of coded noise: 0: the model's mean of what the file leaves open; 1: a sample of "
+                            "it, sharper; any number between; costs 8 more steps. -1: 0.5 for a short clip, else 0",
+                            minimum=-1, maximum=1)
 
     @property
     def textures(self) -> list[float]:
-        """What TEXTURE adds to the identity of an output; nothing at 0."""
-        return [self.texture] if self.texture else []
+        """What TEXTURE adds to the identity of an output; nothing where it is not set."""
+        return [] if self.texture < 0 else [self.texture]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, nam
 
 
 def decode(stream: Bitstream, backbone: Backbone, folder: Path, name: str, start: int = 0, count: int | None = None,
-           original: FrameSource | None = None, file: str = "the file", texture: float = 0.0) -> dict:
+           original: FrameSource | None = None, file: str = "the file", texture: float = -1.0) -> dict:
     """Writes NAME.mp4 with its sound and NAME/00000.png …, frame by frame; returns frames, size and, with an original,
     PSNR and MS-SSIM over all frames, and PSNR by chunk."""
     with SequenceDecoder(backbone, stream, file, texture) as decoder, Behind() as behind:
