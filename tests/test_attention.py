@@ -80,6 +80,18 @@ def test_a_kernel_that_cannot_be_had_is_refused_with_the_cure(machine, wanted, d
         attention.choose_attention(model(4), torch.device(device), wanted)
 
 
+def test_a_package_that_does_not_run_gives_way_to_cudnn(machine, monkeypatch, caplog):
+    machine(HOPPER, "flash_attn.cute")
+    restored = []
+    monkeypatch.setattr(attention, "_trial", lambda: "no such kernel")
+    monkeypatch.setattr(attention.attention, "restore_flash_attention_impl", lambda: restored.append(1), raising=False)
+    assert attention.choose_attention(model(20000), torch.device("cuda")) == "cuDNN"
+    assert torch._C._get_sdp_priority_order()[0] == CUDNN and restored
+    assert "FlashAttention 4 does not run here (no such kernel); taking cuDNN" in caplog.text
+    with pytest.raises(VovError, match="ATTENTION=flash"):
+        attention.choose_attention(model(20000), torch.device("cuda"), "flash")
+
+
 def test_a_package_that_is_not_there_is_not_installed():
     assert attention._installed("torch.nn") and not attention._installed("no_such_package.cute")
 

@@ -34,7 +34,6 @@ from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span, spans
-from vov.sequence.scenes import detect, scene_starts
 from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import SceneAdapter, windows
 from vov.stopping import Stopped
@@ -193,16 +192,6 @@ def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture()
     assert ledger.share() == 500
     ledger.add()
     assert 100 <= ledger.share() <= 200
-
-
-def test_cuts_are_found_and_none_where_there_is_none(clip, tmp_path):
-    frames = np.concatenate([np.repeat(ball(20, 64, 48), 1, 0), 255 - ball(20, 64, 48)])
-    assert detect(frames, 40, 5) == [0, 20] and detect(frames[:20], 20, 5) == [0]
-    (tmp_path / "cuts.txt").write_text("# first frames\n9\n")
-    assert scene_starts(str(tmp_path / "cuts.txt"), (), 16, 3) == [0, 9] and scene_starts("none", (), 16, 3) == [0]
-    (tmp_path / "bad.txt").write_text("nine\n")
-    with pytest.raises(VovError, match=r"bad.txt, line 1: 'nine' is no frame"):
-        scene_starts(str(tmp_path / "bad.txt"), (), 16, 3)
 
 
 # --- coding -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""Claims about which frames make which chunk."""
+"""Claims about where the cuts are and which frames make which chunk."""
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from tests.test_fit import ball
+from vov import VovError
 from vov.sequence.plan import spans
+from vov.sequence.scenes import detect, scene_starts
 
 
 @pytest.mark.parametrize(("starts", "count", "size", "key_every", "unit"), [
@@ -48,3 +52,13 @@ def test_so_are_chunks_that_stand_alone_and_groups_of_them():
             assert len(chains) == -(-count // most) and max(chains) <= most
             assert max(chains) - min(chains) < 8 and sum(chains) == count
             assert all(span.frames <= 17 - span.chained for span in found)
+
+
+def test_cuts_are_found_and_none_where_there_is_none(tmp_path):
+    frames = np.concatenate([np.repeat(ball(20, 64, 48), 1, 0), 255 - ball(20, 64, 48)])
+    assert detect(frames, 40, 5) == [0, 20] and detect(frames[:20], 20, 5) == [0]
+    (tmp_path / "cuts.txt").write_text("# first frames\n9\n")
+    assert scene_starts(str(tmp_path / "cuts.txt"), (), 16, 3) == [0, 9] and scene_starts("none", (), 16, 3) == [0]
+    (tmp_path / "bad.txt").write_text("nine\n")
+    with pytest.raises(VovError, match=r"bad.txt, line 1: 'nine' is no frame"):
+        scene_starts(str(tmp_path / "bad.txt"), (), 16, 3)

@@ -3,7 +3,8 @@
 A channel is dead when its latents hardly change. Each one's worth is the PSNR that is lost when it is held at its mean.
 To revive the dead ones, the rows of the encoder's last convolution that belong to them are drawn anew, the columns of
 the decoder's first set to zero, and both trained alone, at a squared error of pixels; everything else stays, so that
-the other channels mean what they meant. The model on disk is not touched: its transformer has never seen these channels move.
+the other channels mean what they meant. The model on disk is not touched: its transformer has never seen these channels
+move.
 """
 
 from __future__ import annotations

@@ -53,7 +53,11 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
     for name, (title, module, capabilities) in FLASH.items() if wanted != "cudnn" else ():
         if name in _replacements() and capability in capabilities and _installed(module):
             _activate(name)
-            return _prefer(SDPBackend.FLASH_ATTENTION, title)
+            _prefer(SDPBackend.FLASH_ATTENTION, title)
+            if not (problem := _trial()):
+                return title
+            attention.restore_flash_attention_impl()
+            log.warning("%s does not run here (%s); taking cuDNN", title, problem)
     if wanted == "flash":
         raise VovError(f"ATTENTION=flash needs a Hopper or Blackwell GPU, PyTorch 2.11 or later and "
                        f"FlashAttention 4 or 3; {CURE}")
@@ -89,6 +93,16 @@ def _prefer(first: SDPBackend, title: str) -> str:
     _chosen.append(attention.sdpa_kernel(order, set_priority=True))
     _chosen[0].__enter__()
     return title
+
+
+def _trial() -> str:
+    """What is wrong with attention as it is set now; "" if nothing, or without a GPU to try it on."""
+    if torch.cuda.is_initialized():
+        try:
+            F.scaled_dot_product_attention(*torch.zeros(3, 1, 2, 256, 128, device="cuda", dtype=torch.bfloat16))
+        except Exception as error:  # whatever a package of another version raises
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
 
 
 def _installed(module: str) -> bool:
