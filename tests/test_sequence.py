@@ -33,7 +33,7 @@ from vov.media import FrameSource
 from vov.sequence.decode import SequenceDecoder
 from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
-from vov.sequence.plan import Span, spans
+from vov.sequence.plan import spans
 from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import SceneAdapter, windows
 from vov.stopping import Stopped
@@ -182,16 +182,6 @@ def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():
         found = size_of([scene], []) + payload_bytes(scene.profile, scale, Packing(16, 512))
         assert 0.97 * target <= found <= target
         assert (scene.profile >= PROFILE).all() and np.array_equal(on_grid(scene.profile), scene.profile)
-
-
-def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture():
-    lone = [Span(0, 17, False, 0), Span(17, 1, False, 0)]
-    ledger = Ledger(lone, [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3,
-                    (Packing(9, 512), Packing(9, 512)))
-    ledger.open(Scene(2, np.array([255, 255, 255])))
-    assert ledger.share() == 500
-    ledger.add()
-    assert 100 <= ledger.share() <= 200
 
 
 # --- coding -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Claims about where the cuts are and which frames make which chunk."""
+"""Claims about where the cuts are, which frames make which chunk, and what each chunk may cost."""
 
 from itertools import pairwise
 
@@ -7,7 +7,9 @@ import pytest
 
 from tests.test_fit import ball
 from vov import VovError
-from vov.sequence.plan import spans
+from vov.bitstream.sequence_code import Packing, Scene
+from vov.sequence.ledger import Ledger
+from vov.sequence.plan import Span, spans
 from vov.sequence.scenes import detect, scene_starts
 
 
@@ -62,3 +64,13 @@ def test_cuts_are_found_and_none_where_there_is_none(tmp_path):
     (tmp_path / "bad.txt").write_text("nine\n")
     with pytest.raises(VovError, match=r"bad.txt, line 1: 'nine' is no frame"):
         scene_starts(str(tmp_path / "bad.txt"), (), 16, 3)
+
+
+def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture():
+    lone = [Span(0, 17, False, 0), Span(17, 1, False, 0)]
+    ledger = Ledger(lone, [5, 1], 0, 600 / 18, lambda scenes, chunks: 100, 3,
+                    (Packing(9, 512), Packing(9, 512)))
+    ledger.open(Scene(2, np.array([255, 255, 255])))
+    assert ledger.share() == 500
+    ledger.add()
+    assert 100 <= ledger.share() <= 200
