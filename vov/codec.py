@@ -33,7 +33,7 @@ from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, sample
 from vov.model.unilora import Adapter, Projection
 from vov.roi import Region
-from vov.scaling.replay import Replay, levels, textured
+from vov.scaling.replay import Replay, levels, textured, usual_texture
 
 if TYPE_CHECKING:
     from vov.formats.reference import Reference
@@ -354,10 +354,11 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
     return {"unilora_theta_d": found.theta, **found.estimator_state}
 
 
-def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, texture: float = 0.0) -> list[media.Clip]:
+def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, texture: float = -1.0) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's).
 
-    limit: DECODE_LIMIT, see `vov.demand`. texture: see `replay.textured`; VovError for a file without noise.
+    limit: DECODE_LIMIT, see `vov.demand`. texture: see `replay.textured`; VovError for a file without noise; less than
+    0: `replay.usual_texture`.
     """
     stream = read_file(path, backbone, limit, texture=texture)
     header = stream.header
@@ -365,7 +366,7 @@ def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, textur
     with shared, Decoder.for_file(backbone, header, str(path)) as decoder:
         if stream.noise is not None:
             decoder.read_noise(stream.noise, len(stream.items), str(path))
-        decoder.texture = texture
+            decoder.texture = texture if texture >= 0 else usual_texture(header.num_frames, decoder.noise_code.end)
         theta = from_symbols(stream.symbols, header.step)
         conditions = backbone.embed([item.caption for item in stream.items])
         clips = []

@@ -31,7 +31,7 @@ from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, sample, sigma_grid
 from vov.model.unilora import Adapter
-from vov.scaling.replay import Replay, levels
+from vov.scaling.replay import Replay, levels, textured, usual_texture
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +219,8 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         backbone.refuse_eight_bits("coded noise")
         code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), first.items,
                                     f"{first.source}: noise")
-        sigmas = levels(dataclasses.replace(first.header, shift=shift), code.start, code.end)
+        sigmas = textured(levels(dataclasses.replace(first.header, shift=shift), code.start, code.end),
+                          usual_texture(first.header.num_frames, code.end))
 
     def run(condition: Condition, chosen: tuple) -> np.ndarray:
         velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)

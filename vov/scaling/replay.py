@@ -46,7 +46,7 @@ from vov.model.flow import sigma_grid
 from vov.noise import Stream, normal_batch, uniform_batch, words_batch
 
 TEXTURE_STEPS = 8
-SHORT_CLIP = 0.5  # the texture of a clip of one chunk that asks for none: better on all metrics (docs/recipe.md)
+SHORT_CLIP = 0.5  # texture of a clip of one chunk where none is asked for
 GROUP = 32  # atoms of a trellis that share a vector: as many as a word has bits for their signs
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
@@ -78,6 +78,17 @@ def textured(sigmas: Sequence[float], texture: float) -> list[float]:
     last = sigmas[-2]
     inner = [float(np.float32(s)) for s in np.linspace(last, (1 - texture) * last, TEXTURE_STEPS + 1)[1:]]
     return [*sigmas[:-1], *(s for s in inner if s), 0.0]
+
+
+def usual_texture(frames: int, end: int, chunks: int = 1) -> float:
+    """The texture of a file that is decoded without one: SHORT_CLIP for a video of one chunk whose last step is a jump.
+
+    There it is better on every metric but flicker (docs/recipe.md). Of pictures it costs PSNR, and the borders between
+    chunks show more with it.
+
+    frames: of a chunk. end: of the noise code, the level of the jump.
+    """
+    return SHORT_CLIP if frames > 1 and end > 0 and chunks == 1 else 0.0
 
 
 @dataclass(frozen=True)

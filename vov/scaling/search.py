@@ -41,7 +41,7 @@ from vov.scaling.aim import Aim
 from vov.scaling.allocate import allocate, stretched
 from vov.scaling.choose import Chooser
 from vov.scaling.progress import Progress
-from vov.scaling.replay import levels, stochastic_step
+from vov.scaling.replay import levels, stochastic_step, textured, usual_texture
 from vov.scaling.settings import GRADIENT, JUMPS, ScalingConfig
 
 RULES = 2  # how noise is chosen; to be raised with any change of it, so that no search of before is gone on with
@@ -108,7 +108,7 @@ class Search:
             self._place(replace(self.code, end=max(END_STEP, code.end - END_STEP)))
             code, spent = self._planned(budget, progress)
         code = stretched(code, self.spend, count) if self.spend else code
-        choosers, latents = zip(*(self._sample(code, item, progress) for item in range(count)), strict=True)
+        choosers, latents = zip(*(self._sample(code, item, progress, last=True) for item in range(count)), strict=True)
         symbols = np.stack([np.concatenate(chooser.found) for chooser in choosers])
         return replace(code, symbols=symbols), list(latents)
 
@@ -145,7 +145,8 @@ class Search:
         return allocate(self.code, energy, worth, budget, len(self.targets))
 
     @torch.no_grad()
-    def _sample(self, code: NoiseCode, item: int, progress: Callable) -> tuple[Chooser, Tensor]:
+    def _sample(self, code: NoiseCode, item: int, progress: Callable, last: bool = False) -> tuple[Chooser, Tensor]:
+        """What a sampling chooses, and where it ends: in the last one, where the decoder's will by itself."""
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
         aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target),
                   until=settings.lookahead_until, importance=self.importance[item], every=settings.lookahead_every)
@@ -155,13 +156,17 @@ class Search:
         first, x, finished = self.kept.begin(chooser, decoder.noise(item))
         if finished:
             return chooser, x
-        aim.steps = first
+        aim.steps, jump = first, len(self.sigmas) - 2
+        before = x  # the jump
 
         def after_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
+            nonlocal before
             x = chooser(first + i, x, x0)
+            before = x if first + i < jump else before
             progress(first + i, x)
-            self.kept.note(first + i + 1, chooser, x)
-            if number := self.signalled():
+            if first + i < jump or not last:  # what follows the jump's level is not in a saved state
+                self.kept.note(first + i + 1, chooser, x)
+            if (number := self.signalled()) and first + i < jump:
                 self.kept.save()
                 raise stopping.Stopped(number, f"saved at sampler step {first + i + 1} of {len(self.sigmas) - 1}"
                                        if self.kept.path else "")
@@ -171,6 +176,10 @@ class Search:
         if first and code.theta_steps and first >= code.theta_steps:
             decoder.adapter.unbind()
         x = euler(aim.velocity, x, self.sigmas[first:], after_step)
+        if last:
+            if texture := usual_texture(decoder.header.num_frames, code.end):
+                x = euler(aim.plain, before, textured(self.sigmas, texture)[jump:])
+            self.kept.note(jump + 1, chooser, x)
         self.kept.end()
         return chooser, x
 

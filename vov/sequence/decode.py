@@ -16,21 +16,21 @@ from vov.fitting.rate import from_symbols
 from vov.media import restore_geometry
 from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
-from vov.scaling.replay import SHORT_CLIP
+from vov.scaling.replay import usual_texture
 from vov.sequence.chunk import ChunkModel
 
 
 class SequenceDecoder:
     """Decodes a file of version 2; use it in a `with` block, which gives the model its own layers back.
 
-    texture: see `replay.textured`; less than 0: SHORT_CLIP for a video of one chunk whose last step is a jump, else 0,
-    for borders of chunks show more with any. Raises VovError when the file was made with another model.
+    texture: see `replay.textured`; less than 0: `usual_texture`. Raises VovError when the file was made with another
+    model.
     """
 
     def __init__(self, backbone: Backbone, stream: Bitstream, source: str = "the file", texture: float = -1.0):
-        short = len(stream.sequence.chunks) == 1 and stream.sequence.noise["end"] > 0
-        self.texture = texture if texture >= 0 else SHORT_CLIP if short else 0.0
-        header = stream.header
+        header, code = stream.header, stream.sequence
+        self.texture = texture if texture >= 0 else usual_texture(header.num_frames, code.noise["end"],
+                                                                  len(code.chunks))
         if not header.shift:
             header = dataclasses.replace(header, shift=backbone.native_shift(header.width, header.height))
         backbone.refuse_stranger(header, source)
