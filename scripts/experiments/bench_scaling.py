@@ -1,22 +1,28 @@
-"""How long choosing noise takes a step, and how much memory: `python scripts/bench_scaling.py [--tiny]`.
+"""How long choosing noise takes a step, and how much memory.
 
-The latent is Wan's at 81 frames of 832×480 (16×21×60×104 values); --tiny takes a small one, for a CPU.
+The latent is Wan's at 81 frames of 832×480 (16×21×60×104 values).
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from vov import cli
 from vov.bitstream.noise_code import INDEPENDENT, SHIFTS, NoiseCode, block_count
+from vov.config import option
 from vov.scaling.choose import plain_scores, scores
 from vov.scaling.replay import Candidates, entries
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """At which size."""
+
+    tiny: bool = option(False, "a small latent, for a CPU")
 
 
 def seconds(work, device: str, repeats: int) -> tuple[float, float]:
@@ -37,8 +43,9 @@ def seconds(work, device: str, repeats: int) -> tuple[float, float]:
     return float(np.median(times)), peak
 
 
-def main() -> None:
-    tiny, device = "--tiny" in sys.argv, "cuda" if torch.cuda.is_available() else "cpu"
+def main(settings: Scaling) -> None:
+    """Prints a line for each kind of candidates."""
+    tiny, device = settings.tiny, "cuda" if torch.cuda.is_available() else "cpu"
     shape = (16, 3, 8, 12) if tiny else (16, 21, 60, 104)
     size = int(np.prod(shape))
     print(f"latent {'×'.join(map(str, shape))}, {device}, torch {torch.__version__}")
@@ -71,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(Scaling, main, "[TINY=1] python -m scripts.experiments.bench_scaling")

@@ -1,7 +1,5 @@
 """What our OpenMP waiting costs: forward and backward passes of nano-video with and without it, in turn.
 
-    python -m scripts.experiments.bench_waiting [rounds]
-
 Each round starts one process for each policy, so that what else the machine does meets both alike. The passes are
 short (a small clip) and many: the fastest are those that nothing disturbed, even where the machine is seldom idle.
 Three rounds take a minute and a half.
@@ -14,9 +12,21 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+
+from vov import cli
+from vov.config import option
 
 POLICIES = {"default": {}, "ours": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}}  # scripts/common.sh
-WARM, SECONDS, ROUNDS = 5, 8.0, 3
+WARM, SECONDS = 5, 8.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How often."""
+
+    rounds: int = option(3, "rounds of one process for each policy", minimum=1)
+    steps: bool = option(False, "the process of one policy: only print the seconds of its passes")
 
 
 def steps() -> list[float]:
@@ -42,14 +52,17 @@ def fastest(seconds: list[float]) -> float:
     return statistics.mean(sorted(seconds)[:max(1, len(seconds) // 100)])
 
 
-def main(rounds: int) -> None:
+def main(settings: Waiting) -> None:
     """Prints the median of each round, then the ratios."""
+    if settings.steps:
+        print(*steps())
+        return
     found: dict[str, list[float]] = {name: [] for name in POLICIES}
-    for number in range(rounds):
+    for number in range(settings.rounds):
         for name in [*POLICIES][:: 1 if number % 2 == 0 else -1]:
             environ = {key: value for key, value in os.environ.items() if key not in POLICIES["ours"]} | POLICIES[name]
-            done = subprocess.run([sys.executable, "-m", "scripts.experiments.bench_waiting", "steps"], env=environ,
-                                  stdout=subprocess.PIPE, text=True, check=True)
+            command = [sys.executable, "-m", "scripts.experiments.bench_waiting", "--steps", "1"]
+            done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
             seconds = [float(word) for word in done.stdout.split()]
             found[name] += seconds
             print(f"round {number}  {name:<8} {len(seconds)} passes, median {statistics.median(seconds):.4f} s, "
@@ -59,7 +72,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["steps"]:
-        print(*steps())
-    else:
-        main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)
+    cli.run(Waiting, main, "[ROUNDS=3] python -m scripts.experiments.bench_waiting")

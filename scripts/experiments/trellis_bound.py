@@ -1,14 +1,24 @@
 """How near the bound atoms come, alone and on a trellis, with Gaussian scores: the table of docs/recipe.md."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from vov import cli
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
+from vov.config import option
 from vov.scaling.trellis import walk
 
-INDEX_BITS, REPEATS = 16, 20  # a label has a sign bit more
+INDEX_BITS = 16  # a label has a sign bit more
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How exactly."""
+
+    repeats: int = option(20, "draws that each figure is the mean of", minimum=1)
 
 
 def share(bits: int, branch: int, random: torch.Generator) -> float:
@@ -25,9 +35,14 @@ def share(bits: int, branch: int, random: torch.Generator) -> float:
     return (total**2 / count) / (2 * math.log(2) * count * branch)
 
 
-if __name__ == "__main__":
+def main(settings: Bound) -> None:
+    """Prints a line for each number of bits of a step."""
     torch.set_grad_enabled(False)
     generator = torch.Generator().manual_seed(0)
     for spent in (85, 170, 340, 1020):
-        found = [np.mean([share(spent, branch, generator) for _ in range(REPEATS)]) for branch in (0, 2, 4, 8)]
+        found = [np.mean([share(spent, branch, generator) for _ in range(settings.repeats)]) for branch in (0, 2, 4, 8)]
         print(spent, *(f"{value:.3f}" for value in found))
+
+
+if __name__ == "__main__":
+    cli.run(Bound, main, "[REPEATS=20] python -m scripts.experiments.trellis_bound")
