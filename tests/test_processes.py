@@ -91,7 +91,8 @@ def as_variables(settings):
     shown = {"config": "nano-video"} | {n: getattr(settings, n) for n in (
         "model_id", "frames_dir", "out_dir", "name", "caption", "num_frames", "width", "height", "last_k", "lr",
         "theta_length", "preview_every", "train_steps", "save_every", "lr_warmup", "decode_steps", "noise", "timesteps",
-        "batch_size", "lambda_rate_warmup", "rounding", "lora_preset", "rank", "shift", "loss", "init_bits", "lr_schedule")}
+        "batch_size", "lambda_rate_warmup", "rounding", "lora_preset", "rank", "shift", "loss", "init_bits",
+        "lr_schedule")}
     return {name.upper(): str(value) for name, value in shown.items()}
 
 
