@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # what BD-rates are against
 BD_ANCHORS = {"clips": ("x264", "x265", "vvc", "explicit", "random"), "sequences": ("x265", "vvc", "independent"),
-              "pictures": ("jpeg", "webp", "avif", "explicit", "random")}
+              "pictures": ("jpeg", "webp", "avif", "explicit", "random", "frozen")}
 
 
 def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequence[Original],
