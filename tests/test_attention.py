@@ -84,6 +84,7 @@ def test_a_package_that_does_not_run_gives_way_to_cudnn(machine, monkeypatch, ca
     machine(HOPPER, "flash_attn.cute")
     restored = []
     monkeypatch.setattr(attention, "_trial", lambda: "no such kernel")
+    monkeypatch.setattr(attention.attention, "current_flash_attention_impl", lambda: "FA4-vov", raising=False)
     monkeypatch.setattr(attention.attention, "restore_flash_attention_impl", lambda: restored.append(1), raising=False)
     assert attention.choose_attention(model(20000), torch.device("cuda")) == "cuDNN"
     assert torch._C._get_sdp_priority_order()[0] == CUDNN and restored

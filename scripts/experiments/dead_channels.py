@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vov import VovError, cli, media, metrics
-from vov.config import option
+from vov.config import option, override
 from vov.model.options import ModelOptions
 
 DEAD = 0.01  # of the latents' mean standard deviation
@@ -26,6 +26,7 @@ DEAD = 0.01  # of the latents' mean standard deviation
 class Study(ModelOptions):
     """On which pictures."""
 
+    model_id: str = override(ModelOptions, "model_id", "nano-image")
     tree: str = option("image", "which autoencoder", choices=("image", "video"))
     test: str = option("", "pictures to measure on, with commas between (required)")
     train: str = option("", "pictures to train on, with commas between; none: only measure")

@@ -67,7 +67,7 @@ def main(settings: Study) -> None:
         raise VovError(f"ROUNDINGS: {unknown[0]!r} is none of {', '.join(ROUNDINGS)}")
     backbone, plain = None, fit.RateModel
     for clip, way in itertools.product(settings.clips.split(","), ways):
-        stages = fits.stages_of({}, clip, os.environ)
+        stages = fits.stages_of({"stage2.rounding": "soft"}, clip, os.environ)  # what gives the others a temperature
         source, backbone = stages[-1].source(), backbone or stages[0].load(WanBackbone)
         fit.RateModel = type("Chosen", (Rounding,), {"way": way})
         try:

@@ -56,7 +56,6 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
             _prefer(SDPBackend.FLASH_ATTENTION, title)
             if not (problem := _trial()):
                 return title
-            attention.restore_flash_attention_impl()
             log.warning("%s does not run here (%s); taking cuDNN", title, problem)
     if wanted == "flash":
         raise VovError(f"ATTENTION=flash needs a Hopper or Blackwell GPU, PyTorch 2.11 or later and "
@@ -84,6 +83,8 @@ def _replacements() -> list[str]:
 
 def _prefer(first: SDPBackend, title: str) -> str:
     """Puts a kernel first, until the process ends; returns its title."""
+    if first != SDPBackend.FLASH_ATTENTION and getattr(attention, "current_flash_attention_impl", lambda: None)():
+        attention.restore_flash_attention_impl()  # what was put there before must not serve where the first cannot
     others = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     while _chosen:
         _chosen.pop().__exit__(None, None, None)
