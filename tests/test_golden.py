@@ -66,14 +66,14 @@ def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, 
         codec.decode_file(path, backbone)
 
 
-def test_a_video_is_shown_with_half_texture_where_its_code_ends_in_a_jump_and_a_picture_is_not(tiny_wan, tiny_qwen):
+def test_a_clip_is_shown_with_half_texture_where_its_code_ends_in_a_jump_and_a_picture_is_not(tiny_wan, tiny_qwen):
     for name, usual in (("video_noise", 0.5), ("image_noise", 0.0)):
         path = GOLDEN / f"{name}.vov"
         backbone = load(path, tiny_wan, tiny_qwen)
         shown, asked = (codec.decode_file(path, backbone, **given)[0].frames for given in ({}, {"texture": usual}))
         assert np.array_equal(shown, asked)
     assert usual_texture(5, 300) == 0.5
-    assert usual_texture(5, 0) == usual_texture(1, 300) == 0.0
+    assert usual_texture(5, 0) == usual_texture(1, 300) == usual_texture(5, 300, chunks=2) == 0.0
 
 
 def test_texture_is_of_noise_and_refused_before_any_model_for_a_file_without(tiny_wan, tiny_qwen):

@@ -46,7 +46,7 @@ from vov.model.flow import sigma_grid
 from vov.noise import Stream, normal_batch, uniform_batch, words_batch
 
 TEXTURE_STEPS = 8
-VIDEO = 0.5  # texture of a video where none is asked for
+SHORT_CLIP = 0.5  # texture of a clip of one chunk where none is asked for
 GROUP = 32  # atoms of a trellis that share a vector: as many as a word has bits for their signs
 CPU_VALUES, GPU_VALUES = 1 << 20, 1 << 24  # candidate values that are in memory at once
 
@@ -80,14 +80,15 @@ def textured(sigmas: Sequence[float], texture: float) -> list[float]:
     return [*sigmas[:-1], *(s for s in inner if s), 0.0]
 
 
-def usual_texture(frames: int, end: int) -> float:
-    """The texture of a file that is decoded without one: VIDEO for a video whose last step is a jump.
+def usual_texture(frames: int, end: int, chunks: int = 1) -> float:
+    """The texture of a file that is decoded without one: SHORT_CLIP for a video of one chunk whose last step is a jump.
 
-    There it is better on nearly every metric (docs/recipe.md). Of pictures it costs PSNR.
+    There it is better on nearly every metric (docs/recipe.md). Of pictures it costs PSNR, and the borders between
+    chunks show more with it.
 
     frames: of a chunk. end: of the noise code, the level of the jump.
     """
-    return VIDEO if frames > 1 and end > 0 else 0.0
+    return SHORT_CLIP if frames > 1 and end > 0 and chunks == 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class TextureOption:
     """How a file with coded noise is shown; see `replay.textured`."""
 
     texture: float = option(-1.0, "of coded noise: 0: the model's mean of what the file leaves open; 1: a sample of "
-                            "it, sharper; any number between; costs 8 more steps. -1: 0.5 for videos, 0 for pictures",
+                            "it, sharper; any number between; costs 8 more steps. -1: 0.5 for a short clip, else 0",
                             minimum=-1, maximum=1)
 
     @property

@@ -29,7 +29,8 @@ class SequenceDecoder:
 
     def __init__(self, backbone: Backbone, stream: Bitstream, source: str = "the file", texture: float = -1.0):
         header, code = stream.header, stream.sequence
-        self.texture = texture if texture >= 0 else usual_texture(header.num_frames, code.noise["end"])
+        self.texture = texture if texture >= 0 else usual_texture(header.num_frames, code.noise["end"],
+                                                                  len(code.chunks))
         if not header.shift:
             header = dataclasses.replace(header, shift=backbone.native_shift(header.width, header.height))
         backbone.refuse_stranger(header, source)
