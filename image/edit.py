@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image.options import QwenOptions
-from vov import cli
-from vov.config import option, override
+from vov.config import cli, option, override
 from vov.editing.settings import EditConfig, OneFit, SeveralFits
 
 
@@ -40,8 +39,8 @@ class EditMerge(SeveralFits, Edit):
 
 def run(settings: EditCaption | EditMerge) -> None:
     """Edits with Qwen-Image."""
-    from image.backbone import QwenBackbone
     from vov.editing.command import run_command
+    from vov.model.qwen import QwenBackbone
 
     output = Path(settings.output or f"edits/{settings.name}.png")
     print(run_command(settings.sources(), settings, QwenBackbone, ("ORIGINAL", settings.original), output))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image.options import EXAMPLES, ImageFit, QwenOptions, at_size
-from vov import VovError, cli
-from vov.config import option, override
-from vov.scaling.settings import ScalingConfig
+from vov import VovError
+from vov.config import cli, option, override
+from vov.noise.options import ScalingConfig
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def main(settings: Encode) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone, measures."""
     if not settings.out_dir:
         raise VovError("OUT_DIR is not set; see --help")
-    from image.backbone import QwenBackbone
     from vov import results
-    from vov.scaling import command
-    from vov.scaling.bare import bare
+    from vov.model.qwen import QwenBackbone
+    from vov.noise import command
+    from vov.noise.bare import bare
 
     asked = {name: getattr(settings, name) for name in (
         "image", "caption", "description_file", "caption_start", "caption_end", "data_root", "name", "width", "height",

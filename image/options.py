@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 from vov import VovError
 from vov.bitstream import Item
 from vov.config import option, override
-from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
 from vov.media import read_image
+from vov.media.roi import with_region
 from vov.model.options import ModelOptions
-from vov.roi import with_region
+from vov.runtime.files import REPO, read_text
 
 if TYPE_CHECKING:  # --help, and a signal in its first seconds, need no torch
     from vov.codec import Source

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
-from vov import VovError, cli
+from vov import VovError
 from vov.bitstream.header import HIGHEST
-from vov.config import option, override
+from vov.config import cli, option, override
 from vov.media import Clip
-from vov.scaling.settings import TextureOption
+from vov.noise.options import TextureOption
 
 log = logging.getLogger(__name__)
 SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "seed", "guidance",
@@ -60,8 +60,8 @@ def main(settings: Reconstruct) -> None:
 
 def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
     """Names, identity and decoder of the pictures of a .vov file."""
-    from image.backbone import QwenBackbone
     from vov import codec, results
+    from vov.model.qwen import QwenBackbone
 
     path = settings.bitstream
     stream = codec.read_file(path, QwenBackbone, settings.decode_limit, texture=settings.texture)  # before the model
@@ -72,9 +72,9 @@ def from_file(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[
 
 def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[], list[Clip]]]:
     """The same of a checkpoint with captions; the decoder prints PSNR where all originals are there."""
-    from image.backbone import QwenBackbone
     from vov import codec, metrics, results
     from vov.formats.reference import load_reference, told_settings
+    from vov.model.qwen import QwenBackbone
 
     path, root, found = settings.init_lora_path, Path(settings.data_root), load_reference(settings.init_lora_path)
     known = told_settings(found.metadata, (*SHARED, "resize"), ImageFit, path)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image.options import QwenOptions
-from vov import VovError, cli
-from vov.config import option
-from vov.roi import with_region
-from vov.scaling.settings import ScalingConfig
+from vov import VovError
+from vov.config import cli, option
+from vov.media.roi import with_region
+from vov.noise.options import ScalingConfig
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Scale(ScalingConfig, QwenOptions):
 
 def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
-    from image.backbone import QwenBackbone
     from vov import codec, media, results
-    from vov.scaling import command
+    from vov.model.qwen import QwenBackbone
+    from vov.noise import command
 
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a fitted .vov file")

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from image.options import ImageFit, at_size
-from vov import cli
+from vov.config import cli
+from vov.config.rate_targets import NO_TARGET
 from vov.fitting.settings import refuse_disagreement
-from vov.target import NO_TARGET
 
 
 def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
     """Stage 1 into OUT_DIR/stage1, stage 2 (if its λ is above 0) into OUT_DIR/stage2, the .vov file into OUT_DIR."""
-    from image.backbone import QwenBackbone
+    from vov.model.qwen import QwenBackbone
     from vov.training import Stage, train
 
     refuse_disagreement({"the common settings": settings, "stage1": first, "stage2": second})

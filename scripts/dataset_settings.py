@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 
 import image.encode
 import video.encode
-from vov import VovError, cli
-from vov.config import load, option, override, preset_path, variables
+from vov import VovError
+from vov.config import cli, load, option, override, preset_path, variables
 
 GETS = "gets NAME/ for every item, results.csv and .json, failed.csv, report/ (required)"
 kept: dict[str, Any] = {}  # the model that this process has loaded
@@ -66,13 +66,13 @@ class ImageSet(KeptModel, SetOptions, image.encode.Encode):
 
 
 def _usual_video() -> str:
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     return WanBackbone.usual_model
 
 
 def _usual_image() -> str:
-    from image.backbone import QwenBackbone
+    from vov.model.qwen import QwenBackbone
 
     return QwenBackbone.usual_model
 

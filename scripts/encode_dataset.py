@@ -13,9 +13,10 @@ from typing import Any
 
 from scripts.dataset_settings import MixedSet, SetOptions, class_of, help_text
 from scripts.dataset_work import jobs_of, report
-from vov import VovError, cli
+from vov import VovError
+from vov.config import cli
 from vov.dataset.jobs import Job
-from vov.files import REPO, locked
+from vov.runtime.files import REPO, locked
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
 HELP = ("--help", "-h")

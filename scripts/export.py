@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import option
-from vov.files import content_hash, path_hash, there
-from vov.outputs import Outputs
+from vov import VovError
+from vov.config import cli, option
+from vov.runtime.files import content_hash, path_hash, there
+from vov.runtime.resumable import Outputs
 
-BACKBONES = {"WanTransformer3DModel": ("video.backbone", "WanBackbone"),
-             "QwenImageTransformer2DModel": ("image.backbone", "QwenBackbone")}
+BACKBONES = {"WanTransformer3DModel": ("vov.model.wan", "WanBackbone"),
+             "QwenImageTransformer2DModel": ("vov.model.qwen", "QwenBackbone")}
 
 
 @dataclass(frozen=True)

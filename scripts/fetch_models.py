@@ -1,6 +1,6 @@
 """The entry of scripts/fetch_models.sh."""
 
-from vov import cli
+from vov.config import cli
 from vov.evaluation import fetch
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from scripts.items import Listed, read_items
-from vov import VovError, cli
+from vov import VovError
 from vov.bitstream.header import HIGHEST
-from vov.config import option, override
-from vov.files import locked, refuse_existing
+from vov.config import cli, option, override
 from vov.fitting.settings import FitConfig
+from vov.runtime.files import locked, refuse_existing
 
-BACKBONES = {"image": ("image.backbone", "QwenBackbone"), "video": ("video.backbone", "WanBackbone")}
+BACKBONES = {"image": ("vov.model.qwen", "QwenBackbone"), "video": ("vov.model.wan", "WanBackbone")}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def main(settings: CollectionFit) -> None:
     if not settings.manifest or not settings.out_dir:
         raise VovError("MANIFEST and OUT_DIR must be set; see --help")
     items = read_items(settings.manifest, settings.tree, settings.caption)
-    from vov.fitting import collection, collection_fit
+    from vov.decoding import collection
+    from vov.fitting import collection_fit
     from vov.fitting.distributed import world
 
     folder = Path(settings.out_dir)

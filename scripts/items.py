@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vov import VovError, media
 from vov.evaluation.manifest import read_rows
-from vov.files import read_text
+from vov.runtime.files import read_text
 
 KINDS = {"image": media.IMAGE_SUFFIXES, "video": media.VIDEO_SUFFIXES, "": media.IMAGE_SUFFIXES | media.VIDEO_SUFFIXES}
 NAMES = {"image": "pictures", "video": "clips", "": "pictures or clips"}

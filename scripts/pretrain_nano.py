@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package 
 from nano import bank, dit, loop, pack, parts, vae
 
 from vov import VovError
-from vov.files import write_json
+from vov.runtime.files import write_json
 
 
 def train_vae(args, device: str) -> dict:

@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from video.backbone import WanBackbone
-from vov.model.unilora import Adapter, select_layers
+from vov.adapter.unilora import Adapter, select_layers
+from vov.model.wan import WanBackbone
 
 QWEN_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 QWEN_MLP = tuple(f"{mlp}.net.{layer}" for mlp in ("img_mlp", "txt_mlp") for layer in ("0.proj", "2"))

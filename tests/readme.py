@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 READMES = sorted(Path(name) for name in subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*README.md"], cwd=REPO, capture_output=True,

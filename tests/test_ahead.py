@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vov.ahead import Behind, ahead
+from vov.runtime.background import Behind, ahead
 
 
 def test_items_come_in_order_and_at_most_so_many_are_made_before_they_are_asked_for():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vov.scaling.aim import Aim, unit
-from vov.scaling.replay import stochastic_step
+from vov.decoding.replay import stochastic_step
+from vov.noise.aim import Aim, unit
 
 
 def aimed(score, until=0.0, every=1, steps=0):

@@ -136,12 +136,12 @@ def test_eight_bits_are_close_to_the_real_thing(keys):
 
 
 def test_eight_bits_are_refused_where_they_would_spoil_the_result(tiny_wan, tmp_path, monkeypatch):
-    from video.backbone import WanBackbone
     from video.options import VideoFit
     from vov.codec import Encoder, Source, decode_file
-    from vov.scaling.bare import bare
-    from vov.scaling.search import scale
-    from vov.scaling.settings import ScalingConfig
+    from vov.model.wan import WanBackbone
+    from vov.noise.bare import bare
+    from vov.noise.options import ScalingConfig
+    from vov.noise.search import scale
 
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
     clip = Source(ball(5, 32, 32), 8.0, "a ball")

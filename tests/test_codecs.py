@@ -140,7 +140,7 @@ def test_explicit_symbols_survive_exactly_and_damage_is_seen(tmp_path):
 
 
 def test_explicit_latents_of_the_real_autoencoder(tiny_wan, tmp_path):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32", True)
     clip = Clip(panning(5, 48, 64), 24.0)

@@ -9,12 +9,13 @@ from vov import VovError, bitstream, codec
 from vov.bitstream.container import COLLECTION, frame, unframe
 from vov.bitstream.header import header_to_bytes
 from vov.codec import Source
-from vov.fitting import collection, collection_fit
+from vov.decoding import collection
+from vov.fitting import collection_fit
 from vov.fitting.settings import FitConfig
 from vov.formats import export
-from vov.scaling.bare import bare
-from vov.scaling.search import scale
-from vov.scaling.settings import ScalingConfig
+from vov.noise.bare import bare
+from vov.noise.options import ScalingConfig
+from vov.noise.search import scale
 
 FIT = FitConfig(width=32, height=32, rank=2, theta_length=32, last_k=2, train_steps=2, lr=0.5, batch_size=2,
                 preview_every=0, theta_init=2.0, shift=3.0, decode_steps=3)
@@ -26,7 +27,7 @@ def picture(seed):
 
 @pytest.fixture(scope="module")
 def backbone(tiny_qwen):
-    from image.backbone import QwenBackbone
+    from vov.model.qwen import QwenBackbone
 
     return QwenBackbone.load(str(tiny_qwen), "", "cpu", "float32")
 
@@ -132,9 +133,9 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
     """What the encoder saw at the end of each chunk is what comes out of the file, with a scene's θ on top or not."""
     from tests.test_fit import ball
     from video import encode as video_encode
-    from video.backbone import WanBackbone
     from vov import config, media
-    from vov.sequence.decode import SequenceDecoder
+    from vov.decoding.sequence import SequenceDecoder
+    from vov.model.wan import WanBackbone
 
     model = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
     collection_fit.write(tmp_path / "balls.vovd", collection_fit.fit(

@@ -5,10 +5,10 @@ from dataclasses import fields
 import pytest
 
 from video.options import VideoFit
-from vov import VovError, cli, config
-from vov.config import load, number_list
-from vov.files import REPO
+from vov import VovError, config
+from vov.config import cli, load, number_list
 from vov.fitting.settings import FitConfig
+from vov.runtime.files import REPO
 
 
 def classes_of(preset):

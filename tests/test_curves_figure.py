@@ -6,7 +6,7 @@ import pytest
 
 from scripts.experiments import anchors_curve, curves_figure
 from vov import VovError
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 POINTS = (("frozen", "none", 200), ("frozen", "atoms:100:500", 700), ("frozen", "atoms:100:1000", 1200),
           ("random", "none", 4000), ("random", "paper:50", 4100), ("random", "blocks:50:4096", 5000),

@@ -16,10 +16,11 @@ from scripts import dataset_settings, dataset_work, encode_dataset
 from scripts.items import read_items
 from tests.test_fit import ball
 from video import encode as video_encode
-from vov import VovError, config, media, stopping
+from vov import VovError, config, media
 from vov.dataset import cluster, summary
 from vov.dataset.jobs import Job, held, key_of, model_hash
-from vov.files import REPO, locked
+from vov.runtime import signals
+from vov.runtime.files import REPO, locked
 
 SMALL = dict(WIDTH="32", HEIGHT="32", NUM_FRAMES="5", STEPS="4", BYTES_PER_FRAME="12", SCORE="pixel", SCENES="none",
              DEVICE="cpu", RESIZE="crop", FAMILY="video", REPORT="0")
@@ -193,7 +194,7 @@ def test_a_worker_that_dies_is_replaced_and_its_task_tried_again(tmp_path):
 def test_a_signal_ends_a_set_in_one_line_after_what_is_done(tmp_path):
     pytest.importorskip("ray")
     tasks = [{"mark": str(tmp_path / str(n)), "dies": ""} for n in range(3)]
-    with stopping.on_signals(), pytest.raises(stopping.Stopped) as caught:
+    with signals.on_signals(), pytest.raises(signals.Stopped) as caught:
         cluster.run(tasks, "tests.test_dataset:die_once", cluster.Resources(cpus=1, workers=1), 0,
                     {"PYTHONPATH": str(REPO)}, lambda number, _: number or os.kill(os.getpid(), signal.SIGTERM), print)
     assert caught.value.code == 143 and caught.value.line.startswith("stopped by SIGTERM, 1 of 3 done; run the same")

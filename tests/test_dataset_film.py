@@ -14,7 +14,7 @@ from vov.dataset import cluster
 from vov.dataset.jobs import Job
 from vov.dataset.progress import Progress
 from vov.dataset.tasks import Task, Tasks
-from vov.files import REPO
+from vov.runtime.files import REPO
 from vov.sequence.encode import SequenceEncoder
 from vov.sequence.plan import groups, spans
 from vov.sequence.scenes import scene_starts

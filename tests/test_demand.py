@@ -15,9 +15,9 @@ from tests.test_golden import GOLDEN
 from video import edit, evaluate, reconstruct, scale
 from vov import VovError, bitstream, media
 from vov.bitstream import Item
-from vov.demand import MAX_STEPS, check_file
+from vov.decoding.limits import MAX_STEPS, check_file
 from vov.evaluation.pairs import EvalConfig
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 
 def asking(name, folder, **fields):

@@ -10,12 +10,12 @@ import torch
 from tests.test_fit import CAPTION, ball, settings_for
 from tests.test_golden import GOLDEN, load
 from vov import bitstream, codec
-from vov.files import REPO
+from vov.decoding.replay import Candidates
 from vov.fitting.rate import from_symbols, theta_hat
-from vov.noise import Stream, normal, normal_batch, uniform
-from vov.scaling.replay import Candidates
-from vov.scaling.search import scale
-from vov.scaling.settings import ScalingConfig
+from vov.noise.options import ScalingConfig
+from vov.noise.search import scale
+from vov.runtime.files import REPO
+from vov.runtime.random import Stream, normal, normal_batch, uniform
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def with_threads(work, *counts):
 
 @pytest.fixture(scope="module")
 def wan(tiny_wan):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     return WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
 

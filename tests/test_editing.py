@@ -7,13 +7,13 @@ import torch
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import edit as command
-from video.backbone import WanBackbone
 from vov import VovError, codec, media
 from vov.editing.edit import Adaptation, Merged, load, scheduled
 from vov.editing.settings import EditConfig
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
+from vov.model.wan import WanBackbone
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 CAPTION = "a red ball rolls"

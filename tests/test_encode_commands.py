@@ -13,7 +13,7 @@ from tests.test_fit import ball
 from video import encode as video_encode
 from video import reconstruct as video_reconstruct
 from vov import VovError, bitstream, config, media
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 VIDEO = dict(width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
              key_every=2, device="cpu", config="")

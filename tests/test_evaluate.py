@@ -19,7 +19,7 @@ from vov import VovError, media, metrics
 from vov.evaluation import anchors
 from vov.evaluation.evaluate import Tree, evaluate
 from vov.evaluation.pairs import EvalConfig
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_anchors_are_at_our_size_and_better_than_noise(clips, tmp_path):
 
 
 def test_explicit_latents_come_from_the_tree_s_model(clips, tiny_wan, tmp_path):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     tree = Tree(False, str(tiny_wan), WanBackbone.load)
     results = evaluate(settings(clips, tmp_path, anchors="explicit", anchor_bytes="500,1200", skip_metrics=True), tree)
@@ -161,10 +161,10 @@ def test_explicit_latents_come_from_the_tree_s_model(clips, tiny_wan, tmp_path):
 @pytest.fixture(scope="module")
 def two_files(clips, tiny_wan, tmp_path_factory):
     """(tree, folder): one.vov and two.vov of the tiny model at 32×48, θ at random; and how often the tree loads."""
-    from video.backbone import WanBackbone
     from vov import bitstream, codec
+    from vov.adapter.unilora import Adapter
     from vov.fitting.settings import FitConfig
-    from vov.model.unilora import Adapter
+    from vov.model.wan import WanBackbone
 
     folder = tmp_path_factory.mktemp("coded")
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
@@ -202,7 +202,7 @@ def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, t
 
 
 def test_a_sequence_is_evaluated_as_what_it_decodes_to(two_files, tiny_wan, tmp_path):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
     from vov.sequence.command import encode
     from vov.sequence.settings import SequenceConfig
 

@@ -10,8 +10,8 @@ from PIL import Image
 from scripts.experiments import fits, kodak, sequences, sweep
 from scripts.experiments.rows import Rows, key
 from tests.test_fit import ball
-from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, media, metrics
+from vov.model.wan import WanBackbone
 
 SMALL = {"CONFIG": "", "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "TRAIN_STEPS": "2", "THETA_D_LENGTH": "200",
          "LAST_K": "2", "CAPTION": "a ball", "DEVICE": "cpu", "STAGE2_LAMBDA_RATE": "0.01", "LR_WARMUP": "0"}

@@ -13,7 +13,7 @@ import pytest
 from vov import VovError
 from vov.evaluation import fetch
 from vov.evaluation.perceptual import WEIGHTS
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 BODY = bytes(range(256)) * 4000
 

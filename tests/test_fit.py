@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video.backbone import WanBackbone
 from video.options import VideoFit
 from vov import VovError, codec
 from vov.fitting import checkpoint
@@ -19,6 +18,7 @@ from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
 from vov.fitting.runlog import RunLog
 from vov.model import speed
+from vov.model.wan import WanBackbone
 
 CAPTION = "a red ball rolls"
 

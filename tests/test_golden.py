@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from vov import VovError, bitstream, codec, media
-from vov.scaling.replay import usual_texture
-from vov.sequence.decode import SequenceDecoder
+from vov.decoding.replay import usual_texture
+from vov.decoding.sequence import SequenceDecoder
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.vov"))
 
 
 def load(path, tiny_wan, tiny_qwen):
-    from image.backbone import QwenBackbone
-    from video.backbone import WanBackbone
+    from vov.model.qwen import QwenBackbone
+    from vov.model.wan import WanBackbone
 
     kind, folder = (WanBackbone, tiny_wan) if path.stem.startswith("video") else (QwenBackbone, tiny_qwen)
     return kind.load(str(folder), "", "cpu", "float32")
@@ -77,7 +77,7 @@ def test_a_clip_is_shown_with_half_texture_where_its_code_ends_in_a_jump_and_a_p
 
 
 def test_texture_is_of_noise_and_refused_before_any_model_for_a_file_without(tiny_wan, tiny_qwen):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     with pytest.raises(VovError, match=r"TEXTURE=0\.5: the file holds no coded noise"):
         codec.read_file(GOLDEN / "video_theta.vov", WanBackbone, texture=0.5)

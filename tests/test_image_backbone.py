@@ -12,12 +12,12 @@ from diffusers import QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from peft import UniLoraConfig, get_peft_model
 
-from image.backbone import QwenBackbone, pack, unpack
 from vov import VovError
 from vov.model import speed
 from vov.model.flow import sample, sigma_grid
 from vov.model.memory import split_precision, stream_blocks
-from vov.noise import normal
+from vov.model.qwen import QwenBackbone, pack, unpack
+from vov.runtime.random import normal
 
 CAPTIONS = ["a red ball", "a much longer caption of a green field"]
 
@@ -40,7 +40,7 @@ def picture(height=32, width=48):
 
 
 def adapted(backbone, theta, preset="qkvo", rank=2, length=100):
-    from vov.model.unilora import Adapter
+    from vov.adapter.unilora import Adapter
 
     adapter = Adapter(backbone.transformer, backbone.layers(preset, 2))
     projection = adapter.projection(rank, length)

@@ -15,7 +15,8 @@ from image.edit import EditCaption
 from image.options import ImageFit, at_size, described
 from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
-from vov import VovError, bitstream, cli, config, media, metrics
+from vov import VovError, bitstream, config, media, metrics
+from vov.config import cli
 from vov.formats import reference
 
 SETTINGS = dict(config="", width=0, height=0, last_k=2, rank=4, theta_length=300, lr=0.02, preview_every=0,

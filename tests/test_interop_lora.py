@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from scripts import export as script
 from tests.interop import adapted, layers, output, some_theta
 from vov import VovError, bitstream
+from vov.adapter.unilora import Adapter
 from vov.bitstream.header import Header
 from vov.config import load
 from vov.formats.lora import WAN_NAMES, write_lora
 from vov.formats.reference import load_reference
-from vov.model.unilora import Adapter
 
 
 @pytest.mark.parametrize(("tree", "kind", "preset", "last_k"), [

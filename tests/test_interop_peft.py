@@ -15,9 +15,9 @@ from scripts import export
 from tests.interop import adapted, output, some_theta
 from tests.test_golden import GOLDEN
 from vov import VovError
+from vov.adapter.unilora import Adapter, Projection
 from vov.formats import peft
 from vov.formats.peft import read_peft, write_peft
-from vov.model.unilora import Adapter, Projection
 
 
 @pytest.mark.parametrize(("tree", "preset", "last_k"), [

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.interop import some_theta
-from video.backbone import WanBackbone
 from vov import VovError
+from vov.adapter.unilora import Projection
 from vov.fitting import checkpoint
 from vov.fitting.rate import RateModel
 from vov.formats import export
 from vov.formats.reference import load_reference, save_reference
-from vov.model.unilora import Projection
+from vov.model.wan import WanBackbone
 
 
 def reference_tensors(dtype=torch.bfloat16):

@@ -6,14 +6,15 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from image.backbone import QwenBackbone
 from image.options import ImageFit
-from vov import VovError, bitstream, target
+from vov import VovError, bitstream
 from vov.codec import Encoder, Source, decode_file
+from vov.config import rate_targets
 from vov.fitting.fit import Fit
 from vov.landing import land
 from vov.media import resize
 from vov.metrics import psnr
+from vov.model.qwen import QwenBackbone
 
 SIDE = 64
 BASE = dataclasses.replace(
@@ -44,7 +45,7 @@ def test_one_fit_has_the_size_asked_for(encoder, start, tmp_path, asked):
     fitted = encoder.fit(settings, tmp_path, start, preview=False)
     landed = land(encoder, settings, fitted)
     size, wanted = len(bitstream.to_bytes(encoder.bitstream(settings, landed))), encoder.wanted_bytes(settings)
-    assert (1 - target.SLACK) * wanted <= size <= wanted
+    assert (1 - rate_targets.SLACK) * wanted <= size <= wanted
     assert landed.step == pytest.approx(fitted.step, rel=0.1)  # the fit itself came near
 
 
@@ -62,7 +63,7 @@ def test_a_psnr_is_met_by_the_decoded_file_or_the_most_is_said(encoder, start, t
     finally:
         other = Encoder(encoder.backbone, encoder.sources, BASE)
         encoder.adapter, encoder.projection = other.adapter, other.projection
-    assert abs(psnr(encoder.sources[0].frames, clip.frames) - wanted) <= target.NEAR_DB + 1e-6
+    assert abs(psnr(encoder.sources[0].frames, clip.frames) - wanted) <= rate_targets.NEAR_DB + 1e-6
     with pytest.raises(VovError, match=r"the most that this fit gives is \d+\.\d\d dB"):
         land(encoder, dataclasses.replace(BASE, target_psnr=60.0), landed)
 

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.launch import help_text, plan
 from scripts.processes import LaunchError, Plan, meeting_point
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 # A module that stands for a fit: no torch, so that a test takes a second.
 STUB = """

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scripts.experiments import lr_study
-from video.backbone import WanBackbone
 from vov import VovError, media
+from vov.model.wan import WanBackbone
 
 
 @pytest.fixture

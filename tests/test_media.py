@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from vov import VovError, media
-from vov.files import read_text
 from vov.media.timing import at_constant_rate, constant_rate, first_frame
+from vov.runtime.files import read_text
 
 SAID = "INFO", "vov.media"
 

@@ -12,10 +12,11 @@ from image import scale as image_scale
 from image import train as image_train
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from video import edit, evaluate, reconstruct, scale, train
-from video.backbone import WanBackbone
-from vov import VovError, bitstream, codec, files
+from vov import VovError, bitstream, codec
 from vov.evaluation.pairs import EvalConfig
 from vov.model.backbone import Backbone
+from vov.model.wan import WanBackbone
+from vov.runtime import files
 
 
 class Loaded(Exception):

@@ -96,7 +96,7 @@ def test_times_per_latent_frame_are_those_of_the_stock_pipelines():
     from diffusers import WanImageToVideoPipeline
     from PIL import Image
 
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     text = load("video")
     assert text.config.expand_timesteps

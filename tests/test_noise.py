@@ -7,16 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vov.noise import (
-    Stream,
-    integers,
-    normal,
-    normal_batch,
-    normal_table,
-    philox,
-    uniform,
-    uniform_batch,
-)
+from vov.runtime.random import Stream, integers, normal, normal_batch, normal_table, philox, uniform, uniform_batch
 
 SEED = 0x0123456789ABCDEF
 

@@ -11,7 +11,6 @@ import torch
 
 from image import reconstruct as image_reconstruct
 from image import scale as image_scale
-from image.backbone import QwenBackbone
 from image.reconstruct import Reconstruct as ImageReconstruct
 from image.scale import Scale as ImageScale
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
@@ -20,10 +19,12 @@ from video import edit, reconstruct, scale, train
 from video.edit import EditCaption
 from video.reconstruct import Reconstruct
 from video.scale import Scale
-from vov import VovError, bitstream, codec, files, media, results
+from vov import VovError, bitstream, codec, media, results
 from vov.model.cache import cached, kept
-from vov.outputs import Outputs
+from vov.model.qwen import QwenBackbone
 from vov.results import item_names
+from vov.runtime import files
+from vov.runtime.resumable import Outputs
 
 
 @pytest.fixture(scope="module")

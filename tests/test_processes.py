@@ -9,17 +9,17 @@ import time
 import pytest
 import torch
 
-from image.backbone import QwenBackbone
 from tests.runs import Member, Ring, image_settings, two_stage, video_settings, write_album, write_clip
 from tests.runs import together as threads
 from tests.test_fit import ball
 from tests.test_video_commands import bash
-from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, media
-from vov.files import REPO
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit
+from vov.model.qwen import QwenBackbone
+from vov.model.wan import WanBackbone
+from vov.runtime.files import REPO
 
 RANDOM = dict(noise="random", timesteps="shifted", train_steps=4, save_every=3, lr=0.05)
 

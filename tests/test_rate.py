@@ -16,7 +16,7 @@ from vov.fitting.rate import (
     softness,
     theta_hat,
 )
-from vov.noise import normal
+from vov.runtime.random import normal
 
 
 @pytest.fixture(autouse=True)

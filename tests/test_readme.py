@@ -15,8 +15,8 @@ from scripts import launch
 from tests import readme
 from tests.test_fit import ball
 from vov import media
-from vov.files import REPO
 from vov.formats import reference
+from vov.runtime.files import REPO
 
 GOLDEN = REPO / "tests" / "golden"
 

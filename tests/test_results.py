@@ -11,7 +11,7 @@ from tests import readme
 from tests.test_fit import ball
 from tests.test_readme import TINY
 from vov import VovError, media
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 
 def mean(way, asked, size, psnr, lpips, kind="clips"):

@@ -8,16 +8,16 @@ import torch
 
 from scripts.experiments.masks import masks as xpsnr_masks
 from tests.test_fit import ball
-from video.backbone import WanBackbone
 from video.options import VideoFit
 from vov import VovError, bitstream, media
 from vov.bitstream.sequence_code import noise_code
 from vov.codec import Encoder, Source
 from vov.media import FrameSource
-from vov.roi import Region, RoiOptions, masks, with_region
-from vov.scaling import search
-from vov.scaling.bare import bare
-from vov.scaling.settings import ScalingConfig
+from vov.media.roi import Region, RoiOptions, masks, with_region
+from vov.model.wan import WanBackbone
+from vov.noise import search
+from vov.noise.bare import bare
+from vov.noise.options import ScalingConfig
 from vov.sequence.encode import SequenceEncoder
 from vov.sequence.plan import spans
 from vov.sequence.settings import SequenceConfig

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests.runs import image_settings, steps_logged, two_stage, video_settings, write_album, write_clip
 from video import train
 from video.options import VideoFit
-from vov import VovError, bitstream, files
+from vov import VovError, bitstream
+from vov.runtime import files
 
 
 @pytest.fixture
@@ -185,8 +186,8 @@ def other_encoder(tiny_wan, tmp_path_factory):
 
 
 def test_another_text_encoder_is_another_model_and_poisons_no_cache(tiny_wan, other_encoder, clip, tmp_path):
-    from video.backbone import WanBackbone
     from vov import codec
+    from vov.model.wan import WanBackbone
 
     path = two_stage(video_settings(tiny_wan, clip, tmp_path / "out"))
     right, wrong = (WanBackbone.load(str(folder), "", "cpu") for folder in (tiny_wan, other_encoder))
@@ -203,7 +204,7 @@ def test_another_text_encoder_is_another_model_and_poisons_no_cache(tiny_wan, ot
 
 
 def test_a_tokenizer_and_a_configuration_shape_a_decode_too(tiny_wan, tmp_path):
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     prints = {WanBackbone.load(str(tiny_wan), "", "cpu").fingerprint()}
     for name, change in (("tokenizer/tokenizer.json", lambda text: text.replace('"a"', '"ä"', 1)),
@@ -218,9 +219,9 @@ def test_a_tokenizer_and_a_configuration_shape_a_decode_too(tiny_wan, tmp_path):
 
 
 def test_files_of_fingerprint_version_1_still_decode(tiny_wan, clip, tmp_path):
-    from video.backbone import WanBackbone
     from vov import codec
     from vov.model import fingerprint
+    from vov.model.wan import WanBackbone
 
     path = two_stage(video_settings(tiny_wan, clip, tmp_path / "out"))
     model, stream = WanBackbone.load(str(tiny_wan), "", "cpu"), bitstream.read(path)

@@ -15,11 +15,11 @@ from torch.distributions import MultivariateNormal, Normal
 from vov import VovError
 from vov.bitstream.noise_code import FIELDS, SINCE, TRELLIS, NoiseCode
 from vov.bitstream.reader import varint
-from vov.files import REPO
+from vov.decoding.replay import TEXTURE_STEPS, Candidates, Replay, diffuse, levels, stochastic_step, textured
 from vov.model.flow import decoder_noise, euler, sigma_grid
-from vov.noise import Stream, normal, words_batch
-from vov.scaling.replay import TEXTURE_STEPS, Candidates, Replay, diffuse, levels, stochastic_step, textured
-from vov.scaling.settings import ScalingConfig
+from vov.noise.options import ScalingConfig
+from vov.runtime.files import REPO
+from vov.runtime.random import Stream, normal, words_batch
 
 
 def make_code(plan, bits=4, signed=1, kind=0, block=0, eta=64, first=0, items=1, **more):
@@ -161,7 +161,7 @@ def test_items_and_steps_have_noise_of_their_own():
 KERNEL = """
 import torch
 from vov.scaling import kernel
-from vov.noise import Stream, normal_batch
+from vov.runtime.random import Stream, normal_batch
 device = "cuda" if torch.cuda.is_available() else "cpu"
 wanted, blocks = torch.randn(2, 100, device=device), torch.tensor([3, 5], device=device)
 found = kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)

@@ -9,28 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from image.backbone import QwenBackbone
 from image.options import ImageFit
 from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import scale as command
-from video.backbone import WanBackbone
 from vov import VovError, bitstream, codec, media, metrics
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
+from vov.decoding.replay import Candidates, entries
 from vov.editing import edit as editing
-from vov.files import REPO
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model import speed
-from vov.scaling.aim import Wanted
-from vov.scaling.allocate import allocate
-from vov.scaling.bare import bare
-from vov.scaling.choose import Chooser, scores
-from vov.scaling.replay import Candidates, entries
-from vov.scaling.search import scale
-from vov.scaling.settings import ScalingConfig
-from vov.scaling.trellis import walk
+from vov.model.qwen import QwenBackbone
+from vov.model.wan import WanBackbone
+from vov.noise.aim import Wanted
+from vov.noise.allocate import allocate
+from vov.noise.bare import bare
+from vov.noise.choose import Chooser, scores
+from vov.noise.options import ScalingConfig
+from vov.noise.search import scale
+from vov.noise.trellis import walk
+from vov.runtime.files import REPO
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.test_fit import ball
-from video.backbone import WanBackbone
 from vov import VovError, bitstream, media
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.noise_code import LEVELS
@@ -28,15 +27,16 @@ from vov.bitstream.sequence_code import (
     unpack,
 )
 from vov.bitstream.symbols import encode_symbols
+from vov.decoding.sequence import SequenceDecoder
 from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
-from vov.sequence.decode import SequenceDecoder
+from vov.model.wan import WanBackbone
+from vov.runtime.signals import Stopped
 from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import spans
 from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import SceneAdapter, windows
-from vov.stopping import Stopped
 
 SETTINGS = SequenceConfig(width=32, height=32, num_frames=5, steps=5, bytes_per_frame=16.0, resize="crop",
                           score="pixel", device="cpu")

@@ -15,17 +15,19 @@ from safetensors.torch import save_file
 
 from image import reconstruct as image_reconstruct
 from image import train as image_train
-from image.backbone import QwenBackbone
 from image.reconstruct import Reconstruct as ImageReconstruct
 from scripts import export
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from video import edit, reconstruct, train
-from video.backbone import WanBackbone
 from video.edit import EditCaption
 from video.options import VideoFit
 from video.reconstruct import Reconstruct
-from vov import VovError, bitstream, cli, codec, config, files
+from vov import VovError, bitstream, codec, config
+from vov.config import cli
 from vov.fitting.fit import Fit
+from vov.model.qwen import QwenBackbone
+from vov.model.wan import WanBackbone
+from vov.runtime import files
 
 
 @pytest.fixture(scope="module")

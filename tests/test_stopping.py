@@ -11,13 +11,14 @@ from video import evaluate, reconstruct, scale, train
 from video.options import VideoFit
 from video.reconstruct import Reconstruct
 from video.scale import Scale
-from vov import cli, files, stopping
+from vov.config import cli
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig
 from vov.fitting import checkpoint
 from vov.fitting.fit import Fit
 from vov.model.backbone import Backbone
-from vov.scaling.choose import Chooser
+from vov.noise.choose import Chooser
+from vov.runtime import files, signals
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,12 @@ def test_decode_and_evaluation_stop_in_one_line_and_leave_no_halves(fitted, tiny
 
 
 def test_a_signal_after_the_last_question_is_not_lost_and_a_second_one_does_not_wait():
-    with stopping.on_signals():
-        with pytest.raises(stopping.Stopped) as stopped, stopping.graceful() as signalled:
+    with signals.on_signals():
+        with pytest.raises(signals.Stopped) as stopped, signals.graceful() as signalled:
             assert signalled() == 0
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.value.code == 143
-        with pytest.raises(stopping.Stopped), stopping.graceful() as signalled:
+        with pytest.raises(signals.Stopped), signals.graceful() as signalled:
             os.kill(os.getpid(), signal.SIGINT)
             assert signalled() == signal.SIGINT
             os.kill(os.getpid(), signal.SIGINT)

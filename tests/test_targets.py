@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from skimage import data as photographs
 
-from image.backbone import QwenBackbone
 from image.options import ImageFit
 from vov import VovError, bitstream
 from vov.bitstream.noise_code import NoiseCode
 from vov.codec import Source, decode_file
 from vov.media import resize
 from vov.metrics import psnr
-from vov.scaling import search, targets
-from vov.scaling.bare import bare
-from vov.scaling.settings import ScalingConfig
+from vov.model.qwen import QwenBackbone
+from vov.noise import rate_control as rates
+from vov.noise import search
+from vov.noise.bare import bare
+from vov.noise.options import ScalingConfig
 
 SETTINGS = ScalingConfig(steps=8, scaling_bytes=500, score="likelihood")
 SIDE = 64
@@ -40,7 +41,7 @@ def run(case, **asked):
         seen.append(settings)
         return search.scale(stream, backbone, sources, settings, spend=spend)
 
-    chosen = targets.choose(dataclasses.replace(SETTINGS, **asked), stream, sources, backbone, search_once)
+    chosen = rates.choose(dataclasses.replace(SETTINGS, **asked), stream, sources, backbone, search_once)
     return chosen, seen
 
 
@@ -62,7 +63,7 @@ def test_a_psnr_is_met_by_the_decoded_file(case, wanted, tmp_path):
     bitstream.write(tmp_path / "x.vov", chosen.stream)
     decoded = decode_file(tmp_path / "x.vov", backbone)
     value = np.mean([psnr(source.frames, clip.frames) for source, clip in zip(sources, decoded, strict=True)])
-    assert abs(value - wanted) <= targets.NEAR_DB + 0.01 and len(seen) <= targets.TRIES
+    assert abs(value - wanted) <= rates.NEAR_DB + 0.01 and len(seen) <= rates.TRIES
 
 
 @pytest.mark.parametrize(("asked", "said"), [
@@ -79,7 +80,7 @@ def test_what_cannot_be_had_is_said_in_one_line(case, asked, said):
 
 
 def test_the_most_that_can_be_had_is_said(case, monkeypatch):
-    monkeypatch.setattr(targets, "MOST", 0.05)
+    monkeypatch.setattr(rates, "MOST", 0.05)
     with pytest.raises(VovError, match=r"the most that this model gives with these settings is \d+\.\d\d dB"):
         run(case, target_psnr=25.0)
 
@@ -94,14 +95,14 @@ def jagged(seed):
 def seek(wanted, curve, least=10, most=10**5):
     """(the PSNR of what `aimed` gives, how many attempts it took)."""
     tried = []
-    value = targets.aimed(wanted, 36, least, most, lambda spend: (curve(spend), tried.append(spend) or curve(spend)))
-    assert len(set(tried)) == len(tried) <= targets.TRIES and min(tried) >= least and max(tried) <= most
+    value = rates.aimed(wanted, 36, least, most, lambda spend: (curve(spend), tried.append(spend) or curve(spend)))
+    assert len(set(tried)) == len(tried) <= rates.TRIES and min(tried) >= least and max(tried) <= most
     return value, len(tried)
 
 
 def test_a_psnr_is_met_on_curves_that_jump_and_fall():
     cases = [(wanted, seed) for wanted in np.arange(18, 24, 0.5) for seed in range(20)]
-    met = [abs(seek(wanted, jagged(seed))[0] - wanted) <= targets.NEAR_DB for wanted, seed in cases]
+    met = [abs(seek(wanted, jagged(seed))[0] - wanted) <= rates.NEAR_DB for wanted, seed in cases]
     assert np.mean(met) >= 0.94
 
 
@@ -114,9 +115,9 @@ def test_a_plan_whose_last_step_alone_is_cut_or_stretched_meets_what_no_plan_of_
         return curve(plan) + 3 * np.log2(spend / plan), (spend, plan)
 
     spends = []
-    made = targets.aimed(20.9, 36, 10, 1000, lambda spend: (curve(spend), (spend, spend)), finer)
+    made = rates.aimed(20.9, 36, 10, 1000, lambda spend: (curve(spend), (spend, spend)), finer)
     assert made == spends[-1] and len(spends) <= 3 and {plan for _, plan in spends} == {made[1]}
-    assert abs(curve(made[1]) + 3 * np.log2(made[0] / made[1]) - 20.9) <= targets.NEAR_DB
+    assert abs(curve(made[1]) + 3 * np.log2(made[0] / made[1]) - 20.9) <= rates.NEAR_DB
 
 
 def test_only_the_last_step_is_cut_or_stretched(case):
@@ -126,7 +127,7 @@ def test_only_the_last_step_is_cut_or_stretched(case):
         made, frames = search.scale(stream, backbone, sources, settings, spend=spend)
         size = backbone.encode(sources[0].fitted(SIDE, SIDE, "pad")).numel()
         codes.append(NoiseCode.from_bytes(made.noise, made.header, size, len(sources)))
-        values.append(targets.quality(frames, made, sources))
+        values.append(rates.quality(frames, made, sources))
         assert not spend or 0.97 * spend <= len(made.noise) <= spend
     plain, *others = codes
     last = np.flatnonzero(plain.plan.any(1))[-1]
@@ -151,7 +152,7 @@ def test_a_jump_over_the_target_is_gone_around():
 
 def test_what_no_size_gives_is_said_in_one_line_with_what_there_is(caplog):
     value, attempts = seek(20.6, lambda spend: 20.0 + (spend >= 500))
-    assert value == 21.0 and attempts == targets.TRIES
+    assert value == 21.0 and attempts == rates.TRIES
     (said,) = caplog.messages
     assert said.startswith("TARGET_PSNR=20.6 is missed by 0.40 dB") and "\n" not in said
     assert "21.00 dB, which the file has, is the nearest, and 20.00 dB the nearest below; ask for one" in said
@@ -161,12 +162,12 @@ def test_what_no_size_gives_is_said_in_one_line_with_what_there_is(caplog):
 
 def test_what_lies_far_beyond_all_sizes_is_refused_at_once_and_what_is_near_is_looked_for():
     tried = []
-    with pytest.raises(targets.OutOfReach, match=r"the most that this model gives with these settings is 20\.00 dB"):
-        targets.aimed(22.0, 36, 10, 1000, lambda spend: (min(20.0, spend / 36), tried.append(spend)))
+    with pytest.raises(rates.OutOfReach, match=r"the most that this model gives with these settings is 20\.00 dB"):
+        rates.aimed(22.0, 36, 10, 1000, lambda spend: (min(20.0, spend / 36), tried.append(spend)))
     assert len(tried) <= 5 and max(tried) == 1000
     assert seek(20.3, lambda spend: 20.25 if 800 < spend < 900 else 17 + 0.003 * spend, most=1000)[0] == 20.25
 
 
 def test_the_next_try_lies_between_the_nearest_two_and_within_bounds():
-    assert 100 < targets.following({100: 20.0, 400: 24.0}, 22.0, 10, 10**6) < 400
-    assert targets.following({100: 20.0}, 40.0, 10, 300) == 300 and targets.following({100: 20.0}, 2.0, 60, 300) == 60
+    assert 100 < rates.following({100: 20.0, 400: 24.0}, 22.0, 10, 10**6) < 400
+    assert rates.following({100: 20.0}, 40.0, 10, 300) == 300 and rates.following({100: 20.0}, 2.0, 60, 300) == 60

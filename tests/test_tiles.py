@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from image.backbone import QwenBackbone
-from video.backbone import WanBackbone
 from vov.model import memory
+from vov.model.qwen import QwenBackbone
+from vov.model.wan import WanBackbone
 
 
 @pytest.mark.parametrize(("kind", "name", "frames"), [(WanBackbone, "nano-video", 5), (QwenBackbone, "nano-image", 1)])

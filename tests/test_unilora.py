@@ -9,7 +9,7 @@ from peft import UniLoraConfig, get_peft_model
 from torch import nn
 
 from vov import VovError
-from vov.model.unilora import Adapter, LoRALinear, Projection, RankOne, index_hash, index_stream, select_layers
+from vov.adapter.unilora import Adapter, LoRALinear, Projection, RankOne, index_hash, index_stream, select_layers
 
 
 class Block(nn.Module):

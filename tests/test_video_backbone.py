@@ -6,10 +6,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
-from video.backbone import WanBackbone
 from vov import VovError
 from vov.model.flow import euler, sigma_grid
-from vov.noise import normal
+from vov.model.wan import WanBackbone
+from vov.runtime.random import normal
 
 CAPTION, WIDTH, HEIGHT, FRAMES, STEPS = "a red ball rolls", 64, 32, 9, 4
 

@@ -10,8 +10,9 @@ from tests.test_fit import ball
 from video import reconstruct, train
 from video.options import VideoFit
 from video.reconstruct import Reconstruct
-from vov import bitstream, cli, media, metrics
-from vov.files import REPO
+from vov import bitstream, media, metrics
+from vov.config import cli
+from vov.runtime.files import REPO
 
 SETTINGS = {"CONFIG": "nano-video", "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "V_LENGTH": "300",
             "TRAIN_STEPS": "6", "PREVIEW_EVERY": "0", "SAVE_EVERY": "2", "NAME": "ball", "CAPTION": "a red ball rolls",

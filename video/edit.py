@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video.options import VideoFit, WanOptions
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 from vov.editing.settings import EditConfig, OneFit, SeveralFits
 
 
@@ -35,8 +34,8 @@ class EditMerge(SeveralFits, Edit):
 
 def run(settings: EditCaption | EditMerge) -> None:
     """Edits with Wan."""
-    from video.backbone import WanBackbone
     from vov.editing.command import run_command
+    from vov.model.wan import WanBackbone
 
     sources = settings.sources()
     if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption

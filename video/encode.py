@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video.options import WanOptions
-from vov import VovError, cli
-from vov.config import option, override
+from vov import VovError
+from vov.config import cli, option, override
 from vov.model.options import ModelOptions
 from vov.sequence.settings import SequenceConfig
 
@@ -52,7 +52,7 @@ def shared(settings: Encode, fewest: int) -> Shared | None:
 
 def _what(settings: Encode) -> tuple[type[Backbone], str, str, Path]:
     """Model, video, caption and file."""
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     name = settings.name or Path(settings.frames_dir).stem
     return WanBackbone, settings.frames_dir, " ".join(settings.caption.split()), Path(settings.out_dir) / f"{name}.vov"

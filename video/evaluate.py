@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vov import cli
+from vov.config import cli
 from vov.evaluation.pairs import EvalConfig
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
 def load(*arguments) -> Backbone:
     """The tree's backbone, imported only when a .vov file or the `explicit` anchor needs it."""
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     return WanBackbone.load(*arguments)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import option, override
-from vov.files import REPO, read_text
 from vov.fitting.settings import FitConfig
+from vov.media.roi import with_region
 from vov.model.options import ModelOptions
-from vov.roi import with_region
+from vov.runtime.files import REPO, read_text
 
 
 @dataclass(frozen=True)

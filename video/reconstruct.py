@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video.options import WanOptions
-from vov import VovError, cli
-from vov.config import option
-from vov.scaling.settings import TextureOption
+from vov import VovError
+from vov.config import cli, option
+from vov.noise.options import TextureOption
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ def main(settings: Reconstruct) -> None:
     """Reads, checks, decodes, writes."""
     if not settings.bitstream:
         raise VovError("BITSTREAM is not set; give a .vov file")
-    from video.backbone import WanBackbone
     from vov import codec, results
+    from vov.model.wan import WanBackbone
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
     # Before the model: a bad file fails at once.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video.options import WanOptions
-from vov import VovError, cli
-from vov.config import option
-from vov.roi import with_region
-from vov.scaling.settings import ScalingConfig
+from vov import VovError
+from vov.config import cli, option
+from vov.media.roi import with_region
+from vov.noise.options import ScalingConfig
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Scale(ScalingConfig, WanOptions):
 
 def main(settings: Scale) -> None:
     """Chooses noise, writes the file, decodes it from its bytes alone and measures."""
-    from video.backbone import WanBackbone
     from vov import codec, media, results
-    from vov.scaling import command
+    from vov.model.wan import WanBackbone
+    from vov.noise import command
 
     folder = Path(settings.weights_dir or f"checkpoints/{settings.name}/two_stage")
     path, output = Path(settings.bitstream or folder / f"{settings.name}.vov"), Path(

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from video.options import VideoFit
-from vov import cli
+from vov.config import cli
+from vov.config.rate_targets import NO_TARGET
 from vov.fitting.settings import refuse_disagreement
-from vov.target import NO_TARGET
 
 
 def stage1(settings: VideoFit) -> None:
@@ -33,7 +33,7 @@ def two_stage(settings: VideoFit, first: VideoFit, second: VideoFit) -> None:
 
 def run(stages: dict[str, VideoFit], folder: Path, folders: dict[str, Path] | None = None) -> None:
     """Runs the stages; prints the table when the last has a rate term."""
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
     from vov.training import Stage, train
 
     settings = next(iter(stages.values()))

@@ -17,23 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, bitstream, media, metrics, target
+from vov import VovError, bitstream, media, metrics
+from vov.adapter.adapt import AdapterSpec, adapt
+from vov.adapter.unilora import Adapter, Projection
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import NoiseCode
-from vov.demand import check_file, refuse_sequence
-from vov.files import content_hash
-from vov.fitting import collection
+from vov.config import rate_targets
+from vov.decoding import collection
+from vov.decoding.limits import check_file, refuse_sequence
+from vov.decoding.replay import Replay, levels, textured, usual_texture
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit, Fitted, Target
 from vov.fitting.rate import RateModel, empirical_bits, from_symbols, theta_hat
 from vov.fitting.settings import FitConfig
 from vov.fitting.steering import FEWEST, MOST, Steering
-from vov.model.adapt import AdapterSpec, adapt
+from vov.media.roi import Region
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, sample
-from vov.model.unilora import Adapter, Projection
-from vov.roi import Region
-from vov.scaling.replay import Replay, levels, textured, usual_texture
+from vov.runtime.files import content_hash
 
 if TYPE_CHECKING:
     from vov.formats.reference import Reference
@@ -233,14 +234,14 @@ class Encoder:
     def wanted_bytes(self, settings: FitConfig) -> int:
         """Size of the whole file that is asked for; 0: none is."""
         shapes = [s.reference(settings.width, settings.height, settings.resize).shape for s in self.sources]
-        return target.whole(settings, shapes, self.sources[0].fps)
+        return rate_targets.whole(settings, shapes, self.sources[0].fps)
 
     def steering(self, settings: FitConfig) -> Steering | None:
         """What the stage is aimed at; None without a rate term or a target.
 
         Raises VovError for a size that a θ of this length can only miss.
         """
-        name, length = target.asked(settings), settings.theta_length
+        name, length = rate_targets.asked(settings), settings.theta_length
         if not name or not settings.lambda_rate:
             return None
         if name == "target_psnr":
@@ -250,7 +251,7 @@ class Encoder:
         size = self.wanted_bytes(settings)
         stream = self.bitstream(settings, Fitted(torch.zeros(length), 1.0, Path()))
         empty = len(bitstream.to_bytes(stream))
-        bits = 8 * ((1 - target.SLACK / 3) * size - empty) / length
+        bits = 8 * ((1 - rate_targets.SLACK / 3) * size - empty) / length
         if not FEWEST <= bits <= MOST:
             asked, cure = f"{name.upper()}: {size:,} bytes", "lower" if bits < FEWEST else "raise"
             raise VovError(f"{asked} are {max(bits, 0):.2g} bits for each of {length} entries of θ besides the "
@@ -321,7 +322,7 @@ def read_file(path: str | Path, kind: Backbone | type[Backbone], limit: float = 
               sequences: bool = False, texture: float = 0.0) -> Bitstream:
     """A .vov file of the tree of `kind`; whatever can be refused is refused here, before any model is loaded.
 
-    limit: DECODE_LIMIT, see `vov.demand`. sequences: whether the caller can do something with one. texture: see
+    limit: DECODE_LIMIT, see `decoding.limits`. sequences: whether the caller can do something with one. texture: see
     `replay.textured`; only noise leaves something open that it could fill.
     """
     stream = bitstream.read(path)
@@ -357,8 +358,8 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
 def decode_file(path: str | Path, backbone: Backbone, limit: float = 1.0, texture: float = -1.0) -> list[media.Clip]:
     """The decoder: every item of a file as frames at the original size (a cropped clip: at the crop's).
 
-    limit: DECODE_LIMIT, see `vov.demand`. texture: see `replay.textured`; VovError for a file without noise; less than
-    0: `replay.usual_texture`.
+    limit: DECODE_LIMIT, see `decoding.limits`. texture: see `replay.textured`; VovError for a file without noise; less
+    than 0: `replay.usual_texture`.
     """
     stream = read_file(path, backbone, limit, texture=texture)
     header = stream.header

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vov import VovError, bitstream, target
+from vov import VovError, bitstream
 from vov.codec import Encoder
+from vov.config import rate_targets
 from vov.fitting.fit import Fitted
 from vov.fitting.rate import RateModel, theta_hat
 from vov.fitting.settings import FitConfig
@@ -32,7 +33,7 @@ def land(encoder: Encoder, settings: FitConfig, fitted: Fitted) -> Fitted:
     A fit that has no step yet gets one, so that a fit without a rate term can be aimed too.
     Raises VovError when θ cannot have the size, or not the PSNR; says what it can have.
     """
-    name = target.asked(settings)
+    name = rate_targets.asked(settings)
     if not name:
         return fitted
     middle = fitted.step or RateModel.from_theta(fitted.theta, settings.init_bits).step_value
@@ -46,13 +47,13 @@ def land(encoder: Encoder, settings: FitConfig, fitted: Fitted) -> Fitted:
 
 def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
     """The step of the largest file that is not larger than asked."""
-    size, name = encoder.wanted_bytes(settings), target.asked(settings).upper()
+    size, name = encoder.wanted_bytes(settings), rate_targets.asked(settings).upper()
 
     def bytes_at(step: float) -> int:
         stream = encoder.bitstream(settings, dataclasses.replace(fitted, step=step))
         return len(bitstream.to_bytes(stream))
 
-    if (1 - target.SLACK) * size <= bytes_at(fitted.step) <= size:
+    if (1 - rate_targets.SLACK) * size <= bytes_at(fitted.step) <= size:
         return fitted.step
     coarsest = 4 * float(fitted.theta.abs().max())
     middle = _bisect(lambda step: bytes_at(step) <= size, finest, coarsest, HALVINGS)
@@ -61,7 +62,7 @@ def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
     if not fits:
         raise VovError(f"{name}: {size:,} bytes are too few: an empty θ takes {bytes_at(coarsest):,}; raise it")
     best = max(fits, key=lambda step: (found[step], -step))
-    if found[best] < (1 - target.SLACK) * size:
+    if found[best] < (1 - rate_targets.SLACK) * size:
         raise VovError(f"{name}: θ of {len(fitted.theta)} entries spends {found[best]:,} of {size:,} bytes at most; "
                        "raise THETA_LENGTH")
     return best
@@ -78,19 +79,19 @@ def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
         return seen[step]
 
     there = value_at(fitted.step)
-    if abs(there - wanted) <= target.NEAR_DB:
+    if abs(there - wanted) <= rate_targets.NEAR_DB:
         return _float32(fitted.step)
     low, high = (fitted.step, 4 * float(fitted.theta.abs().max())) if there > wanted else (finest, fitted.step)
-    if there < wanted and value_at(finest) < wanted - target.NEAR_DB:
+    if there < wanted and value_at(finest) < wanted - rate_targets.NEAR_DB:
         raise VovError(f"TARGET_PSNR={wanted:g}: the most that this fit gives is {max(seen.values()):.2f} dB; ask for "
                        "less, or raise THETA_LENGTH or TRAIN_STEPS")
     _bisect(lambda step: value_at(step) < wanted, low, high, DECODES)
-    near = [step for step, value in seen.items() if abs(value - wanted) <= target.NEAR_DB]
+    near = [step for step, value in seen.items() if abs(value - wanted) <= rate_targets.NEAR_DB]
     if not near:
         step = min(seen, key=lambda step: abs(seen[step] - wanted))
         log.warning("TARGET_PSNR=%g: %.2f dB is as near as the quantiser allows", wanted, seen[step])
         return step
-    return min(near, key=lambda step: (abs(seen[step] - wanted) > target.NEAR_DB / 2, -step))
+    return min(near, key=lambda step: (abs(seen[step] - wanted) > rate_targets.NEAR_DB / 2, -step))
 
 
 def _bisect(beyond: Callable[[float], bool], low: float, high: float, times: int) -> float:

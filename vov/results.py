@@ -12,11 +12,11 @@ import numpy as np
 
 from vov import bitstream, media, metrics
 from vov.codec import Encoder, Source, decode_file
-from vov.files import content_hash, path_hash, write_bytes, write_json
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model.options import ModelOptions
-from vov.outputs import Outputs
+from vov.runtime.files import content_hash, path_hash, write_bytes, write_json
+from vov.runtime.resumable import Outputs
 
 
 def report(path: Path, clips: Sequence[media.Clip], sources: Sequence[Source], settings: FitConfig,

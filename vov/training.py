@@ -10,12 +10,12 @@ from pathlib import Path
 
 from vov import VovError
 from vov.codec import Encoder, Source, check_caption, read_start, rounded
-from vov.files import locked, refuse_unwritable
 from vov.fitting.distributed import World, world
 from vov.fitting.settings import FitConfig, refuse_disagreement
 from vov.landing import land
 from vov.model.backbone import Backbone
 from vov.results import Clock, finish
+from vov.runtime.files import locked, refuse_unwritable
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.experiments.scaling_curves import Curves
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 
 if TYPE_CHECKING:
     from scripts.experiments.curves import Bench

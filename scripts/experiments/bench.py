@@ -15,8 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scripts.experiments.kernels import kernel_seconds
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 
 PASSES = {"none": (2, 1), "selective": (3, 1), "full": (3, 2)}  # of a fit step: linears, attention forwards
 
@@ -208,7 +207,7 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
     import torch
 
     from vov.bitstream.sequence_code import noise_code
-    from vov.scaling.settings import GRADIENT
+    from vov.noise.options import GRADIENT
     from vov.sequence.encode import SequenceEncoder
     from vov.sequence.ledger import scale_for
     from vov.sequence.plan import Span, spans
@@ -244,7 +243,7 @@ def whole_noise(settings: Bench, backbone, frames, watch) -> None:
     import numpy as np
 
     from vov import bitstream
-    from vov.sequence.decode import SequenceDecoder
+    from vov.decoding.sequence import SequenceDecoder
     from vov.sequence.encode import SequenceEncoder
     from vov.sequence.plan import spans
     from vov.sequence.settings import SequenceConfig
@@ -275,7 +274,7 @@ class CodedSteps:
     """Four sampler steps that choose noise, as `SequenceEncoder.search` takes them; the VAE has done its part."""
 
     def __init__(self, encoder, span, known, code, target):
-        from vov.scaling.aim import Aim
+        from vov.noise.aim import Aim
 
         self.encoder, self.code, self.start = encoder, code, encoder.model.start(0, known)
         target = target if known is None else target[:, :, 1:]
@@ -287,7 +286,7 @@ class CodedSteps:
         import torch
 
         from vov.model.flow import euler
-        from vov.scaling.choose import Chooser
+        from vov.noise.choose import Chooser
 
         sigmas = self.encoder.sigmas
         with torch.no_grad():

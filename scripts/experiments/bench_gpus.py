@@ -11,8 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vov import cli
-from vov.config import option, override
+from vov.config import cli, option, override
 from vov.model.options import ModelOptions
 
 
@@ -25,7 +24,7 @@ def main(settings: Bench) -> None:
     import torch
 
     from scripts.experiments.timing import Stopwatch
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     backbone = settings.load(WanBackbone)
     backbone.check_geometry(settings.width, settings.height, settings.num_frames)

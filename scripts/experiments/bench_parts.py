@@ -9,8 +9,7 @@ import contextlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 
 MODES = {  # quantize, offload
     "plain": ("none", "none"), "fp8": ("fp8", "none"), "streamed": ("none", "blocks"), "saving": ("fp8", "blocks"),
@@ -45,9 +44,9 @@ def build(settings: Bench, quantize: str, offload: str):
     import torch
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-    from image.backbone import QwenBackbone
     from vov.model.lookup import pick_device, pick_dtype
     from vov.model.memory import settle
+    from vov.model.qwen import QwenBackbone
 
     class Random(QwenBackbone):
         def embed(self, captions):
@@ -127,9 +126,9 @@ def coded_noise(score: str, steps: int, backbone, picture, fit, watch, mode: str
     """
     from vov.codec import Decoder
     from vov.fitting.rate import from_symbols
-    from vov.scaling.bare import bare
-    from vov.scaling.search import scale
-    from vov.scaling.settings import ScalingConfig
+    from vov.noise.bare import bare
+    from vov.noise.options import ScalingConfig
+    from vov.noise.search import scale
 
     settings, found, taken = ScalingConfig(scaling_bytes=2000, steps=steps, score=score), [], []
     stream = bare(backbone, [picture], fit)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vov import cli
 from vov.bitstream.noise_code import INDEPENDENT, SHIFTS, NoiseCode, block_count
-from vov.config import option
-from vov.scaling.choose import plain_scores, scores
-from vov.scaling.replay import Candidates, entries
+from vov.config import cli, option
+from vov.decoding.replay import Candidates, entries
+from vov.noise.choose import plain_scores, scores
 
 
 @dataclass(frozen=True)

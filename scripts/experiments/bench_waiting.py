@@ -14,8 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from vov import cli
-from vov.config import option
+from vov.config import cli, option
 
 POLICIES = {"default": {}, "ours": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}}  # scripts/common.sh
 WARM, SECONDS = 5, 8.0
@@ -33,7 +32,7 @@ def steps() -> list[float]:
     """Seconds of forward and backward passes through nano-video's transformer, 9 frames of 96×64."""
     import torch
 
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     backbone = WanBackbone.load("nano-video", "", "cpu")
     x = torch.randn(backbone.latent_shape(96, 64, 9)).requires_grad_()

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vov import VovError, cli, media
-from vov.config import option
+from vov import VovError, media
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)

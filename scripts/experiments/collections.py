@@ -14,13 +14,14 @@ import numpy as np
 
 from image.options import ImageFit, QwenOptions
 from scripts.experiments.rows import Rows, key
-from vov import bitstream, cli, codec, media, metrics
-from vov.config import number_list, option, override
-from vov.fitting import collection, collection_fit
+from vov import bitstream, codec, media, metrics
+from vov.config import cli, number_list, option, override
+from vov.decoding import collection
+from vov.fitting import collection_fit
 from vov.model.backbone import Backbone
-from vov.scaling.bare import bare
-from vov.scaling.search import scale
-from vov.scaling.settings import ScalingConfig
+from vov.noise.bare import bare
+from vov.noise.options import ScalingConfig
+from vov.noise.search import scale
 
 FILES = (20, 100, 1000)
 
@@ -144,7 +145,7 @@ def table(kind: str, rows: list[dict], theta: Path) -> str:
 
 def main(settings: Compare) -> None:
     """Fits, or codes a part, or prints."""
-    from image.backbone import QwenBackbone
+    from vov.model.qwen import QwenBackbone
 
     folder, out = Path(settings.folder), Path(settings.out)
     kinds = settings.kinds.split(",") if settings.kinds else sorted(p.name for p in folder.iterdir() if p.is_dir())

@@ -13,11 +13,11 @@ from vov import VovError, bitstream, codec, media
 from vov.bitstream.header import Header
 from vov.config import load, number_list
 from vov.evaluation import explicit
-from vov.files import content_hash
 from vov.model.backbone import Backbone
 from vov.model.options import ModelOptions
-from vov.scaling import search
-from vov.scaling.settings import ScalingConfig
+from vov.noise import search
+from vov.noise.options import ScalingConfig
+from vov.runtime.files import content_hash
 
 
 def parse(text: str) -> ScalingConfig:
@@ -39,9 +39,9 @@ def parse(text: str) -> ScalingConfig:
 def backbone_for(settings: ModelOptions, header: Header, source: str) -> Backbone:
     """The model that the header of `source` names, of its tree."""
     if header.tree == "image":
-        from image.backbone import QwenBackbone as Kind
+        from vov.model.qwen import QwenBackbone as Kind
     else:
-        from video.backbone import WanBackbone as Kind
+        from vov.model.wan import WanBackbone as Kind
     return settings.load(Kind, header, source)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vov import VovError
-from vov.files import write_bytes
+from vov.runtime.files import write_bytes
 
 # (legend, colour) of a kind of row, in the order of the legend
 KINDS = {"frozen": ("frozen model + coded noise (ours)", "#c1121f"),

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vov import VovError, cli, media, metrics
-from vov.config import option, override
+from vov import VovError, media, metrics
+from vov.config import cli, option, override
 from vov.model.options import ModelOptions
 
 DEAD = 0.01  # of the latents' mean standard deviation
@@ -46,9 +46,9 @@ def read(paths: str, side: int) -> list[Tensor]:
 def main(settings: Study) -> None:
     """Prints the dead channels, the worth of the least, and PSNR before and after."""
     if settings.tree == "image":
-        from image.backbone import QwenBackbone as Kind
+        from vov.model.qwen import QwenBackbone as Kind
     else:
-        from video.backbone import WanBackbone as Kind
+        from vov.model.wan import WanBackbone as Kind
     if not settings.test:
         raise VovError("TEST is not set; give pictures, with commas between")
     vae = settings.load(Kind).vae

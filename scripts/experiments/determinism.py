@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vov import VovError, bitstream, cli, codec, media, metrics
-from vov.config import option
+from vov import VovError, bitstream, codec, media, metrics
+from vov.config import cli, option
 from vov.model.backbone import Backbone
 
 
@@ -29,9 +29,9 @@ class Study:
 def load(header: bitstream.Header, device: str, precision: str, cache_dir: str) -> Backbone:
     """The model of a file."""
     if header.tree == "video":
-        from video.backbone import WanBackbone as Kind
+        from vov.model.wan import WanBackbone as Kind
     else:
-        from image.backbone import QwenBackbone as Kind
+        from vov.model.qwen import QwenBackbone as Kind
     return Kind.load(header.model_id, cache_dir, device, precision)
 
 

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli, config
-from vov.config import option
+from vov import VovError, config
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Kodak:
 
 def main(settings: Kodak) -> None:
     """Fits the groups that results.jsonl does not have yet, prints the table, writes the mosaic."""
-    from image.backbone import QwenBackbone
     from image.options import ImageFit
     from scripts.experiments import curves, pictures
     from scripts.experiments.rows import Rows, key, mean
+    from vov.model.qwen import QwenBackbone
 
     scaling = curves.parse(settings.scaling) if settings.scaling else None  # its mistakes before any work
     environ = {"CONFIG": "nano-image"} | {k: v for k, v in os.environ.items() if v}

@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli, config
-from vov.config import number_list, option
+from vov import VovError, config
+from vov.config import cli, number_list, option
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Lambdas:
 
 def main(settings: Lambdas) -> None:
     """Fits and prints a row for each."""
-    from image.backbone import QwenBackbone
     from image.options import ImageFit
     from vov import bitstream
     from vov.codec import Encoder
     from vov.fitting.rate import from_symbols
+    from vov.model.qwen import QwenBackbone
 
     if not settings.image:
         raise VovError("IMAGE is not set; give a picture")

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 from vov.fitting.settings import RATE_OF_ONE
 
 

@@ -13,8 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 
 CAPTION = "a video"  # of every clip, in training and in fits: what is studied is not the caption
 FITS = {  # whole fits to one clip: to the decoder's own noise at one step, or to any noise at all levels
@@ -42,8 +42,8 @@ class Study:
 
 def main(settings: Study) -> None:
     """Trains what is missing, then fits."""
-    from video.backbone import WanBackbone
-    from vov.files import content_hash
+    from vov.model.wan import WanBackbone
+    from vov.runtime.files import content_hash
 
     sizes = [tuple(map(int, part.split("x"))) for part in settings.sizes.split(",") if part.count("x") == 1]
     if len(sizes) != settings.sizes.count(",") + 1 or any(width % 64 or depth < 1 for width, depth in sizes):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vov import VovError, cli, media
-from vov.config import option
+from vov import VovError, media
+from vov.config import cli, option
 
 BLOCK = 8  # pixels: of one latent value
 LEAST = 2.0  # activity below which places are equally quiet

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vov import VovError, cli, media
-from vov.config import number_list, option
+from vov import VovError, media
+from vov.config import cli, number_list, option
+from vov.decoding.replay import Step
 from vov.model.options import ModelOptions
-from vov.scaling import search
-from vov.scaling.aim import Aim, Wanted, unit
-from vov.scaling.replay import Step
+from vov.noise import search
+from vov.noise.aim import Aim, Wanted, unit
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Seen(Aim):
 
 def main(settings: Study) -> None:
     """Writes the files and prints a line for each."""
-    from video.backbone import WanBackbone
     from video.options import VideoFit
     from vov import bitstream
     from vov.codec import Source
     from vov.evaluation.tools import StLpips
     from vov.metrics import psnr
-    from vov.scaling.bare import bare
-    from vov.scaling.settings import ScalingConfig
+    from vov.model.wan import WanBackbone
+    from vov.noise.bare import bare
+    from vov.noise.options import ScalingConfig
 
     if not settings.clips:
         raise VovError("CLIPS is not set; give folders of frames, with commas between")

@@ -14,8 +14,8 @@ from vov import bitstream, codec, media
 from vov.codec import Source
 from vov.evaluation import anchors
 from vov.model.backbone import Backbone
-from vov.scaling import search
-from vov.scaling.settings import ScalingConfig
+from vov.noise import search
+from vov.noise.options import ScalingConfig
 
 
 def code(group: Sequence[Source], stages: Sequence[ImageFit], backbone: Backbone, scaling: ScalingConfig | None,

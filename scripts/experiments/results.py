@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import number_list, option
-from vov.files import REPO
+from vov import VovError
+from vov.config import cli, number_list, option
 from vov.model.options import ModelOptions
+from vov.runtime.files import REPO
 
 logger = logging.getLogger(__name__)
 FRAMES = 17  # of a clip
@@ -123,9 +123,9 @@ def models(settings: Results) -> dict:
     """{kind: loads its model}."""
     def load(tree: str):
         if tree == "video":
-            from video.backbone import WanBackbone as Kind
+            from vov.model.wan import WanBackbone as Kind
         else:
-            from image.backbone import QwenBackbone as Kind
+            from vov.model.qwen import QwenBackbone as Kind
         return dataclasses.replace(settings, model_id=getattr(settings, f"{tree}_model")).load(Kind)
 
     video = partial(load, "video")

@@ -34,7 +34,7 @@ def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequ
     shown = [{name: value for name, value in row.items() if name not in ("key", "of", "file_hash")} for row in rows]
     names = [name for name in METRICS if any(name in row["metrics"] for row in shown)]
     return finite({
-        "command": command_line(settings), "extent": settings.extent,
+        "command": cli(settings), "extent": settings.extent,
         "dates": sorted({row["date"] for row in shown}), "devices": sorted({row["device"] for row in shown}),
         "threads": torch.get_num_threads(),
         "versions": versions(suite),
@@ -85,7 +85,7 @@ def added(before: dict, now: dict) -> dict:
         "rows": rows, "means": means(rows), "bd": deltas(rows)}
 
 
-def command_line(settings: Results) -> str:
+def cli(settings: Results) -> str:
     """The command that repeats this run: every variable that differs from its default; of a path only its name."""
     usual = type(settings)()
     changed = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vov import VovError, media
 from vov.codec import Source
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 DEMO = "demo"  # in a list: the demo's clip, photographs of scikit-image; free of rights, they may be shown
 CAPTIONS = {"coffee": "an espresso in a white cup on a red saucer with a spoon, on a dark wooden table",

@@ -19,7 +19,7 @@ from scripts.experiments import curves_figure, results_ways
 from scripts.experiments.results_document import BD_ANCHORS
 from vov import media
 from vov.evaluation.catalogue import METRICS
-from vov.files import REPO, write_bytes
+from vov.runtime.files import REPO, write_bytes
 
 READMES = ("README.md", "image/README.md", "video/README.md", "docs/results/README.md")
 QUOTED = re.compile(r"(<!-- results: ([^>]*?) -->)(.*?)(<!-- /results -->)", re.S)

@@ -23,9 +23,9 @@ from vov.evaluation import explicit
 from vov.evaluation.anchors import anchor_points
 from vov.evaluation.collect import ffmpeg_version, finite
 from vov.evaluation.measure import Suite
-from vov.files import REPO, content_hash
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
+from vov.runtime.files import REPO, content_hash
 
 if TYPE_CHECKING:
     from scripts.experiments.results import Results

@@ -15,8 +15,8 @@ import numpy as np
 
 from vov import metrics
 from vov.codec import Source
-from vov.files import content_hash
 from vov.model.backbone import Backbone
+from vov.runtime.files import content_hash
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 from vov.model.options import ModelOptions
 
 if TYPE_CHECKING:

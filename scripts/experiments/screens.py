@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vov import VovError, cli
-from vov.config import option
-from vov.files import REPO
+from vov import VovError
+from vov.config import cli, option
+from vov.runtime.files import REPO
 
 SIDE = 256
 CAPTION = "a screenshot of a computer program with text, buttons and tables"

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from video.encode import Encode
-from vov import VovError, cli
-from vov.config import load, number_list, option, override
+from vov import VovError
+from vov.config import cli, load, number_list, option, override
 from vov.evaluation.anchors import CODECS, anchor_points, parse_anchors
 from vov.evaluation.bdrate import bd_rate
 from vov.evaluation.perceptual import Unavailable
-from vov.files import content_hash, write_json
 from vov.media import FrameSource, write_frames
+from vov.runtime.files import content_hash, write_json
 
 VARIANTS = "independent:key_every=1 known theta:scene_theta=1024"
 
@@ -69,7 +69,7 @@ def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str
 
     known: what else the row depends on: the model, and where it runs.
     """
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
     from vov.sequence.command import encode
 
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
@@ -134,7 +134,7 @@ def main(settings: Sequences) -> list[dict]:
     """Codes what is not coded yet; prints a line for each file and BD-rates; writes OUT_DIR/sequences.json."""
     if not settings.frames_dir or not settings.out_dir:
         raise VovError("FRAMES_DIR and OUT_DIR must be set; see --help")
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     rates, ways, rows = number_list("RATES", settings.rates, positive=True), parse(settings.variants), []
     backbone = settings.load(WanBackbone)

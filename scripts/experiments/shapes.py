@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from video.backbone import WanBackbone
 from vov.model.lookup import pick_device, pick_dtype
+from vov.model.wan import WanBackbone
 
 SHAPES = {  # of the transformer
     "wan2.1-1.3b": {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},

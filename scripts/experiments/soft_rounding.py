@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from scripts.experiments import fits
-from vov import VovError, cli
+from vov import VovError
 from vov.bitstream.header import SYMBOL_LIMIT
-from vov.config import option
+from vov.config import cli, option
 from vov.fitting import fit
 from vov.fitting.rate import RateModel, soft_round
 
@@ -58,7 +58,7 @@ class Rounding(RateModel):
 def main(settings: Study) -> None:
     """Prints a line per fit."""
     from scripts.experiments.sweep import line
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     if not settings.clips:
         raise VovError("CLIPS is not set; give folders or videos, separated by commas")

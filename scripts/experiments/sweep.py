@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def main(settings: Sweep) -> None:
     """Prints a line per fit."""
     from scripts.experiments import fits
     from scripts.experiments.rows import Rows, key
-    from video.backbone import WanBackbone
+    from vov.model.wan import WanBackbone
 
     if not settings.clips:
         raise VovError("CLIPS is not set; give folders or videos, separated by commas")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vov import VovError, cli, config
-from vov.config import number_list, option
+from vov import VovError, config
+from vov.config import cli, number_list, option
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def main(settings: Targets) -> None:
 def read(tree: str, path: str):
     """(both stages, the original, the model) of one path; the original is cut to the fit's geometry."""
     if tree == "image":
-        from image.backbone import QwenBackbone as Kind
         from image.options import ImageFit as Fit
+        from vov.model.qwen import QwenBackbone as Kind
         given = {"image": path, "caption": "a picture"}
     else:
-        from video.backbone import WanBackbone as Kind
         from video.options import VideoFit as Fit
+        from vov.model.wan import WanBackbone as Kind
         given = {"frames_dir": path, "caption": "a clip", "name": Path(path).stem}
     environ = {"CONFIG": f"nano-{tree}"} | {k: v for k, v in os.environ.items() if v}
     stages = [config.load(Fit, given | {"preview_every": "0"}, environ, stage) for stage in config.STAGES]
@@ -121,15 +121,15 @@ def of_theta(encoder, stage, theta, name: str, value: float, place: Path) -> tup
 
 def of_noise(settings: Targets, stage, source, backbone, name: str, value: float) -> tuple[Any, float]:
     """Noise on the bare model, as image/encode.sh chooses it."""
-    from vov.scaling import search, targets
-    from vov.scaling.bare import bare
-    from vov.scaling.settings import ScalingConfig
+    from vov.noise import rate_control, search
+    from vov.noise.bare import bare
+    from vov.noise.options import ScalingConfig
 
     scaling = ScalingConfig(steps=settings.noise_steps, scaling_bytes=100, score="likelihood", **{name: value})
     stream = bare(backbone, [source], dataclasses.replace(stage, decode_steps=settings.noise_steps))
-    made = targets.choose(scaling, stream, [source], backbone,
+    made = rate_control.choose(scaling, stream, [source], backbone,
                           lambda asked, spend=0: search.scale(stream, backbone, [source], asked, spend=spend))
-    return made.stream, targets.quality(made.frames, made.stream, [source])
+    return made.stream, rate_control.quality(made.frames, made.stream, [source])
 
 
 def got(stream, source, backbone, path: Path) -> dict:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vov import VovError, bitstream, cli, media
-from vov.config import number_list, option, override
+from vov import VovError, bitstream, media
+from vov.config import cli, number_list, option, override
 from vov.evaluation import catalogue
 from vov.evaluation.measure import Suite
 from vov.media import FrameSource
 from vov.model.options import ModelOptions
 
-TREES = {"image": "image.backbone:QwenBackbone", "video": "video.backbone:WanBackbone"}
+TREES = {"image": "vov.model.qwen:QwenBackbone", "video": "vov.model.wan:WanBackbone"}
 log = logging.getLogger(__name__)
 
 

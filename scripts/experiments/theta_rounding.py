@@ -17,8 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vov import VovError, cli
-from vov.config import option
+from vov import VovError
+from vov.config import cli, option
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Rounding:
 
 def main(settings: Rounding) -> None:
     """Prints a line for every way to round."""
-    from video.backbone import WanBackbone
     from video.options import VideoFit
     from vov import config
     from vov.codec import Encoder, read_start
     from vov.config import number_list
+    from vov.model.wan import WanBackbone
 
     if not settings.run or not settings.frames_dir:
         raise VovError("RUN and FRAMES_DIR are not both set; see --help")
@@ -100,7 +100,7 @@ class Study:
         import torch
 
         from vov.fitting.loss import weighted
-        from vov.noise import Stream, normal
+        from vov.runtime.random import Stream, normal
 
         total = torch.zeros_like(self.theta)
         for probe in range(probes):

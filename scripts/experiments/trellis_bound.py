@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vov import cli
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
-from vov.config import option
-from vov.scaling.trellis import walk
+from vov.config import cli, option
+from vov.noise.trellis import walk
 
 INDEX_BITS = 16  # a label has a sign bit more
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from vov import metrics
-from vov.files import write_bytes, write_json
 from vov.media import fit_geometry, image_files, read_clip, read_image, resize
+from vov.runtime.files import write_bytes, write_json
 
 from . import dit
 from . import vae_forward as forward

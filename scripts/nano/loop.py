@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from vov import VovError
-from vov.files import atomic
+from vov.runtime.files import atomic
 
 from .muon import Muon
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 from vov import VovError
 from vov.evaluation.anchors import ffmpeg
-from vov.files import atomic
 from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource, read_clip, read_image, resize
+from vov.runtime.files import atomic
 
 log = logging.getLogger(__name__)
 CAPTIONS = Path(__file__).with_name("captions.tsv")

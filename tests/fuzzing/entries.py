@@ -14,12 +14,13 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
-from image.backbone import QwenBackbone
 from tests.fuzzing import files, models, sequences, weights
 from tests.fuzzing.commands import commands
 from tests.fuzzing.judge import Broken, Target
-from video.backbone import WanBackbone
-from vov import VovError, cli, media
+from vov import VovError, media
+from vov.config import cli
+from vov.model.qwen import QwenBackbone
+from vov.model.wan import WanBackbone
 
 
 @functools.cache

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
 from vov import VovError, bitstream, codec
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Header, Item
 from vov.bitstream.container import ITEMS, NOISE, THETA, frame, unframe
 from vov.bitstream.header import header_to_bytes, items_to_bytes
 from vov.bitstream.noise_code import FIELDS, TRELLIS, NoiseCode
 from vov.bitstream.reader import varint
 from vov.bitstream.symbols import MAX_SYMBOLS, encode_symbols
-from vov.model.adapt import AdapterSpec, adapt
 
 BASES = {
     name: bitstream.read(models.GOLDEN / f"{name}.vov")

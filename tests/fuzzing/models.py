@@ -25,8 +25,8 @@ def folder() -> Path:
 @functools.cache
 def backbone(tree: str):
     """The tiny model of a tree, float32 on the CPU."""
-    from image.backbone import QwenBackbone
-    from video.backbone import WanBackbone
+    from vov.model.qwen import QwenBackbone
+    from vov.model.wan import WanBackbone
 
     kind, name = (WanBackbone, "tiny-wan") if tree == "video" else (QwenBackbone, "tiny-qwen")
     return kind.load(str(folder() / name), "", "cpu", "float32")

@@ -21,8 +21,8 @@ from vov.bitstream.noise_code import FIELDS
 from vov.bitstream.reader import varint
 from vov.bitstream.sequence_code import NOISE_FIELDS, atoms, from_sections, to_sections
 from vov.bitstream.symbols import encode_symbols
-from vov.demand import check_file
-from vov.sequence.decode import SequenceDecoder
+from vov.decoding.limits import check_file
+from vov.decoding.sequence import SequenceDecoder
 
 BASE = bitstream.read(models.GOLDEN / "video_sequence.vov")
 DATA = (models.GOLDEN / "video_sequence.vov").read_bytes()

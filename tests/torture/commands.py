@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzzing import models
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 VOLATILE = re.compile(r"tensorboard/|\.lock$|results\.(md|csv)$|report\.html$|rd\.svg$")  # hold dates and seconds
 CLOCK = ("seconds", "created", "command", "config", "environment")
@@ -220,7 +220,7 @@ def warm_up() -> None:
     import av  # noqa: F401
 
     import vov.evaluation.evaluate
-    import vov.scaling.command
+    import vov.noise.command
     import vov.sequence.command
     import vov.training  # noqa: F401
 
@@ -245,7 +245,7 @@ def start(command: Command, out: Path, said: Path, before=None) -> int:
             before()
         from tqdm import tqdm
 
-        from vov import cli
+        from vov.config import cli
 
         tqdm.set_lock(threading.RLock())  # its own is shared with all forks, and one that is killed never gives it back
 

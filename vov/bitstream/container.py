@@ -39,7 +39,7 @@ from vov.bitstream.header import (
 from vov.bitstream.reader import Reader, varint
 from vov.bitstream.sequence_code import SequenceCode, from_sections, payload_bytes, to_sections
 from vov.bitstream.symbols import decode_symbols, encode_symbols, read_tables
-from vov.files import write_bytes
+from vov.runtime.files import write_bytes
 
 MAGIC = b"\x89VOV"
 ITEMS, THETA, NOISE, SCENES, CHUNKS, COLLECTION, SKIPPABLE, SOUND = 1, 2, 3, 4, 5, 6, 0x80, 0x81
@@ -54,7 +54,7 @@ class Bitstream:
 
     extra: payloads of further sections by type (0x80-0xff, which a reader may skip).
     sequence: of a video of many chunks; then symbols and noise are None, and the items are its scenes.
-    collection: 16 bytes that name a shared θ (`vov.fitting.collection`) which the model is adapted with; empty: none.
+    collection: 16 bytes that name a shared θ (`vov.decoding.collection`) which the model is adapted with; empty: none.
     """
 
     header: Header

@@ -2,7 +2,7 @@
 
 Section = version byte, varints `FIELDS`, varint number of runs, runs (length − 1, atoms) of the plan [coded steps,
 blocks] in row order, coded symbols (`vov.bitstream.symbols`) of all items: in the order step, block, atom; a symbol is
-index, or 2·index + (1 if negative); of a trellis the last `branch` bits of that, see `labels`. `vov.scaling.replay`
+index, or 2·index + (1 if negative); of a trellis the last `branch` bits of that, see `labels`. `vov.decoding.replay`
 says what they mean.
 """
 

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from vov import VovError, stopping
+from vov import VovError
+from vov.runtime import signals
 
 log = logging.getLogger(__name__)
 PATIENCE = 600  # seconds without any living worker after which the set is given up
@@ -118,11 +119,11 @@ def run(tasks: MutableSequence[Any], function: str, resources: Resources, retrie
         wanted: whether a task that waits, by its number, is still to be done.
     Raises:
         VovError: Ray is missing, or the cluster cannot be reached or has no room.
-        stopping.Stopped: a signal came; what was finished is done, what was under way is not.
+        signals.Stopped: a signal came; what was finished is done, what was under way is not.
     """
     ray = _ray()
     # an exception inside Ray's own wait would be lost
-    with _connected(ray, resources.address), stopping.graceful() as signalled:
+    with _connected(ray, resources.address), signals.graceful() as signalled:
         pool, room = Pool(function, resources, environ, lost), resources.workers or _room(ray, resources)
         waiting, finished, silent = deque((number, 0) for number in range(len(tasks))), 0, 0
 
@@ -139,7 +140,7 @@ def run(tasks: MutableSequence[Any], function: str, resources: Resources, retrie
 
         while finished < len(tasks):
             if number := signalled():
-                raise stopping.Stopped(number, f"{finished} of {len(tasks)} done")
+                raise signals.Stopped(number, f"{finished} of {len(tasks)} done")
             while pool.size < min(room, len(tasks) - finished):
                 pool.start()
             silent = 0 if pool.step(waiting, tasks, retries, counted) or pool.busy or pool.idle else silent + 1
@@ -177,7 +178,7 @@ class _connected:
             raise VovError(f"RAY_ADDRESS={address}: no Ray cluster could be reached or started there "
                            f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head` and set "
                            "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN for both, or leave RAY_ADDRESS unset") from error
-        self.signals.enter_context(stopping.on_signals())  # Ray has put a handler of its own for SIGTERM
+        self.signals.enter_context(signals.on_signals())  # Ray has put a handler of its own for SIGTERM
 
     def __exit__(self, *_: object) -> None:
         self.signals.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vov import VovError
-from vov.files import content_hash, locked, path_hash, write_json
+from vov.runtime.files import content_hash, locked, path_hash, write_json
 
 BY_CONTENT = ("collection", "roi", "scenes")  # settings that may name a file: what it holds counts, not where it is
 PATIENCE = 60.0  # seconds

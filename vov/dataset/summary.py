@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vov.dataset.jobs import NUMBERS
-from vov.files import write_bytes, write_json
+from vov.runtime.files import write_bytes, write_json
 
 COLUMNS = ("name", "tree", "path", "file", *NUMBERS, "seconds", "node")
 

@@ -10,10 +10,10 @@ import numpy as np
 from vov import VovError, media, metrics
 from vov.editing.edit import Adaptation, edit, load
 from vov.editing.settings import EditConfig
-from vov.files import path_hash
 from vov.model.backbone import Backbone
-from vov.outputs import Outputs
 from vov.results import made_from, settings_of
+from vov.runtime.files import path_hash
+from vov.runtime.resumable import Outputs
 
 
 def sheet(original: np.ndarray | None, reconstruction: np.ndarray, edited: np.ndarray) -> np.ndarray:

@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from vov import VovError, media
+from vov.adapter.adapt import AdapterSpec, adapted_layers, project
+from vov.adapter.unilora import Adapter
 from vov.bitstream import Header
 from vov.bitstream.noise_code import NoiseCode
 from vov.codec import read_file
 from vov.config import number_list
+from vov.decoding.replay import Replay, levels, textured, usual_texture
 from vov.editing.settings import EditConfig
 from vov.fitting.rate import from_symbols
 from vov.fitting.settings import FitConfig
 from vov.formats.reference import load_reference, refuse_stranger, told_captions, told_hash, told_settings
-from vov.model.adapt import AdapterSpec, adapted_layers, project
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, sample, sigma_grid
-from vov.model.unilora import Adapter
-from vov.scaling.replay import Replay, levels, textured, usual_texture
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from vov import VovError
-from vov.files import atomic, write_bytes
 from vov.media.info import with_av
+from vov.runtime.files import atomic, write_bytes
 
 TO_YUV = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_RGB = ("scale", "in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp")

@@ -31,7 +31,7 @@ def collect(pairs: Sequence[Pair], suite: Suite, settings: EvalConfig, anchors: 
     shown = {name: reason for name, reason in reasons.items() if not any(name in row["metrics"] for row in rows)}
     return finite({
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(settings, images),
+        "command": cli(settings, images),
         "config": dataclasses.asdict(settings),
         "environment": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
@@ -49,7 +49,7 @@ def collect(pairs: Sequence[Pair], suite: Suite, settings: EvalConfig, anchors: 
     })
 
 
-def command_line(settings: EvalConfig, images: bool) -> str:
+def cli(settings: EvalConfig, images: bool) -> str:
     """The command that repeats this run: every variable that differs from its default, however it was set."""
     usual = EvalConfig()
     changed = {field.name.upper(): getattr(settings, field.name) for field in dataclasses.fields(settings)

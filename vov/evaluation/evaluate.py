@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from vov import VovError, bitstream, codec, media
 from vov.config import number_list
+from vov.decoding.sequence import SequenceDecoder
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
 from vov.evaluation.catalogue import left_out
@@ -22,11 +23,10 @@ from vov.evaluation.collect import bd_anchor, collect
 from vov.evaluation.manifest import read_curves, read_manifest
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
-from vov.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
-from vov.outputs import Outputs
-from vov.sequence.decode import SequenceDecoder
+from vov.runtime.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
+from vov.runtime.resumable import Outputs
 
 logger = logging.getLogger(__name__)
 PLACES = ("real_dir", "fake_dir", "bitstream", "manifest", "media_dir", "out_dir", "work_dir", "overwrite",

@@ -24,8 +24,8 @@ from torch import Tensor
 from vov import VovError
 from vov.bitstream.reader import Reader, varint
 from vov.bitstream.symbols import MAX_SYMBOLS, decode_symbols, encode_symbols
-from vov.files import write_bytes
 from vov.media import Clip
+from vov.runtime.files import write_bytes
 
 MAGIC, VERSION = b"\x89VLQ", 1
 STEPS = (2.0**-4, 2.0**4)  # the range in which a step is searched, in standard deviations of a latent channel

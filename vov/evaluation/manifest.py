@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vov import VovError
 from vov.evaluation.pairs import EvalConfig, Pair, file_rate, own_rate
-from vov.files import read_text, there
+from vov.runtime.files import read_text, there
 
 COLUMNS = ("name", "original", "decoded", "clip", "codec", "bitstream", "bytes", "bpp")
 

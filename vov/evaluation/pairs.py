@@ -212,7 +212,7 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int, limit: float = 1.0) -> No
 
     Args:
         num_frames: compare the first so many; 0: all, which must then be equally many on both sides.
-        limit: DECODE_LIMIT, see `vov.demand`.
+        limit: DECODE_LIMIT, see `vov.decoding.limits`.
     Raises:
         VovError: a side cannot be read, a file asks for too much, or frame counts or sizes differ.
     """
@@ -241,7 +241,7 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int, limit: float = 1.0) -> No
 def read_header(pair: Pair, limit: float = 1.0) -> None:
     """Reads what a pair's .vov file says of itself; a damaged file is known now, not after an hour."""
     from vov import bitstream
-    from vov.demand import check_file
+    from vov.decoding.limits import check_file
 
     stream = bitstream.read(pair.decoded)
     check_file(stream, str(pair.decoded), limit)

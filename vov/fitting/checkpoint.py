@@ -17,7 +17,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from vov import VovError
-from vov.files import atomic
+from vov.runtime.files import atomic
 
 FORMAT = "vov-checkpoint-1"
 CURE = "the file is damaged: remove it or set RESUME=never"

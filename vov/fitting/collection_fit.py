@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from vov import bitstream
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Bitstream, Header, Item
-from vov.files import content_hash
 from vov.fitting.distributed import World
 from vov.fitting.fit import Fit, Target
 from vov.fitting.rate import RateModel, theta_hat
 from vov.fitting.settings import FitConfig
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
+from vov.runtime.files import content_hash
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vov import VovError, config, stopping
-from vov.files import content_hash
+from vov import VovError, config
+from vov.adapter.unilora import Adapter, Projection
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.guard import SpikeGuard
@@ -30,8 +30,9 @@ from vov.fitting.steering import Steering
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, interpolate, sigma_grid
-from vov.model.unilora import Adapter, Projection
-from vov.noise import Stream, uniform
+from vov.runtime import signals
+from vov.runtime.files import content_hash
+from vov.runtime.random import Stream, uniform
 
 log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
@@ -129,14 +130,14 @@ class Fit:
         if done < total:
             record = RunLog(self.folder, title, total, done, self.world.first)
             try:
-                with stopping.graceful() as signalled:
+                with signals.graceful() as signalled:
                     for step in range(done, total):
                         outputs = self.advance(step)
                         record.step(step + 1, lambda outputs=outputs: self._read(outputs))
                         self._after(step + 1, total, path, record)
                         if number := max(self.world.numbers(signalled())):
                             self._save(path, step + 1)
-                            raise stopping.Stopped(number, f"{title} saved at step {step + 1} of {total}")
+                            raise signals.Stopped(number, f"{title} saved at step {step + 1} of {total}")
             finally:
                 record.close()
         self.world.barrier()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vov.files import content_hash
 from vov.model.backbone import Backbone
 from vov.model.cache import cached
-from vov.noise import Stream, normal
+from vov.runtime.files import content_hash
+from vov.runtime.random import Stream, normal
 
 PROBES = 6  # random pixel directions; each is averaged over all positions of a crop
 CROP = (2, 8, 8)  # latent frames, rows, columns that a probe sees; keeps the VAE's backward pass small

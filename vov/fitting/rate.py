@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vov import VovError
 from vov.bitstream.header import SYMBOL_LIMIT
-from vov.noise import Stream, uniform
+from vov.runtime.random import Stream, uniform
 
 
 def theta_hat(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | None = None) -> Tensor:

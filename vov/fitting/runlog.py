@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vov.files import write_bytes, write_problem
+from vov.runtime.files import write_bytes, write_problem
 
 
 class RunLog:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vov.model.flow import shift_sigma
-from vov.noise import Stream, integers, normal_batch, uniform
+from vov.runtime.random import Stream, integers, normal_batch, uniform
 
 
 class Training:

@@ -9,9 +9,9 @@ from typing import Any
 from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import option
+from vov.config.rate_targets import TargetOptions
+from vov.media.roi import RoiOptions
 from vov.model.options import ModelOptions
-from vov.roi import RoiOptions
-from vov.target import TargetOptions
 
 RATE_OF_ONE = 10.0  # `learning_rate` of a θ with one entry; docs/learning_rates.md says where it comes from
 per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ

@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from vov import VovError, bitstream
-from vov.demand import refuse_sequence
+from vov.adapter.adapt import AdapterSpec, adapt
+from vov.adapter.unilora import Adapter, Projection
+from vov.decoding.limits import refuse_sequence
 from vov.fitting.rate import from_symbols
 from vov.formats import peft
 from vov.formats.reference import load_reference, told_hash
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
-from vov.model.unilora import Adapter, Projection
 
 DEFAULTS = {"video": {"rank": 1, "last_k": 30, "lora_preset": "qkvo", "proj_seed": 42},  # the published settings
             "image": {"rank": 4, "last_k": 60, "lora_preset": "qkvo", "proj_seed": 42}}

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from vov import VovError
-from vov.files import write_json
+from vov.adapter.adapt import AdapterSpec, project
+from vov.adapter.unilora import Adapter, Projection
 from vov.formats.reference import THETA, bare_name, told_hash
 from vov.formats.tensors import read_tensors, vector, write_tensors
-from vov.model.adapt import AdapterSpec, project
-from vov.model.unilora import Adapter, Projection
+from vov.runtime.files import write_json
 
 PEFT_THETA = f"base_model.{THETA}"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -13,7 +13,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from vov import VovError
-from vov.files import atomic
+from vov.runtime.files import atomic
 
 
 def read_tensors(path: str | Path, rename: Callable[[str], str | None]) -> tuple[dict[str, Tensor], dict[str, Any]]:

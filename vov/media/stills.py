@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from vov import VovError
-from vov.ahead import Behind
-from vov.files import atomic
+from vov.runtime.background import Behind
+from vov.runtime.files import atomic
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".avif"}
 ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # others with several pictures hold pages, not frames

@@ -13,9 +13,9 @@ import av.filter
 import numpy as np
 
 from vov import VovError
-from vov.files import atomic
 from vov.media import audio
 from vov.media.timing import HIGHEST_FPS
+from vov.runtime.files import atomic
 
 TICKS = 90000  # a second, of kept time stamps
 BT709, LIMITED = 1, 1  # ITU-T H.273; AVCOL_RANGE_MPEG

@@ -1,6 +1,6 @@
 """What a frozen foundation model must offer, and what all of them share.
 
-A tree implements `Backbone` once (video/backbone.py: Wan2.1, image/backbone.py: Qwen-Image). Everything else
+A tree implements `Backbone` once (vov/model/wan.py: Wan2.1, vov/model/qwen.py: Qwen-Image). Everything else
 in this package works on latents [B, C, T, h, w] (T = 1 for images), a time in [0, 1] and a condition.
 """
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from vov import VovError
 from vov.bitstream import Header
-from vov.files import content_hash
 from vov.model import fingerprint, speed
 from vov.model.attention import choose_attention, refuse_eight_bits
 from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 from vov.model.memory import load_transformer, split_precision, tile_vae, tiles
+from vov.runtime.files import content_hash
 
 Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
 
@@ -229,7 +229,7 @@ class Backbone(abc.ABC):
 
     def layers(self, preset: str, last_k: int) -> list[str]:
         """Names of the linears that a preset adapts, in `named_modules()` order."""
-        from vov.model.unilora import select_layers
+        from vov.adapter.unilora import select_layers
 
         return select_layers(self.transformer, self.blocks, self.presets[preset], last_k)
 

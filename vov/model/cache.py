@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vov import VovError
-from vov.files import atomic, remove_parts
+from vov.runtime.files import atomic, remove_parts
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vov import VovError
-from vov.noise import Stream, normal
+from vov.runtime.random import Stream, normal
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) → v
 

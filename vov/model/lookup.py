@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vov import VovError
-from vov.files import REPO
+from vov.runtime.files import REPO
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -14,19 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from vov import VovError, bitstream, media, metrics
-from vov.ahead import Behind, ahead
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
-from vov.demand import check_work
-from vov.files import locked, refuse_existing, refuse_unwritable, write_json
-from vov.fitting import collection
+from vov.decoding import collection
+from vov.decoding.limits import check_work
+from vov.decoding.sequence import SequenceDecoder
 from vov.fitting.distributed import World, world
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
-from vov.outputs import Outputs
+from vov.noise import rate_control
 from vov.results import table
-from vov.scaling import targets
-from vov.sequence.decode import SequenceDecoder
+from vov.runtime.background import Behind, ahead
+from vov.runtime.files import locked, refuse_existing, refuse_unwritable, write_json
+from vov.runtime.resumable import Outputs
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.plan import spans
 from vov.sequence.scenes import scene_starts
@@ -83,7 +83,8 @@ def _coded(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str
         return once(settings, path.parent / "chunks")
     values = math.prod(backbone.latent_shape(settings.width, settings.height, settings.num_frames))
     most = values * (1 + len(source) // settings.num_frames)  # 8 bits a latent value
-    return targets.aimed(settings.target_psnr, round(settings.usual_rate * len(source)), 4 * len(source), most, attempt)
+    first = round(settings.usual_rate * len(source))
+    return rate_control.aimed(settings.target_psnr, first, 4 * len(source), most, attempt)
 
 
 def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float:

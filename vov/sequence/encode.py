@@ -12,26 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, bitstream, stopping
+from vov import VovError, bitstream
+from vov.adapter.adapt import FIELDS
 from vov.bitstream import Bitstream, Header, Item
 from vov.bitstream.noise_code import ETA_UNIT, NoiseCode
 from vov.bitstream.sequence_code import TOP, Chunk, Scene, SequenceCode, noise_code, on_grid, packings
-from vov.files import content_hash
-from vov.fitting import collection
+from vov.decoding import collection
+from vov.decoding.chunk import ChunkModel, Start
 from vov.fitting.distributed import World
 from vov.fitting.loss import pixel_weights
 from vov.media import FrameSource
+from vov.media.roi import masks
 from vov.metrics import psnr
 from vov.model import speed
-from vov.model.adapt import FIELDS
 from vov.model.backbone import Backbone
 from vov.model.flow import euler
-from vov.roi import masks
-from vov.scaling.aim import Aim
-from vov.scaling.allocate import allocate
-from vov.scaling.choose import Chooser
-from vov.scaling.settings import GRADIENT
-from vov.sequence.chunk import ChunkModel, Start
+from vov.noise.aim import Aim
+from vov.noise.allocate import allocate
+from vov.noise.choose import Chooser
+from vov.noise.options import GRADIENT
+from vov.runtime import signals
+from vov.runtime.files import content_hash
 from vov.sequence.kept import load, save
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span, groups
@@ -204,7 +205,7 @@ class SequenceEncoder:
         Only the last decoded frame is kept, until the next chunk is coded: memory does not grow with the length.
         """
         before, key, found, bound = None, self.settings_hash(), [], -1
-        with stopping.graceful() as signalled:
+        with signals.graceful() as signalled:
             for number in numbers:
                 span = self.spans[number]
                 _, view, theta = planned.scenes[span.scene]
@@ -220,7 +221,7 @@ class SequenceEncoder:
                 found.append(coded.chunk)
                 done(number, coded)
                 if signal := signalled():
-                    raise stopping.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
+                    raise signals.Stopped(signal, f"chunk {number + 1} of {len(self.spans)} saved")
         return found
 
     def kept_theta(self, number: int, adapter: SceneAdapter, before: SceneTheta | None, spans: Sequence[Span],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov.files import atomic
+from vov.runtime.files import atomic
 
 
 def save(path: Path, key: str, **arrays: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError
-from vov.files import read_text
+from vov.runtime.files import read_text
 
 WIDTH = 160  # frames are looked at this small: detection needs no more
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vov import VovError, target
-from vov.config import option
+from vov import VovError
+from vov.config import option, rate_targets
 from vov.media.geometry import Geometry
+from vov.media.roi import RoiOptions
 from vov.model.options import ModelOptions
-from vov.roi import RoiOptions
-from vov.scaling.settings import SCORES, USUAL_ATOMS, jump_level, usual_branch
+from vov.noise.options import SCORES, USUAL_ATOMS, jump_level, usual_branch
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SequenceConfig(ModelOptions, RoiOptions):
     eta: float = option(1.0, "diffusion strength", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
                               minimum=-1)
-    branch: int = option(0, "bits that an atom of the noise costs, see `vov.scaling.trellis`; 0: 4, or more where a "
+    branch: int = option(0, "bits that an atom of the noise costs, see `vov.noise.trellis`; 0: 4, or more where a "
                          f"step would have over {USUAL_ATOMS} atoms; -1: a whole label, no trellis", minimum=-1)
     score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
@@ -70,21 +70,22 @@ class SequenceConfig(ModelOptions, RoiOptions):
 
     def one_rate(self) -> None:
         """Raises VovError when two rates are asked for."""
-        asked = [name.upper() for name in ("bytes_per_frame", *target.SIZES, "target_psnr") if getattr(self, name)]
+        rates = ("bytes_per_frame", *rate_targets.SIZES, "target_psnr")
+        asked = [name.upper() for name in rates if getattr(self, name)]
         if len(asked) > 1:
             raise VovError(f"{' and '.join(asked)} are set; give one of them")
 
     def whole(self, frames: int, fps: float, size: tuple[int, int]) -> int:
         """Bytes that the file may have, sound apart; 0: no size was asked for. size: (width, height) of the source."""
         width, height = self.geometry(size).shown
-        return target.whole(self, [(frames, height, width)], fps)
+        return rate_targets.whole(self, [(frames, height, width)], fps)
 
     def budget(self, frames: int, fps: float, size: tuple[int, int], fixed: int) -> float:
         """Bytes of noise for a video of so many frames, when everything else takes `fixed` bytes."""
         self.one_rate()
         if whole := self.whole(frames, fps, size):
             if whole - fixed < frames / 50:
-                name = next(name for name in target.SIZES if getattr(self, name)).upper()
+                name = next(name for name in rate_targets.SIZES if getattr(self, name)).upper()
                 raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
             return whole - fixed
         return (self.bytes_per_frame or self.usual_rate) * frames

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream.symbols import encode_symbols
-from vov.files import content_hash
-from vov.fitting import collection
+from vov.decoding import collection
 from vov.fitting.fit import Fit, Target
 from vov.fitting.rate import RateModel, from_symbols
 from vov.fitting.settings import FitConfig
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone, Condition
 from vov.model.options import ModelOptions
-from vov.noise import Stream, uniform
+from vov.runtime.files import content_hash
+from vov.runtime.random import Stream, uniform
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vov.decoding.replay import Step
 from vov.model.flow import Velocity, denoised
-from vov.scaling.replay import Step
-from vov.scaling.settings import GRADIENT
+from vov.noise.options import GRADIENT
 
 
 class Wanted(NamedTuple):

@@ -1,4 +1,4 @@
-"""The encoder's half of coded noise: which candidates, and how many bits for which step. See `vov.scaling.replay`.
+"""The encoder's half of coded noise: which candidates, and how many bits for which step. See `vov.decoding.replay`.
 
 A step's score of a candidate is <direction, z>. Four directions, all free choices of the encoder:
 
@@ -11,7 +11,7 @@ A step's score of a candidate is <direction, z>. Four directions, all free choic
                 what the end result owes to a choice lies between J and 1 (docs/recipe.md)
 
 B bits move the state by at most √(2·ln 2·B) standard deviations along the direction, however they are spent; atoms on a
-trellis come near that (`vov.scaling.trellis`). They are chosen for the whole direction, not for what others left of
+trellis come near that (`vov.noise.trellis`). They are chosen for the whole direction, not for what others left of
 it: their sum is mostly noise, which a matching pursuit would undo. What is optimised, then, is how many atoms a step
 gets; a first pass measures what they are worth.
 """
@@ -27,22 +27,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov import VovError, stopping
+from vov import VovError
 from vov.bitstream import Bitstream
 from vov.bitstream.noise_code import ETA_UNIT, NoiseCode
 from vov.codec import Decoder, Source
-from vov.fitting import collection
+from vov.decoding import collection
+from vov.decoding.replay import levels, stochastic_step, textured, usual_texture
 from vov.fitting.loss import pixel_weights
 from vov.fitting.rate import from_symbols
 from vov.model import speed
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import euler
-from vov.scaling.aim import Aim
-from vov.scaling.allocate import allocate, stretched
-from vov.scaling.choose import Chooser
-from vov.scaling.progress import Progress
-from vov.scaling.replay import levels, stochastic_step, textured, usual_texture
-from vov.scaling.settings import GRADIENT, JUMPS, ScalingConfig
+from vov.noise.aim import Aim
+from vov.noise.allocate import allocate, stretched
+from vov.noise.choose import Chooser
+from vov.noise.options import GRADIENT, JUMPS, ScalingConfig
+from vov.noise.progress import Progress
+from vov.runtime import signals
 
 RULES = 2  # how noise is chosen; to be raised with any change of it, so that no search of before is gone on with
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
@@ -96,7 +97,7 @@ class Search:
 
         progress: called after every sampler step with its number and the state.
         """
-        with stopping.graceful() as self.signalled:
+        with signals.graceful() as self.signalled:
             return self._run(progress)
 
     def _run(self, progress: Callable[[int, Tensor], None]) -> tuple[NoiseCode, list[Tensor]]:
@@ -168,7 +169,7 @@ class Search:
                 self.kept.note(first + i + 1, chooser, x)
             if (number := self.signalled()) and first + i < jump:
                 self.kept.save()
-                raise stopping.Stopped(number, f"saved at sampler step {first + i + 1} of {len(self.sigmas) - 1}"
+                raise signals.Stopped(number, f"saved at sampler step {first + i + 1} of {len(self.sigmas) - 1}"
                                        if self.kept.path else "")
             return x
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vov.bitstream.noise_code import INDEPENDENT, MAX_ATOMS, NoiseCode
-from vov.noise import Stream, uniform_batch
-from vov.scaling import kernel
-from vov.scaling.aim import Wanted
-from vov.scaling.replay import CPU_VALUES, GPU_VALUES, Candidates, Replay, Step, entries
-from vov.scaling.trellis import walk
+from vov.decoding.replay import CPU_VALUES, GPU_VALUES, Candidates, Replay, Step, entries
+from vov.noise import kernel
+from vov.noise.aim import Wanted
+from vov.noise.trellis import walk
+from vov.runtime.random import Stream, uniform_batch
 
 EFFICIENCY = 0.9  # square of how far a step's choices move the state, as a share of what their bits allow
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from vov import VovError
-from vov.files import REPO, read_text, write_bytes
+from vov.runtime.files import REPO, read_text, write_bytes
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")

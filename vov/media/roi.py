@@ -15,8 +15,8 @@ import numpy as np
 
 from vov import VovError
 from vov.config import option
-from vov.files import content_hash, path_hash
 from vov.media import fit_geometry, image_files, read_image
+from vov.runtime.files import content_hash, path_hash
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Tensor

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from vov.files import atomic
-from vov.scaling.choose import Chooser
+from vov.noise.choose import Chooser
+from vov.runtime.files import atomic
 
 
 class Progress:

@@ -10,14 +10,14 @@ from itertools import accumulate
 import numpy as np
 
 from vov import VovError
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Bitstream
-from vov.fitting import collection
+from vov.decoding import collection
+from vov.decoding.chunk import ChunkModel
+from vov.decoding.replay import usual_texture
 from vov.fitting.rate import from_symbols
 from vov.media import restore_geometry
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
-from vov.scaling.replay import usual_texture
-from vov.sequence.chunk import ChunkModel
 
 
 class SequenceDecoder:

@@ -12,15 +12,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vov import VovError, bitstream, target
+from vov import VovError, bitstream
 from vov.bitstream import Bitstream
 from vov.bitstream.reader import varint
 from vov.codec import Source
+from vov.config import rate_targets
+from vov.config.rate_targets import NEAR_DB, SIZES
 from vov.media import restore_geometry
 from vov.metrics import psnr
 from vov.model.backbone import Backbone
-from vov.scaling.settings import ScalingConfig
-from vov.target import NEAR_DB, SIZES
+from vov.noise.options import ScalingConfig
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Chosen:
 
 def asked(settings: ScalingConfig) -> str:
     """`target.asked`. Raises VovError for a scheme that can meet no target."""
-    name = target.asked(settings)
+    name = rate_targets.asked(settings)
     if name and (settings.scheme != "atoms" or not settings.scaling):
         raise VovError(f"{name.upper()} needs SCHEME=atoms and SCALING=1: only atoms can be had in any number")
     return name
@@ -56,7 +57,7 @@ def whole(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source])
     """Bytes that the whole file may have; 0: no size was asked for."""
     header = stream.header
     shapes = [source.reference(header.width, header.height, header.resize).shape for source in sources]
-    return target.whole(settings, shapes, header.fps)
+    return rate_targets.whole(settings, shapes, header.fps)
 
 
 def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingConfig:

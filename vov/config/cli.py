@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vov import VovError, stopping
+from vov import VovError
 from vov.config import environment_names, load, variables
-from vov.files import write_problem
+from vov.runtime import signals
+from vov.runtime.files import write_problem
 
 T = TypeVar("T")
 
@@ -35,12 +36,12 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:
         given = parse(cls, sys.argv[1:], usage, stages, defaults)
-        with stopping.on_signals():
+        with signals.on_signals():
             main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
-    except stopping.Stopped as stopped:
+    except signals.Stopped as stopped:
         print(stopped.line, file=sys.stderr)
         sys.exit(stopped.code)
     except (OSError, MemoryError, RuntimeError) as error:

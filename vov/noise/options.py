@@ -19,8 +19,8 @@ from vov.bitstream.noise_code import (
     block_count,
 )
 from vov.config import option
-from vov.roi import RoiOptions
-from vov.target import TargetOptions
+from vov.config.rate_targets import TargetOptions
+from vov.media.roi import RoiOptions
 
 SCORES = ("likelihood", "pixel", "lookahead", "blend")
 GRADIENT = ("lookahead", "blend")  # those that take a backward pass a step

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vov.bitstream import Header
 from vov.bitstream.noise_code import NoiseCode
+from vov.decoding.replay import Replay, levels, textured
 from vov.model.backbone import Backbone, Condition
 from vov.model.flow import Velocity, decoder_noise, euler
-from vov.scaling.replay import Replay, levels, textured
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 A candidate is drawn in registers and forgotten, so 1024 candidates of a 2.1-million-value latent need no memory to
 speak of. The normals come from a polynomial, within 2e-4 of `noise.normal_table`: enough to choose by, while the chosen
-candidate is drawn again by `vov.noise`, to the bit. Same counters as there.
+candidate is drawn again by `vov.runtime.random`, to the bit. Same counters as there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vov.noise import Stream
+from vov.runtime.random import Stream
 
 TILE_IDS, TILE_COUNTERS = 16, 64  # candidates and Philox counters (8 values each) of one step of a program
 SPLIT = 1 << 14  # counters that one program walks: a large block is shared out among many
@@ -35,7 +35,7 @@ def scores(seed: int, step: int, first: int, count: int, blocks: Tensor, wanted:
     """
     import triton
 
-    from vov.scaling.triton_kernel import candidate_scores
+    from vov.noise.triton_kernel import candidate_scores
 
     rows, width = wanted.shape
     counters = -(-width // 8)

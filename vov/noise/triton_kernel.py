@@ -1,4 +1,4 @@
-"""The Triton kernel behind `vov.scaling.kernel`, which imports this module only where Triton is installed.
+"""The Triton kernel behind `vov.noise.kernel`, which imports this module only where Triton is installed.
 
 A jitted function looks the functions it calls up among its module's names, hence a module of its own.
 """

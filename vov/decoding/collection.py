@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError, bitstream
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Bitstream
 from vov.bitstream.container import COLLECTION_BYTES, MAX_FILE
-from vov.files import write_bytes
 from vov.fitting.rate import from_symbols
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
 from vov.model.cache import cache_folder
+from vov.runtime.files import write_bytes
 
 log = logging.getLogger(__name__)
 SUFFIX = ".vovd"

@@ -14,17 +14,17 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream
 from vov.codec import Source, decode_file
-from vov.demand import check_work
-from vov.files import content_hash, write_json
-from vov.fitting import collection
+from vov.decoding import collection
+from vov.decoding.limits import check_work
 from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone
-from vov.outputs import Outputs
+from vov.noise import rate_control
+from vov.noise.options import ScalingConfig
+from vov.noise.progress import Progress
+from vov.noise.search import RULES, scale
 from vov.results import Clock, decoded_paths, made_from, report, save_clips, settings_of
-from vov.scaling import targets
-from vov.scaling.progress import Progress
-from vov.scaling.search import RULES, scale
-from vov.scaling.settings import ScalingConfig
+from vov.runtime.files import content_hash, write_json
+from vov.runtime.resumable import Outputs
 
 
 def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], settings: Any, path: Path,
@@ -61,7 +61,7 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
         return json.loads(beside.read_bytes())
     asked = replace(header, sigmas=(), decode_steps=settings.steps) if settings.steps else header
     check_work(asked, len(stream.items), str(path), settings.decode_limit)
-    targets.asked(settings)
+    rate_control.asked(settings)
     backbone = load()
     if outputs.has(path):
         clock.seconds["choose"] = outputs.notes["choose"]
@@ -76,12 +76,12 @@ def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequ
 
         with tqdm(unit="step", desc=path.stem, disable=None) as bar:
             try:
-                made = clock.time("choose", targets.choose, settings, stream, sources, backbone, run)
-            except targets.OutOfReach:  # nothing of the search is worth keeping
+                made = clock.time("choose", rate_control.choose, settings, stream, sources, backbone, run)
+            except rate_control.OutOfReach:  # nothing of the search is worth keeping
                 for one in kept:
                     one.remove()
                 raise
-        outputs.notes = {"encoder_psnr": targets.quality(made.frames, stream, sources),
+        outputs.notes = {"encoder_psnr": rate_control.quality(made.frames, stream, sources),
                          "choose": clock.seconds["choose"]}
         outputs.make(path, lambda: bitstream.write(path, made.stream))
         for one in kept:

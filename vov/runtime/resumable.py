@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vov import VovError
-from vov.files import content_hash, locked, path_hash, refuse_unwritable, taken, write_json
+from vov.runtime.files import content_hash, locked, path_hash, refuse_unwritable, taken, write_json
 
 
 class Outputs:

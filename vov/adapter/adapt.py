@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from vov import VovError
-from vov.model.unilora import Adapter, Projection, select_layers
+from vov.adapter.unilora import Adapter, Projection, select_layers
 
 MAX_SLOTS = 2**27  # entries of all A and B together: 3 GiB while indices are drawn
 FIELDS = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Bitstream, Item
 from vov.codec import Source, make_header
 from vov.fitting.settings import FitConfig
-from vov.model.adapt import AdapterSpec, adapt
 from vov.model.backbone import Backbone
 
 

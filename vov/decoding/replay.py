@@ -13,8 +13,8 @@ variance and the mean with x0 in the place of x̂0, so for a candidate z
     log q(x' | x, x0) − log p(x' | x) = <drift, z> − |drift|² / 2,
     drift = [(1 − u) − √(u² − g²)·(1 − s) / s]·(x0 − x̂0) / g                                   (linear in z)
 
-and the likeliest of K candidates is the largest of K inner products (`vov.scaling.choose`). Here is the decoder's
-half: the noise section, and the same z again from it. Candidates come from `vov.noise`, one by one.
+and the likeliest of K candidates is the largest of K inner products (`vov.noise.choose`). Here is the decoder's
+half: the noise section, and the same z again from it. Candidates come from `vov.runtime.random`, one by one.
 
     z of a block = Σ_m ± atom_m / √M,  M = plan[step, block] ("atoms"); 0: z is atom 0's candidate 0, which is free
     independent  candidate j of atom a is the stream (CANDIDATE, step, block, a·2^bits + j)
@@ -43,7 +43,7 @@ from torch import Tensor
 from vov.bitstream import Header
 from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, TRELLIS, NoiseCode, block_count
 from vov.model.flow import sigma_grid
-from vov.noise import Stream, normal_batch, uniform_batch, words_batch
+from vov.runtime.random import Stream, normal_batch, uniform_batch, words_batch
 
 TEXTURE_STEPS = 8
 SHORT_CLIP = 0.5  # texture of a clip of one chunk where none is asked for

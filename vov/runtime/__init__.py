@@ -1,0 +1,6 @@
+"""What every room stands on, without knowing of codecs.
+
+    files        files that appear whole or not at all, locks, hashes      random      numbers from (seed, stream)
+    resumable    outputs that a stopped command goes on with               background  work beside the main thread
+    signals      SIGINT and SIGTERM at a safe place
+"""
