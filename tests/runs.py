@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 
 from image import train as image_train
-from image.options import ImageFit
 from tests.test_fit import ball
 from video import train as video_train
-from video.options import VideoFit
 from vov import media
+from vov.commands.options import ImageFit, VideoFit
 from vov.fitting.distributed import World
 
 SHORT = dict(config="", last_k=2, rank=1, theta_length=300, lr=0.02, preview_every=0, train_steps=2, save_every=1,

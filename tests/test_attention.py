@@ -136,26 +136,27 @@ def test_eight_bits_are_close_to_the_real_thing(keys):
 
 
 def test_eight_bits_are_refused_where_they_would_spoil_the_result(tiny_wan, tmp_path, monkeypatch):
-    from video.options import VideoFit
-    from vov.codec import Encoder, Source, decode_file
+    from vov.commands.options import VideoFit
+    from vov.decoding.decode import decode
+    from vov.fitting.encoder import Encoder
+    from vov.media.original import Original
     from vov.model.wan import WanBackbone
-    from vov.noise.bare import bare
+    from vov.noise.items import frozen_file
     from vov.noise.options import ScalingConfig
-    from vov.noise.search import scale
 
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
-    clip = Source(ball(5, 32, 32), 8.0, "a ball")
+    clip = Original(ball(5, 32, 32), 8.0, "a ball")
     fit = VideoFit(config="", width=32, height=32, num_frames=5, theta_length=64, last_k=1, decode_steps=3,
                    train_steps=1)
-    coded, _ = scale(bare(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
+    coded, _ = scale(frozen_file(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
     path = tmp_path / "x.vov"
     bitstream.write(path, coded)
-    decode_file(path, backbone)
+    decode(path, backbone)
     monkeypatch.setattr(backbone, "attention", attention.EIGHT)
     with pytest.raises(VovError, match="ATTENTION=8bit rounds too coarsely for coded noise"):
-        decode_file(path, backbone)
+        decode(path, backbone)
     with pytest.raises(VovError, match="too coarsely for coded noise"):
-        scale(bare(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
+        scale(frozen_file(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
     encoder = Encoder(backbone, [clip], fit)
     with pytest.raises(VovError, match="too coarsely for a fit"):
         encoder.fit(fit, tmp_path / "fit", {})

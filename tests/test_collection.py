@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vov import VovError, bitstream, codec
+from vov import VovError, bitstream
 from vov.bitstream.container import COLLECTION, frame, unframe
 from vov.bitstream.header import header_to_bytes
-from vov.codec import Source
 from vov.decoding import collection
+from vov.decoding.decode import decode
 from vov.fitting import collection_fit
 from vov.fitting.settings import FitConfig
 from vov.formats import export
-from vov.noise.bare import bare
+from vov.media.original import Original
+from vov.noise.items import frozen_file
 from vov.noise.options import ScalingConfig
-from vov.noise.search import scale
 
 FIT = FitConfig(width=32, height=32, rank=2, theta_length=32, last_k=2, train_steps=2, lr=0.5, batch_size=2,
                 preview_every=0, theta_init=2.0, shift=3.0, decode_steps=3)
@@ -43,9 +43,9 @@ def theta(backbone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def coded(backbone, theta):
     """(bytes of a file that names the collection, the frames that its encoder saw)."""
-    source = Source(picture(9), 0.0, "a thing", "x.png")
+    source = Original(picture(9), 0.0, "a thing", "x.png")
     backbone.collection_dir = str(theta.parent)
-    stream = dataclasses.replace(bare(backbone, [source], FIT), collection=collection.read(theta).name)
+    stream = dataclasses.replace(frozen_file(backbone, [source], FIT), collection=collection.read(theta).name)
     made, frames = scale(stream, backbone, [source], ScalingConfig(scheme="paper", bits=4, steps=3))
     backbone.collection_dir = ""
     return bitstream.to_bytes(made), frames[0]
@@ -61,7 +61,7 @@ def test_a_file_decodes_with_its_collection_beside_it_or_in_a_folder_to_what_the
         if place == "beside":
             (path.parent / "renamed.vovd").write_bytes(theta.read_bytes())
         backbone.collection_dir = str(theta.parent) if place == "folder" else ""
-        (clip,) = codec.decode_file(path, backbone)
+        (clip,) = decode(path, backbone)
         backbone.collection_dir = ""
         assert np.array_equal(clip.frames, seen)
 
@@ -71,7 +71,7 @@ def test_the_collection_changes_what_is_decoded_and_leaves_the_model_as_it_was(b
     before = [type(module) for module in backbone.transformer.modules()]
     (tmp_path / "plain.vov").write_bytes(
         bitstream.to_bytes(dataclasses.replace(bitstream.from_bytes(data), collection=b"")))
-    (clip,) = codec.decode_file(tmp_path / "plain.vov", backbone)
+    (clip,) = decode(tmp_path / "plain.vov", backbone)
     assert not np.array_equal(clip.frames, seen)
     assert [type(module) for module in backbone.transformer.modules()] == before
 
@@ -81,13 +81,13 @@ def test_a_missing_or_changed_collection_is_named_in_one_line(backbone, theta, c
     changed = dataclasses.replace(collection.read(theta).stream, symbols=np.ones(32, np.int32))
     bitstream.write(tmp_path / "things.vovd", changed)
     with pytest.raises(VovError, match=f"collection {collection.read(theta).name.hex()} is missing.*COLLECTION_DIR"):
-        codec.decode_file(tmp_path / "x.vov", backbone)
+        decode(tmp_path / "x.vov", backbone)
 
 
 def test_a_collection_used_here_is_found_in_the_cache(backbone, theta, coded, tmp_path):
     collection.remember(str(theta))
     (tmp_path / "x.vov").write_bytes(coded[0])
-    assert len(codec.decode_file(tmp_path / "x.vov", backbone)) == 1
+    assert len(decode(tmp_path / "x.vov", backbone)) == 1
 
 
 def test_the_name_costs_22_bytes_and_survives_the_file(coded):
@@ -134,7 +134,7 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
     from tests.test_fit import ball
     from video import encode as video_encode
     from vov import config, media
-    from vov.decoding.sequence import SequenceDecoder
+    from vov.decoding.decode import Decoder
     from vov.model.wan import WanBackbone
 
     model = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
@@ -148,7 +148,7 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
             num_frames="5", steps="4", bytes_per_frame="12", score="pixel", scenes="none", resize="crop",
             device="cpu", dtype="float32", collection=str(tmp_path / "balls.vovd"), scene_theta=theta,
             scene_steps="2"), {"CONFIG": ""}))
-        with SequenceDecoder(model, bitstream.read(out / "film.vov"), texture=0.0) as decoder:  # as encoders see it
+        with Decoder(bitstream.read(out / "film.vov"), model, texture=0.0) as decoder:  # as encoders see it
             frames = list(decoder.frames())
         for number, last in enumerate((4, 8)):
             with np.load(out / f"chunks/chunk{number:06d}.npz") as chunk:

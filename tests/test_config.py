@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from video.options import VideoFit
 from vov import VovError, config
+from vov.commands.options import VideoFit
 from vov.config import cli, load, number_list
 from vov.fitting.settings import FitConfig
 from vov.runtime.files import REPO
@@ -13,7 +13,7 @@ from vov.runtime.files import REPO
 
 def classes_of(preset):
     if "image" in preset:
-        from image.options import ImageFit
+        from vov.commands.options import ImageFit
 
         return ImageFit
     return VideoFit
@@ -77,8 +77,8 @@ def test_an_unknown_yaml_key_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["WIDTH", "HEIGHT", "RANK", "LAST_K", "THETA_D_LENGTH", "PROJ_SEED", "SEED"])
 def test_what_no_file_can_hold_no_command_takes(name):
     from image.edit import EditCaption
-    from image.options import ImageFit
     from image.reconstruct import Reconstruct
+    from vov.commands.options import ImageFit
 
     for cls in (ImageFit, VideoFit, Reconstruct, EditCaption):
         with pytest.raises(VovError, match="must be at most"):

@@ -9,11 +9,13 @@ import torch
 
 from tests.test_fit import CAPTION, ball, settings_for
 from tests.test_golden import GOLDEN, load
-from vov import bitstream, codec
+from vov import bitstream
+from vov.decoding.decode import decode
 from vov.decoding.replay import Candidates
+from vov.fitting.encoder import Encoder
 from vov.fitting.rate import from_symbols, theta_hat
+from vov.media.original import Original
 from vov.noise.options import ScalingConfig
-from vov.noise.search import scale
 from vov.runtime.files import REPO
 from vov.runtime.random import Stream, normal, normal_batch, uniform
 
@@ -80,7 +82,7 @@ def test_coded_noise_is_the_same_whatever_the_number_of_threads(wan):
 def test_a_fit_ends_in_the_same_bytes(wan, tmp_path):
     def fit(folder):
         settings = settings_for(tmp_path, lambda_rate=0.01, lambda_rate_warmup=4, train_steps=6)
-        encoder = codec.Encoder(wan, [codec.Source(ball(), 8.0, CAPTION, "ball")], settings)
+        encoder = Encoder(wan, [Original(ball(), 8.0, CAPTION, "ball")], settings)
         try:
             return bitstream.to_bytes(encoder.bitstream(settings, encoder.fit(settings, folder, preview=False)))
         finally:
@@ -90,7 +92,7 @@ def test_a_fit_ends_in_the_same_bytes(wan, tmp_path):
 
 def test_a_search_ends_in_the_same_bytes(wan):
     stream = bitstream.read(GOLDEN / "video_theta.vov")
-    source = codec.Source(ball(width=48, height=40), 8.0, CAPTION)
+    source = Original(ball(width=48, height=40), 8.0, CAPTION)
     settings = ScalingConfig(steps=4, score="lookahead", scaling_bytes=60)
 
     def search():
@@ -100,13 +102,13 @@ def test_a_search_ends_in_the_same_bytes(wan):
 
 @pytest.mark.parametrize("name", ["video_theta", "video_noise"])
 def test_frames_are_the_same_in_a_second_decode(name, wan):
-    first, second = (codec.decode_file(GOLDEN / f"{name}.vov", wan)[0].frames for _ in range(2))
+    first, second = (decode(GOLDEN / f"{name}.vov", wan)[0].frames for _ in range(2))
     assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["video_theta", "video_noise"])
 def test_another_number_of_threads_moves_few_values_by_one_level(name, wan):
-    one, two = with_threads(lambda: codec.decode_file(GOLDEN / f"{name}.vov", wan)[0].frames.astype(int), 1, 2)
+    one, two = with_threads(lambda: decode(GOLDEN / f"{name}.vov", wan)[0].frames.astype(int), 1, 2)
     difference = np.abs(one - two)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 

@@ -7,12 +7,14 @@ import torch
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import edit as command
-from vov import VovError, codec, media
+from vov import VovError, media
 from vov.editing.edit import Adaptation, Merged, load, scheduled
 from vov.editing.settings import EditConfig
+from vov.fitting.encoder import Encoder
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
+from vov.media.original import Original
 from vov.model.wan import WanBackbone
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
@@ -30,7 +32,7 @@ def files(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fits")
     theta = torch.linspace(-0.3, 0.3, 300)
     media.write_frames(folder / "ball", ball(5, 32, 32))
-    encoder = codec.Encoder(backbone, [codec.Source(ball(5, 32, 32), 8.0, CAPTION)], FIT)
+    encoder = Encoder(backbone, [Original(ball(5, 32, 32), 8.0, CAPTION)], FIT)
     encoder.write(folder / "ball.vov", FIT, Fitted(theta, 0.01, folder))
     encoder.close()
     reference.save_reference(folder / "ball.safetensors", theta, 0.01)

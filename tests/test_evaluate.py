@@ -19,6 +19,7 @@ from vov import VovError, media, metrics
 from vov.evaluation import anchors
 from vov.evaluation.evaluate import Tree, evaluate
 from vov.evaluation.pairs import EvalConfig
+from vov.media.original import Original
 from vov.runtime.files import REPO
 
 
@@ -169,7 +170,7 @@ def two_files(clips, tiny_wan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("coded")
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
     fit = FitConfig(width=48, height=32, theta_length=64, last_k=2, decode_steps=1, resize="stretch")
-    source = codec.Source(clips[1][:5], 24.0, "a face")
+    source = Original(clips[1][:5], 24.0, "a face")
     adapter = Adapter(backbone.transformer, backbone.layers(fit.lora_preset, fit.last_k))
     header = codec.make_header(backbone, adapter.projection(1, 64, 42), fit, [source], 1.0)
     adapter.remove()
@@ -202,8 +203,8 @@ def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, t
 
 
 def test_a_sequence_is_evaluated_as_what_it_decodes_to(two_files, tiny_wan, tmp_path):
+    from vov.commands.film import encode
     from vov.model.wan import WanBackbone
-    from vov.sequence.command import encode
     from vov.sequence.settings import SequenceConfig
 
     media.write_frames(tmp_path / "real", panning(7, 32, 48))

@@ -10,7 +10,9 @@ from PIL import Image
 from scripts.experiments import fits, kodak, sequences, sweep
 from scripts.experiments.rows import Rows, key
 from tests.test_fit import ball
-from vov import VovError, bitstream, codec, media, metrics
+from vov import VovError, bitstream, media, metrics
+from vov.decoding.decode import decode
+from vov.media.original import Original
 from vov.model.wan import WanBackbone
 
 SMALL = {"CONFIG": "", "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "TRAIN_STEPS": "2", "THETA_D_LENGTH": "200",
@@ -28,7 +30,7 @@ def clip(tmp_path, tiny_wan, monkeypatch):
 
 def test_a_key_covers_model_frames_caption_and_every_setting(tiny_wan):
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu")
-    source = codec.Source(ball(5, 32, 32), 8.0, "a ball", "ball")
+    source = Original(ball(5, 32, 32), 8.0, "a ball", "ball")
     other = source.frames.copy()
     other[-1, 0, 0, 0] ^= 1
     changed = [dataclasses.replace(source, **change) for change in (
@@ -101,9 +103,9 @@ def test_files_of_a_random_base_are_seeded_and_claim_no_other_model(clip, tiny_w
     assert header.model_id == f"{tiny_wan.name}-random-42"
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu")
     with pytest.raises(VovError, match="fingerprint"):
-        codec.decode_file(tmp_path / "a" / "ball.vov", backbone)
+        decode(tmp_path / "a" / "ball.vov", backbone)
     row = json.loads((tmp_path / "a.jsonl").read_text())
-    (clip_again,) = codec.decode_file(tmp_path / "a" / "ball.vov", fits.random_base(backbone, 42))
+    (clip_again,) = decode(tmp_path / "a" / "ball.vov", fits.random_base(backbone, 42))
     assert metrics.psnr(ball(5, 32, 32), clip_again.frames) == pytest.approx(row["psnr"], abs=1e-6)
 
 
@@ -144,7 +146,7 @@ def test_sequences_join_parts_code_them_in_each_way_once_and_compare(tiny_wan, t
         (way, rate, [10]) for way in ("alone", "theta") for rate in (60.0, 90.0)]
     assert all(row["bytes"] <= 10 * row["rate"] for row in rows) and rows[2]["bytes_by_part"]["theta"] > 10
     assert "theta           BD-rate against alone" in capsys.readouterr().out
-    monkeypatch.setattr("vov.sequence.command.encode", None)  # nothing is coded again
+    monkeypatch.setattr("vov.commands.film.encode", None)  # nothing is coded again
     assert sequences.main(settings) == rows
     with pytest.raises(VovError, match="PATH:FIRST:COUNT"):
         sequences.main(dataclasses.replace(settings, frames_dir="a.mp4+b.mp4"))

@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video.options import VideoFit
-from vov import VovError, codec
+from vov import VovError
+from vov.commands.options import VideoFit
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
+from vov.fitting.encoder import Encoder
 from vov.fitting.fit import Fit
 from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
 from vov.fitting.runlog import RunLog
+from vov.media.original import Original
 from vov.model import speed
 from vov.model.wan import WanBackbone
 
@@ -46,7 +48,7 @@ def settings_for(tmp_path, **changes):
 
 
 def encoder_for(backbone, settings, world=None):
-    return codec.Encoder(backbone, [codec.Source(ball(), 8.0, CAPTION, "ball")], settings, world)
+    return Encoder(backbone, [Original(ball(), 8.0, CAPTION, "ball")], settings, world)
 
 
 def fit(backbone, settings, folder, world=None, start=None, stop_after=None):

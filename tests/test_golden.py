@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vov import VovError, bitstream, codec, media
+from vov import VovError, bitstream, media
+from vov.decoding.decode import Decoder, decode, read
 from vov.decoding.replay import usual_texture
-from vov.decoding.sequence import SequenceDecoder
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.vov"))
@@ -26,10 +26,10 @@ def load(path, tiny_wan, tiny_qwen):
 def test_a_golden_file_decodes_to_the_frames_of_the_day_it_was_written(path, tiny_wan, tiny_qwen):
     backbone = load(path, tiny_wan, tiny_qwen)
     if (stream := bitstream.read(path)).sequence:
-        with SequenceDecoder(backbone, stream, texture=0.0) as decoder:  # the usual texture came later
+        with Decoder(stream, backbone, texture=0.0) as decoder:  # the usual texture came later
             frames = np.concatenate(list(decoder.frames()))
     else:
-        clips = codec.decode_file(path, backbone, texture=0.0)
+        clips = decode(path, backbone, texture=0.0)
         frames = np.concatenate([frame for clip in clips for frame in clip.frames])
     expected = media.read_image(path.with_suffix(".png"))
     assert frames.shape == expected.shape
@@ -63,14 +63,14 @@ def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, 
                                               symbols=symbols))
     backbone = load(GOLDEN / f"{name}.vov", tiny_wan, tiny_qwen)
     with pytest.raises(VovError, match=message):
-        codec.decode_file(path, backbone)
+        decode(path, backbone)
 
 
 def test_a_clip_is_shown_with_half_texture_where_its_code_ends_in_a_jump_and_a_picture_is_not(tiny_wan, tiny_qwen):
     for name, usual in (("video_noise", 0.5), ("image_noise", 0.0)):
         path = GOLDEN / f"{name}.vov"
         backbone = load(path, tiny_wan, tiny_qwen)
-        shown, asked = (codec.decode_file(path, backbone, **given)[0].frames for given in ({}, {"texture": usual}))
+        shown, asked = (decode(path, backbone, **given)[0].frames for given in ({}, {"texture": usual}))
         assert np.array_equal(shown, asked)
     assert usual_texture(5, 300) == 0.5
     assert usual_texture(5, 0) == usual_texture(1, 300) == usual_texture(5, 300, chunks=2) == 0.0
@@ -80,8 +80,8 @@ def test_texture_is_of_noise_and_refused_before_any_model_for_a_file_without(tin
     from vov.model.wan import WanBackbone
 
     with pytest.raises(VovError, match=r"TEXTURE=0\.5: the file holds no coded noise"):
-        codec.read_file(GOLDEN / "video_theta.vov", WanBackbone, texture=0.5)
+        read(GOLDEN / "video_theta.vov", WanBackbone, texture=0.5)
     path = GOLDEN / "image_noise.vov"
     backbone = load(path, tiny_wan, tiny_qwen)
-    plain, textured = (codec.decode_file(path, backbone, texture=texture)[0].frames for texture in (0.0, 1.0))
+    plain, textured = (decode(path, backbone, texture=texture)[0].frames for texture in (0.0, 1.0))
     assert plain.shape == textured.shape and not np.array_equal(plain, textured)

@@ -19,7 +19,7 @@ FLOORS = [
      "vov.noise.allocate", "vov.noise.options", "vov.noise.progress", "vov.noise.trellis"),
     ("vov.codec", "vov.formats"),
     ("vov.noise", "vov.landing"),
-    ("vov.results", "vov.training", "vov.noise.command", "vov.sequence"),
+    ("vov.results", "vov.commands.stages", "vov.noise.command", "vov.sequence"),
     ("vov.editing", "vov.evaluation", "vov.dataset"),
     ("image", "video"),
     ("scripts", "models"),

@@ -12,10 +12,10 @@ from PIL import Image
 
 from image import edit, reconstruct, scale, train
 from image.edit import EditCaption
-from image.options import ImageFit, at_size, described
 from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
 from vov import VovError, bitstream, config, media, metrics
+from vov.commands.options import ImageFit, at_size, described
 from vov.config import cli
 from vov.formats import reference
 

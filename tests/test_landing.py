@@ -6,13 +6,14 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from image.options import ImageFit
 from vov import VovError, bitstream
-from vov.codec import Encoder, Source, decode_file
+from vov.commands.options import ImageFit
 from vov.config import rate_targets
+from vov.decoding.decode import decode
+from vov.fitting.encoder import Encoder
 from vov.fitting.fit import Fit
-from vov.landing import land
 from vov.media import resize
+from vov.media.original import Original
 from vov.metrics import psnr
 from vov.model.qwen import QwenBackbone
 
@@ -26,7 +27,7 @@ BASE = dataclasses.replace(
 @pytest.fixture(scope="module")
 def encoder():
     backbone = QwenBackbone.load("nano-image", "unused", "cpu")
-    source = Source(resize(photographs.astronaut()[None, :400, :400], SIDE, SIDE), 0.0, "an astronaut", "a.png")
+    source = Original(resize(photographs.astronaut()[None, :400, :400], SIDE, SIDE), 0.0, "an astronaut", "a.png")
     made = Encoder(backbone, [source], BASE)
     yield made
     made.close()
@@ -43,29 +44,29 @@ def start(encoder, tmp_path_factory):
 def test_one_fit_has_the_size_asked_for(encoder, start, tmp_path, asked):
     settings = dataclasses.replace(BASE, **asked)
     fitted = encoder.fit(settings, tmp_path, start, preview=False)
-    landed = land(encoder, settings, fitted)
+    landed = with_final_step(encoder, settings, fitted)
     size, wanted = len(bitstream.to_bytes(encoder.bitstream(settings, landed))), encoder.wanted_bytes(settings)
     assert (1 - rate_targets.SLACK) * wanted <= size <= wanted
     assert landed.step == pytest.approx(fitted.step, rel=0.1)  # the fit itself came near
 
 
 def test_a_psnr_is_met_by_the_decoded_file_or_the_most_is_said(encoder, start, tmp_path):
-    plain = land(encoder, aimed := dataclasses.replace(BASE, target_bytes=450),
+    plain = with_final_step(encoder, aimed := dataclasses.replace(BASE, target_bytes=450),
                  encoder.fit(aimed, tmp_path / "plain", start, preview=False))
     quality = encoder.quality(BASE)
     wanted = round(quality(torch.round(plain.theta / plain.step) * plain.step) - 0.5, 1)
     settings = dataclasses.replace(BASE, target_psnr=wanted)
-    landed = land(encoder, settings, encoder.fit(settings, tmp_path / "aimed", start, preview=False))
+    landed = with_final_step(encoder, settings, encoder.fit(settings, tmp_path / "aimed", start, preview=False))
     encoder.write(tmp_path / "x.vov", settings, landed)
     encoder.close()  # the decoder puts an adapter of its own into the model
     try:
-        (clip,) = decode_file(tmp_path / "x.vov", encoder.backbone)
+        (clip,) = decode(tmp_path / "x.vov", encoder.backbone)
     finally:
         other = Encoder(encoder.backbone, encoder.sources, BASE)
         encoder.adapter, encoder.projection = other.adapter, other.projection
     assert abs(psnr(encoder.sources[0].frames, clip.frames) - wanted) <= rate_targets.NEAR_DB + 1e-6
     with pytest.raises(VovError, match=r"the most that this fit gives is \d+\.\d\d dB"):
-        land(encoder, dataclasses.replace(BASE, target_psnr=60.0), landed)
+        with_final_step(encoder, dataclasses.replace(BASE, target_psnr=60.0), landed)
 
 
 def test_a_killed_aimed_fit_goes_on_to_the_bit(encoder, start, tmp_path):
@@ -101,5 +102,5 @@ def test_what_cannot_be_had_is_refused_before_the_fit(encoder, asked, said):
 
 def test_a_fit_without_a_rate_term_is_rounded_to_its_target(encoder, start, tmp_path):
     settings = dataclasses.replace(BASE, lambda_rate=0.0, target_bytes=450, train_steps=5)
-    landed = land(encoder, settings, encoder.fit(settings, tmp_path, start, preview=False))
+    landed = with_final_step(encoder, settings, encoder.fit(settings, tmp_path, start, preview=False))
     assert 436 <= len(bitstream.to_bytes(encoder.bitstream(settings, landed))) <= 450

@@ -12,7 +12,8 @@ from image import scale as image_scale
 from image import train as image_train
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from video import edit, evaluate, reconstruct, scale, train
-from vov import VovError, bitstream, codec
+from vov import VovError, bitstream
+from vov.decoding.decode import decode
 from vov.evaluation.pairs import EvalConfig
 from vov.model.backbone import Backbone
 from vov.model.wan import WanBackbone
@@ -94,11 +95,11 @@ def test_a_file_of_fp8_weights_says_so_and_decodes_with_them_alone(fp8, tiny_wan
     header = bitstream.read(fp8[0]).header
     assert header.dtype == "float32-fp8"
     right, wrong = (WanBackbone.load(str(tiny_wan), "", "cpu", precision) for precision in ("float32-fp8", "float32"))
-    frames = codec.decode_file(fp8[0], right)[0].frames
+    frames = decode(fp8[0], right)[0].frames
     with pytest.raises(VovError, match="fingerprint"):
-        codec.decode_file(fp8[0], wrong)
+        decode(fp8[0], wrong)
     streamed = WanBackbone.load(str(tiny_wan), "", "cpu", "float32-fp8", offload="blocks")
-    assert np.array_equal(codec.decode_file(fp8[0], streamed)[0].frames, frames)
+    assert np.array_equal(decode(fp8[0], streamed)[0].frames, frames)
 
 
 def test_offloading_changes_no_bit_of_a_fit(fp8, tiny_wan, tmp_path):

@@ -19,10 +19,11 @@ from video import edit, reconstruct, scale, train
 from video.edit import EditCaption
 from video.reconstruct import Reconstruct
 from video.scale import Scale
-from vov import VovError, bitstream, codec, media, results
+from vov import VovError, bitstream, media, results
+from vov.commands.saving import item_names
+from vov.decoding.decode import decode
 from vov.model.cache import cached, kept
 from vov.model.qwen import QwenBackbone
-from vov.results import item_names
 from vov.runtime import files
 from vov.runtime.resumable import Outputs
 
@@ -230,7 +231,7 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
     image_reconstruct.main(asked)
     assert sorted(p.name for p in (tmp_path / "decoded/odd").iterdir()) == ["00001.png", "00002.png", "00003.png"]
     model = asked.load(QwenBackbone, stream.header)
-    for index, clip in enumerate(codec.decode_file(path, model)):
+    for index, clip in enumerate(decode(path, model)):
         assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
     scaled = ImageScale(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
                         model_id=str(tiny_qwen), steps=3, bits=3)

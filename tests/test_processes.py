@@ -13,9 +13,10 @@ from tests.runs import Member, Ring, image_settings, two_stage, video_settings, 
 from tests.runs import together as threads
 from tests.test_fit import ball
 from tests.test_video_commands import bash
-from vov import VovError, bitstream, codec, media
+from vov import VovError, bitstream, media
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
+from vov.fitting.encoder import Encoder
 from vov.fitting.fit import Fit
 from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
@@ -26,7 +27,7 @@ RANDOM = dict(noise="random", timesteps="shifted", train_steps=4, save_every=3, 
 
 def encoder_for(kind, sources, settings, world):
     """Made one after the other: diffusers cannot load models in threads."""
-    return codec.Encoder(kind.load(settings.model_id, "", "cpu"), sources, settings, world)
+    return Encoder(kind.load(settings.model_id, "", "cpu"), sources, settings, world)
 
 
 def fit_stages(encoder, settings, folder):

@@ -8,15 +8,16 @@ import torch
 
 from scripts.experiments.masks import masks as xpsnr_masks
 from tests.test_fit import ball
-from video.options import VideoFit
 from vov import VovError, bitstream, media
 from vov.bitstream.sequence_code import noise_code
-from vov.codec import Encoder, Source
+from vov.commands.options import VideoFit
+from vov.fitting.encoder import Encoder
 from vov.media import FrameSource
+from vov.media.original import Original
 from vov.media.roi import Region, RoiOptions, masks, with_region
 from vov.model.wan import WanBackbone
 from vov.noise import search
-from vov.noise.bare import bare
+from vov.noise.items import frozen_file
 from vov.noise.options import ScalingConfig
 from vov.sequence.encode import SequenceEncoder
 from vov.sequence.plan import spans
@@ -51,9 +52,9 @@ def test_latent_weights_are_averages_of_the_mask_with_mean_one():
 def test_a_fit_is_better_inside_and_worse_outside(backbone, tmp_path):
     errors = {}
     for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
-        encoder = Encoder(backbone, [Source(ball(), 8.0, "a red ball", "ball", region)], FIT)
+        encoder = Encoder(backbone, [Original(ball(), 8.0, "a red ball", "ball", region)], FIT)
         fitted = encoder.fit(FIT, tmp_path / name, preview=False)
-        from vov.codec import Decoder, make_header
+        from vov.decoding.decode import Decoder
         header = make_header(backbone, encoder.projection, FIT, encoder.sources)
         decoder = Decoder(backbone, header, encoder.adapter, encoder.projection)
         error = (decoder.latents(fitted.theta, encoder.conditions[0]) - encoder.targets[0].latents).square()
@@ -67,8 +68,8 @@ def test_noise_is_better_inside_at_the_same_bytes(backbone):
     settings = ScalingConfig(steps=6, scaling_bytes=200, score="likelihood", end_level=0.2)
     errors, sizes = {}, {}
     for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
-        source = Source(ball(), 8.0, "", "ball", region)
-        stream = bare(backbone, [source], dataclasses.replace(FIT, decode_steps=6))
+        source = Original(ball(), 8.0, "", "ball", region)
+        stream = frozen_file(backbone, [source], dataclasses.replace(FIT, decode_steps=6))
         made, _ = search.scale(stream, backbone, [source], settings)
         aim = backbone.encode(ball())
         found = search.Decoder.for_file(backbone, made.header)
@@ -115,7 +116,7 @@ def test_masks_of_a_sequence_are_those_of_its_frames(tmp_path):
 
 def test_masks_are_found_or_it_is_said_which_are_not(tmp_path):
     media.write_image(tmp_path / "one.png", left_half()[0])
-    clip = Source(ball(), 8.0, "", "ball")
+    clip = Original(ball(), 8.0, "", "ball")
     (given,) = with_region([clip], RoiOptions(roi=str(tmp_path / "one.png"), roi_weight=3.0))
     assert given.region.masks.shape == (1, 32, 32, 3) and with_region([clip], RoiOptions()) == [clip]
     with pytest.raises(VovError, match="has 1 masks for 5 frames"):
@@ -123,8 +124,8 @@ def test_masks_are_found_or_it_is_said_which_are_not(tmp_path):
     with pytest.raises(VovError, match="no such file or folder"):
         with_region([clip], RoiOptions(roi=str(tmp_path / "none.png")))
     with pytest.raises(VovError, match="is 32×32, but the original is 48×32"):
-        with_region([Source(ball(1, 48, 32), 0.0, "", "one.jpg")], RoiOptions(roi=str(tmp_path / "one.png")))
-    picture = Source(ball(1, 32, 32), 0.0, "", "one.jpg")
+        with_region([Original(ball(1, 48, 32), 0.0, "", "one.jpg")], RoiOptions(roi=str(tmp_path / "one.png")))
+    picture = Original(ball(1, 32, 32), 0.0, "", "one.jpg")
     assert with_region([picture], RoiOptions(roi=str(tmp_path)))[0].region is not None
     with pytest.raises(VovError, match=r"no mask for two\.jpg"):
         with_region([dataclasses.replace(picture, name="two.jpg")], RoiOptions(roi=str(tmp_path)))

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from tests.runs import image_settings, steps_logged, two_stage, video_settings, write_album, write_clip
 from video import train
-from video.options import VideoFit
 from vov import VovError, bitstream
+from vov.commands.options import VideoFit
+from vov.decoding.decode import decode
 from vov.runtime import files
 
 
@@ -186,18 +187,17 @@ def other_encoder(tiny_wan, tmp_path_factory):
 
 
 def test_another_text_encoder_is_another_model_and_poisons_no_cache(tiny_wan, other_encoder, clip, tmp_path):
-    from vov import codec
     from vov.model.wan import WanBackbone
 
     path = two_stage(video_settings(tiny_wan, clip, tmp_path / "out"))
     right, wrong = (WanBackbone.load(str(folder), "", "cpu") for folder in (tiny_wan, other_encoder))
-    expected = codec.decode_file(path, right)[0].frames
+    expected = decode(path, right)[0].frames
     with pytest.raises(VovError, match="text encoder and tokenizer included"):
-        codec.decode_file(path, wrong)
+        decode(path, wrong)
     captions = ["a caption that no cache knows"]
     theirs, ours = wrong.embed(captions)[0]["text"], right.embed(captions)[0]["text"]
     assert not torch.equal(theirs, ours)
-    assert np.array_equal(codec.decode_file(path, right)[0].frames, expected)
+    assert np.array_equal(decode(path, right)[0].frames, expected)
     assert torch.equal(ours, right.embed_text(captions)[0]["text"])
     with pytest.raises(VovError, match="the model"):
         two_stage(video_settings(other_encoder, clip, tmp_path / "out"))
@@ -219,7 +219,6 @@ def test_a_tokenizer_and_a_configuration_shape_a_decode_too(tiny_wan, tmp_path):
 
 
 def test_files_of_fingerprint_version_1_still_decode(tiny_wan, clip, tmp_path):
-    from vov import codec
     from vov.model import fingerprint
     from vov.model.wan import WanBackbone
 
@@ -227,12 +226,12 @@ def test_files_of_fingerprint_version_1_still_decode(tiny_wan, clip, tmp_path):
     model, stream = WanBackbone.load(str(tiny_wan), "", "cpu"), bitstream.read(path)
     old = dataclasses.replace(stream.header, fingerprint=fingerprint.version_1(model.transformer, model.vae))
     bitstream.write(tmp_path / "old.vov", dataclasses.replace(stream, header=old))
-    assert np.array_equal(codec.decode_file(tmp_path / "old.vov", model)[0].frames,
-                          codec.decode_file(path, model)[0].frames)
+    assert np.array_equal(decode(tmp_path / "old.vov", model)[0].frames,
+                          decode(path, model)[0].frames)
     zero = dataclasses.replace(stream.header, fingerprint=bytes(8))
     bitstream.write(tmp_path / "zero.vov", dataclasses.replace(stream, header=zero))
     with pytest.raises(VovError, match="fingerprint 0000000000000000"):
-        codec.decode_file(tmp_path / "zero.vov", model)
+        decode(tmp_path / "zero.vov", model)
 
 
 def test_the_defaults_of_a_run_are_part_of_its_identity():

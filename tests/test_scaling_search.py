@@ -9,26 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from image.options import ImageFit
 from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import scale as command
-from vov import VovError, bitstream, codec, media, metrics
+from vov import VovError, bitstream, media, metrics
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
+from vov.commands.options import ImageFit
+from vov.decoding.decode import decode
 from vov.decoding.replay import Candidates, entries
 from vov.editing import edit as editing
+from vov.fitting.encoder import Encoder
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
+from vov.media.original import Original
 from vov.model import speed
 from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
 from vov.noise.aim import Wanted
 from vov.noise.allocate import allocate
-from vov.noise.bare import bare
 from vov.noise.choose import Chooser, scores
+from vov.noise.items import frozen_file
 from vov.noise.options import ScalingConfig
-from vov.noise.search import scale
 from vov.noise.trellis import walk
 from vov.runtime.files import REPO
 
@@ -55,8 +57,8 @@ def fit(model, tmp_path_factory):
     """A .vov file, and beside it the clip it was made from."""
     folder = tmp_path_factory.mktemp("fits")
     media.write_frames(folder / "ball", ball(5, 32, 32))
-    encoder = codec.Encoder(WanBackbone.load(str(model), "", "cpu"), [
-        codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")], FIT)
+    encoder = Encoder(WanBackbone.load(str(model), "", "cpu"), [
+        Original(ball(5, 32, 32), 8.0, "a red ball rolls")], FIT)
     encoder.write(folder / "ball.vov", FIT, Fitted(torch.linspace(-0.3, 0.3, 300), 0.01, folder))
     encoder.close()
     return folder / "ball.vov"
@@ -145,7 +147,7 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
         assert np.array_equal(stream.symbols, bitstream.read(fit).symbols)
         result = json.loads(output.with_suffix(".json").read_text())
         for backbone in decoders:
-            decoded = codec.decode_file(output, backbone)[0].frames
+            decoded = decode(output, backbone)[0].frames
             assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
         if "scaling_bytes" in scheme:
             assert len(stream.noise) <= 60
@@ -162,19 +164,19 @@ def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
 def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(model, fit, tmp_path):
     backbone, path = WanBackbone.load(str(model), "", "cpu"), tmp_path / "scaled.vov"
     for more in ({"end_level": 0.0}, {"end_level": 0.4}, {"start_level": 0.6, "end_level": 0.3}):
-        scaled, _ = scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+        scaled, _ = scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
                           ScalingConfig(steps=6, atoms=2, **more))
         bitstream.write(path, scaled)
         settings = editing.EditConfig(caption="a blue ball", replay_noise=True)
         reconstruction, edited = editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)
-        assert np.array_equal(reconstruction, codec.decode_file(path, backbone)[0].frames)
+        assert np.array_equal(reconstruction, decode(path, backbone)[0].frames)
         assert not np.array_equal(reconstruction, edited)
 
 
 def test_recomputation_changes_no_choice(model, fit, monkeypatch):
     def found():
         backbone = WanBackbone.load(str(model), "", "cpu")
-        scaled, _ = scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+        scaled, _ = scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
                           ScalingConfig(steps=4, scaling_bytes=60, score="lookahead"))
         return type(backbone.transformer.blocks[0]).__name__, scaled.noise
 
@@ -187,7 +189,7 @@ def test_recomputation_changes_no_choice(model, fit, monkeypatch):
 def test_lookahead_until_a_level_is_lookahead_above_it_and_pixel_below(model, fit):
     def noise(**how):
         backbone = WanBackbone.load(str(model), "", "cpu")
-        return scale(bitstream.read(fit), backbone, [codec.Source(ball(5, 32, 32), 8.0, "a red ball rolls")],
+        return scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
                      ScalingConfig(steps=6, atoms=3, **how))[0].noise
 
     both, pixel = noise(score="lookahead"), noise(score="pixel")
@@ -234,8 +236,8 @@ def test_the_last_jump_of_a_picture_follows_its_content():
     model, ends = QwenBackbone.load(str(REPO / "models" / "nano-image"), "", "cpu", "float32"), []
     for strength in (10, 120):
         pixels = 128 + strength * np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).repeat(4, 1).repeat(4, 2)
-        picture = codec.Source(pixels.astype(np.uint8), 0.0, "")
-        empty = bare(model, [picture], ImageFit(width=64, height=64, decode_steps=24))
+        picture = Original(pixels.astype(np.uint8), 0.0, "")
+        empty = frozen_file(model, [picture], ImageFit(width=64, height=64, decode_steps=24))
         file, _ = scale(empty, model, [picture], ScalingConfig(scaling_bytes=120))
         ends.append(NoiseCode.from_bytes(file.noise, file.header, math.prod(model.latent_shape(64, 64, 1)), 1, "").end)
         assert 0.97 * 120 < len(file.noise) <= 120

@@ -9,6 +9,7 @@ import torch
 
 from tests.test_fit import ball
 from vov import VovError, bitstream, media
+from vov.adapter.quantiser import from_symbols
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.noise_code import LEVELS
 from vov.bitstream.sequence_code import (
@@ -27,8 +28,7 @@ from vov.bitstream.sequence_code import (
     unpack,
 )
 from vov.bitstream.symbols import encode_symbols
-from vov.decoding.sequence import SequenceDecoder
-from vov.fitting.rate import from_symbols
+from vov.decoding.decode import Decoder
 from vov.media import FrameSource
 from vov.model.wan import WanBackbone
 from vov.runtime.signals import Stopped
@@ -190,7 +190,7 @@ def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():
 def test_the_decoder_makes_the_frames_that_the_encoder_saw(backbone, coded):
     _, stream, seen = coded
     stream = bitstream.from_bytes(bitstream.to_bytes(stream))
-    with SequenceDecoder(backbone, stream) as decoder:
+    with Decoder(stream, backbone) as decoder:
         chunks = dict(decoder.chunks())
         assert [len(frames) for frames in chunks.values()] == [chunk.frames for chunk in stream.sequence.chunks]
         for number, frames in enumerate(chunks.values()):
@@ -200,7 +200,7 @@ def test_the_decoder_makes_the_frames_that_the_encoder_saw(backbone, coded):
 
 def test_a_chunk_in_the_middle_decodes_alone_to_the_same_frames(backbone, coded):
     _, stream, _ = coded
-    with SequenceDecoder(backbone, stream) as decoder:
+    with Decoder(stream, backbone) as decoder:
         whole = np.stack(list(decoder.frames()))
         for start, count in ((6, 2), (9, 3), (12, 4), (15, 1)):
             assert np.array_equal(np.stack(list(decoder.frames(start, count))), whole[start:start + count])
@@ -210,7 +210,7 @@ def test_a_chunk_in_the_middle_decodes_alone_to_the_same_frames(backbone, coded)
 
 def test_texture_changes_what_is_shown_and_not_what_the_next_chunk_follows(backbone, coded):
     _, stream, _ = coded
-    with SequenceDecoder(backbone, stream) as plain, SequenceDecoder(backbone, stream, texture=1.0) as textured:
+    with Decoder(stream, backbone) as plain, Decoder(stream, backbone, texture=1.0) as textured:
         for mean, sample in zip(plain.chunks(), textured.chunks(), strict=True):
             assert mean[0] == sample[0] and mean[1].shape == sample[1].shape and not np.array_equal(mean[1], sample[1])
         replay, known = textured.model.replay, []
@@ -223,7 +223,7 @@ def test_texture_changes_what_is_shown_and_not_what_the_next_chunk_follows(backb
 
 def test_a_short_clip_has_texture_by_itself_and_a_longer_video_none(backbone, coded, clip, tmp_path):
     def frames(stream, **more):
-        with SequenceDecoder(backbone, stream, **more) as decoder:
+        with Decoder(stream, backbone, **more) as decoder:
             return decoder.texture, np.stack(list(decoder.frames()))
 
     _, film, _ = coded
@@ -300,7 +300,7 @@ def test_every_scene_has_a_theta_and_the_decoder_binds_it(backbone, with_theta):
     stream = bitstream.from_bytes(bitstream.to_bytes(stream))
     assert [len(scene.symbols) for scene in stream.sequence.scenes] == [40, 40]
     assert not np.array_equal(*(scene.symbols for scene in stream.sequence.scenes))
-    with SequenceDecoder(backbone, stream) as decoder:
+    with Decoder(stream, backbone) as decoder:
         decoded = np.stack(list(decoder.frames()))
         assert np.array_equal(np.stack(list(decoder.frames(10, 2))), decoded[10:12])
     for number, span in enumerate(made.spans):
@@ -308,7 +308,7 @@ def test_every_scene_has_a_theta_and_the_decoder_binds_it(backbone, with_theta):
         assert np.array_equal(kept, decoded[span.first + span.frames - 1])
     zero = [dataclasses.replace(scene, symbols=0 * scene.symbols) for scene in stream.sequence.scenes]
     plain = dataclasses.replace(stream, sequence=dataclasses.replace(stream.sequence, scenes=tuple(zero)))
-    with SequenceDecoder(backbone, plain) as decoder:
+    with Decoder(plain, backbone) as decoder:
         assert not np.array_equal(np.stack(list(decoder.frames())), decoded)
 
 

@@ -20,10 +20,11 @@ from scripts import export
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from video import edit, reconstruct, train
 from video.edit import EditCaption
-from video.options import VideoFit
 from video.reconstruct import Reconstruct
-from vov import VovError, bitstream, codec, config
+from vov import VovError, bitstream, config
+from vov.commands.options import VideoFit
 from vov.config import cli
+from vov.decoding.decode import decode
 from vov.fitting.fit import Fit
 from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
@@ -272,7 +273,7 @@ def test_valid_but_hostile_headers_are_bounded_before_work(item, changes, messag
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu")
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(VovError, match=message):
-        codec.decode_file(path, backbone)
+        decode(path, backbone)
     assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # KiB
     if "fps" in changes or item:  # no model is needed to see it
@@ -284,7 +285,7 @@ def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fit
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu")
 
     def frames(**changes):
-        return codec.decode_file(hostile(fitted, tmp_path / "x.vov", None, **changes), backbone)[0].frames
+        return decode(hostile(fitted, tmp_path / "x.vov", None, **changes), backbone)[0].frames
 
     own = frames(shift=backbone.native_shift(32, 32), decode_steps=4)
     assert np.array_equal(frames(shift=0.0, decode_steps=4), own)

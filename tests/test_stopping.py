@@ -8,9 +8,9 @@ import pytest
 
 from tests.runs import two_stage, video_settings, write_clip
 from video import evaluate, reconstruct, scale, train
-from video.options import VideoFit
 from video.reconstruct import Reconstruct
 from video.scale import Scale
+from vov.commands.options import VideoFit
 from vov.config import cli
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from skimage import data as photographs
 
-from image.options import ImageFit
 from vov import VovError, bitstream
 from vov.bitstream.noise_code import NoiseCode
-from vov.codec import Source, decode_file
+from vov.commands.options import ImageFit
+from vov.decoding.decode import decode
 from vov.media import resize
+from vov.media.original import Original
 from vov.metrics import psnr
 from vov.model.qwen import QwenBackbone
 from vov.noise import rate_control as rates
 from vov.noise import search
-from vov.noise.bare import bare
+from vov.noise.items import frozen_file
 from vov.noise.options import ScalingConfig
 
 SETTINGS = ScalingConfig(steps=8, scaling_bytes=500, score="likelihood")
@@ -27,9 +28,9 @@ def case():
     """(backbone, stream without noise, sources): two photographs and nano-image."""
     backbone = QwenBackbone.load("nano-image", "unused", "cpu")
     pictures = [photographs.astronaut()[:400, :400], photographs.coffee()[:400, 100:500]]
-    sources = [Source(resize(one[None], SIDE, SIDE), 0.0, "", f"{number}.png") for number, one in enumerate(pictures)]
+    sources = [Original(resize(one[None], SIDE, SIDE), 0.0, "", f"{number}.png") for number, one in enumerate(pictures)]
     fit = dataclasses.replace(ImageFit(), width=SIDE, height=SIDE, decode_steps=8, shift=0.0, resize="pad")
-    return backbone, bare(backbone, sources, fit), sources
+    return backbone, frozen_file(backbone, sources, fit), sources
 
 
 def run(case, **asked):
@@ -61,7 +62,7 @@ def test_a_psnr_is_met_by_the_decoded_file(case, wanted, tmp_path):
     backbone, _, sources = case
     chosen, seen = run(case, target_psnr=wanted)
     bitstream.write(tmp_path / "x.vov", chosen.stream)
-    decoded = decode_file(tmp_path / "x.vov", backbone)
+    decoded = decode(tmp_path / "x.vov", backbone)
     value = np.mean([psnr(source.frames, clip.frames) for source, clip in zip(sources, decoded, strict=True)])
     assert abs(value - wanted) <= rates.NEAR_DB + 0.01 and len(seen) <= rates.TRIES
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.test_fit import ball
 from video import reconstruct, train
-from video.options import VideoFit
 from video.reconstruct import Reconstruct
 from vov import bitstream, media, metrics
+from vov.commands.options import VideoFit
 from vov.config import cli
 from vov.runtime.files import REPO
 

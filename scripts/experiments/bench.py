@@ -61,10 +61,10 @@ def main(settings: Bench) -> None:
     """Prints one line per measurement."""
     import numpy as np
     import torch
+    from vov.codec import Source
 
     from scripts.experiments.shapes import random_wan
     from scripts.experiments.timing import Ceilings, Stopwatch, Work
-    from vov.codec import Source
 
     def make():
         made = random_wan(settings.model, settings.device)
@@ -107,6 +107,7 @@ def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -
     """Steps of a fit and of the sampler under one pair CHECKPOINTING/COMPILE."""
     from video.options import VideoFit
     from vov.codec import Decoder, Encoder, make_header
+
     from vov.fitting.fit import Fit
 
     checkpointing, compile = mode.split("/")
@@ -149,9 +150,9 @@ def whole_decodes(settings: Bench, backbone, clip, watch) -> None:
     as many frames of a moving picture instead.
     """
     import torch
-
     from video.options import VideoFit
     from vov.codec import Encoder, decode_file
+
     from vov.fitting.fit import Fitted
     from vov.media.writer import write_video
 
@@ -241,9 +242,9 @@ def noise_steps(settings: Bench, backbone, frames, watch) -> None:
 def whole_noise(settings: Bench, backbone, frames, watch) -> None:
     """A clip coded as noise from frames in memory to the file's bytes, and back; with encode.sh's score."""
     import numpy as np
+    from vov.decoding.sequence import SequenceDecoder
 
     from vov import bitstream
-    from vov.decoding.sequence import SequenceDecoder
     from vov.sequence.encode import SequenceEncoder
     from vov.sequence.plan import spans
     from vov.sequence.settings import SequenceConfig

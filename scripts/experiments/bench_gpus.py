@@ -35,11 +35,11 @@ def main(settings: Bench) -> None:
     """The first process prints the median step, and whether all have the same θ."""
     import numpy as np
     import torch
+    from video.options import VideoFit
+    from vov.codec import Encoder, Source
 
     from scripts.experiments.shapes import random_wan
     from scripts.experiments.timing import Stopwatch
-    from video.options import VideoFit
-    from vov.codec import Encoder, Source
     from vov.fitting.distributed import world
     from vov.fitting.fit import Fit
 

@@ -71,9 +71,9 @@ def measure_mode(mode: str, settings: Bench, watch) -> None:
     """All measurements of one mode."""
     import numpy as np
     import torch
-
     from image.options import ImageFit
     from vov.codec import Decoder, Encoder, Source, make_header
+
     from vov.fitting.fit import Fit
 
     def measure(what: str, work, repeats: int = settings.repeats) -> None:
@@ -125,8 +125,9 @@ def coded_noise(score: str, steps: int, backbone, picture, fit, watch, mode: str
     A search takes several passes, of untrained weights perhaps more than of real ones: a step is said apart.
     """
     from vov.codec import Decoder
-    from vov.fitting.rate import from_symbols
     from vov.noise.bare import bare
+
+    from vov.fitting.rate import from_symbols
     from vov.noise.options import ScalingConfig
     from vov.noise.search import scale
 

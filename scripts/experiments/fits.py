@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-
 from video.options import VideoFit
-from vov import VovError, config
 from vov.codec import Encoder, Source, decode_file
+from vov.results import report
+
+from vov import VovError, config
 from vov.fitting.settings import FitConfig, refuse_disagreement
 from vov.model.backbone import Backbone
-from vov.results import report
 
 Point = dict[str, str]  # of the grid: variable → value
 FIXED = ("config", "name", "frames_dir", "model_id", "cache_dir", "device", "dtype", "quantize", "offload")

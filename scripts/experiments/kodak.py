@@ -30,6 +30,7 @@ class Kodak:
 def main(settings: Kodak) -> None:
     """Fits the groups that results.jsonl does not have yet, prints the table, writes the mosaic."""
     from image.options import ImageFit
+
     from scripts.experiments import curves, pictures
     from scripts.experiments.rows import Rows, key, mean
     from vov.model.qwen import QwenBackbone
@@ -59,6 +60,7 @@ def main(settings: Kodak) -> None:
 def read_groups(settings: Kodak) -> list[list]:
     """The pictures, divided, as groups of `vov.codec.Source`; all mistakes of the settings before any work."""
     from image.options import described, read_pictures
+
     from vov import media
     from vov.evaluation import anchors
 

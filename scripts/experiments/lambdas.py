@@ -24,8 +24,9 @@ class Lambdas:
 def main(settings: Lambdas) -> None:
     """Fits and prints a row for each."""
     from image.options import ImageFit
-    from vov import bitstream
     from vov.codec import Encoder
+
+    from vov import bitstream
     from vov.fitting.rate import from_symbols
     from vov.model.qwen import QwenBackbone
 

@@ -70,12 +70,13 @@ class Seen(Aim):
 def main(settings: Study) -> None:
     """Writes the files and prints a line for each."""
     from video.options import VideoFit
-    from vov import bitstream
     from vov.codec import Source
+    from vov.noise.bare import bare
+
+    from vov import bitstream
     from vov.evaluation.tools import StLpips
     from vov.metrics import psnr
     from vov.model.wan import WanBackbone
-    from vov.noise.bare import bare
     from vov.noise.options import ScalingConfig
 
     if not settings.clips:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
 from image.options import ImageFit, at_size
+from vov.codec import Source
+
 from scripts.experiments import fits
 from scripts.experiments.rows import quality
 from vov import bitstream, codec, media
-from vov.codec import Source
 from vov.evaluation import anchors
 from vov.model.backbone import Backbone
 from vov.noise import search

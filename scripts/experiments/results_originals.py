@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from vov.codec import Source
 
 from vov import VovError, media
-from vov.codec import Source
 from vov.runtime.files import REPO
 
 DEMO = "demo"  # in a list: the demo's clip, photographs of scikit-image; free of rights, they may be shown

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from vov.codec import Source
 
 from vov import metrics
-from vov.codec import Source
 from vov.model.backbone import Backbone
 from vov.runtime.files import content_hash
 

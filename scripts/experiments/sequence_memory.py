@@ -32,9 +32,10 @@ def frames(count: int):
 
 def encode(film: Path, out: Path, model: str, size: tuple[int, int]) -> dict:
     """Codes and decodes a film as encode.sh does; returns bytes, frames and this process's peak memory in MiB."""
+    from vov.sequence.command import encode as run
+
     from video.encode import Encode
     from vov.model.wan import WanBackbone
-    from vov.sequence.command import encode as run
 
     settings = Encode(config="", frames_dir=str(film), out_dir=str(out), model_id=model, width=size[0], height=size[1],
                       num_frames=17, steps=2, bytes_per_frame=4.0, score="likelihood", resize="stretch", scenes="none",

@@ -69,8 +69,9 @@ def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str
 
     known: what else the row depends on: the model, and where it runs.
     """
-    from vov.model.wan import WanBackbone
     from vov.sequence.command import encode
+
+    from vov.model.wan import WanBackbone
 
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
     known = known | {"content": content_hash(*(np.ascontiguousarray(frame).data for frame in source))}

@@ -48,10 +48,12 @@ def read(tree: str, path: str):
     """(both stages, the original, the model) of one path; the original is cut to the fit's geometry."""
     if tree == "image":
         from image.options import ImageFit as Fit
+
         from vov.model.qwen import QwenBackbone as Kind
         given = {"image": path, "caption": "a picture"}
     else:
         from video.options import VideoFit as Fit
+
         from vov.model.wan import WanBackbone as Kind
         given = {"frames_dir": path, "caption": "a clip", "name": Path(path).stem}
     environ = {"CONFIG": f"nano-{tree}"} | {k: v for k, v in os.environ.items() if v}
@@ -109,8 +111,9 @@ def files(settings: Targets, source, what: str, make: Callable) -> list[tuple[di
 
 def of_theta(encoder, stage, theta, name: str, value: float, place: Path) -> tuple[Any, float]:
     """Stage 2, aimed; then the step that lands."""
-    from vov.fitting.rate import from_symbols
     from vov.landing import land
+
+    from vov.fitting.rate import from_symbols
 
     stage = dataclasses.replace(stage, **{name: value})
     encoder.check(stage)
@@ -121,8 +124,9 @@ def of_theta(encoder, stage, theta, name: str, value: float, place: Path) -> tup
 
 def of_noise(settings: Targets, stage, source, backbone, name: str, value: float) -> tuple[Any, float]:
     """Noise on the bare model, as image/encode.sh chooses it."""
-    from vov.noise import rate_control, search
     from vov.noise.bare import bare
+
+    from vov.noise import rate_control, search
     from vov.noise.options import ScalingConfig
 
     scaling = ScalingConfig(steps=settings.noise_steps, scaling_bytes=100, score="likelihood", **{name: value})
@@ -134,8 +138,9 @@ def of_noise(settings: Targets, stage, source, backbone, name: str, value: float
 
 def got(stream, source, backbone, path: Path) -> dict:
     """What the file on disk has."""
-    from vov import bitstream, metrics
     from vov.codec import decode_file
+
+    from vov import bitstream, metrics
 
     path.parent.mkdir(parents=True, exist_ok=True)
     bitstream.write(path, stream)

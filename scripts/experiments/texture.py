@@ -37,8 +37,9 @@ class Texture(ModelOptions):
 
 def decoded(path: Path, backbone, texture: float, folder: Path, original: FrameSource) -> tuple[FrameSource, float]:
     """The frames of a file at one value of TEXTURE, in a folder, and the seam in dB (nan where there is none)."""
-    from vov import codec
     from vov.sequence.command import decode
+
+    from vov import codec
 
     stream = bitstream.read(path)
     if stream.sequence:

@@ -36,8 +36,9 @@ class Rounding:
 def main(settings: Rounding) -> None:
     """Prints a line for every way to round."""
     from video.options import VideoFit
-    from vov import config
     from vov.codec import Encoder, read_start
+
+    from vov import config
     from vov.config import number_list
     from vov.model.wan import WanBackbone
 

@@ -17,8 +17,7 @@ import video.evaluate
 import video.reconstruct
 import video.scale
 import video.train
-from image.options import ImageFit
-from video.options import VideoFit
+from vov.commands.options import ImageFit, VideoFit
 from vov.evaluation.pairs import EvalConfig
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
-from vov import VovError, bitstream, codec
+from vov import VovError, bitstream
 from vov.adapter.adapt import AdapterSpec, adapt
 from vov.bitstream import Header, Item
 from vov.bitstream.container import ITEMS, NOISE, THETA, frame, unframe
@@ -222,7 +222,7 @@ def decode(tree: str, data: bytes, folder: Path) -> None:
     path = folder / "case.vov"
     path.write_bytes(data)
     try:
-        clips = codec.decode_file(path, models.backbone(tree))
+        clips = decode(path, models.backbone(tree))
     finally:
         path.unlink()
     stream = bitstream.from_bytes(data)

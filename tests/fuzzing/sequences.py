@@ -21,8 +21,8 @@ from vov.bitstream.noise_code import FIELDS
 from vov.bitstream.reader import varint
 from vov.bitstream.sequence_code import NOISE_FIELDS, atoms, from_sections, to_sections
 from vov.bitstream.symbols import encode_symbols
+from vov.decoding.decode import Decoder
 from vov.decoding.limits import check_file
-from vov.decoding.sequence import SequenceDecoder
 
 BASE = bitstream.read(models.GOLDEN / "video_sequence.vov")
 DATA = (models.GOLDEN / "video_sequence.vov").read_bytes()
@@ -128,7 +128,7 @@ def decode(case: tuple[bytes, int, int | None], folder: Path) -> None:
     if stream.sequence is None:
         return
     check_file(stream, "fuzz.vov")
-    with SequenceDecoder(backbone, stream, "fuzz.vov") as decoder:
+    with Decoder(stream, backbone) as decoder:
         frames = list(decoder.frames(first, count))
     wanted = stream.sequence.frames - first if count is None else count
     item, header = stream.items[0], stream.header

@@ -12,17 +12,16 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from image.options import ImageFit
 from image.reconstruct import Reconstruct as ImageReconstruct
 from image.scale import Scale as ImageScale
 from tests.fuzzing import edits
 from tests.fuzzing.judge import Broken, Target
 from video.edit import EditMerge
-from video.options import VideoFit
 from video.reconstruct import Reconstruct
 from video.scale import Scale
 from vov import config
 from vov.bitstream import Header
+from vov.commands.options import ImageFit, VideoFit
 from vov.evaluation.pairs import EvalConfig
 
 CLASSES = (VideoFit, ImageFit, Scale, ImageScale, Reconstruct, ImageReconstruct, EditMerge, EvalConfig)

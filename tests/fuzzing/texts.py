@@ -6,11 +6,10 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from image.options import described
 from tests.fuzzing import edits
 from tests.fuzzing.judge import Target
-from video.options import VideoFit
 from vov.bitstream import Item
+from vov.commands.options import VideoFit, described
 from vov.evaluation.manifest import COLUMNS, read_curves, read_manifest
 from vov.evaluation.pairs import EvalConfig
 

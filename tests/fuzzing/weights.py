@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
 from tests.fuzzing.tensors import Tensors, other_tensors, safetensors, safetensors_beside, tensor
-from video.options import VideoFit
-from vov import codec
+from vov.commands.options import VideoFit
 from vov.editing import edit as editing
+from vov.fitting.encoder import Encoder, read_start
 from vov.fitting.fit import Fit
 from vov.formats import export
 from vov.formats.peft import CONFIG, WEIGHTS, write_peft
 from vov.formats.reference import load_reference
+from vov.media.original import Original
 
 FIT = VideoFit(
     config="",
@@ -45,10 +46,10 @@ FIT = VideoFit(
 
 
 @functools.cache
-def job() -> tuple[codec.Encoder, Fit]:
+def job() -> tuple[Encoder, Fit]:
     """A stage-2 fit of one grey frame, in a model of its own; after one step it only reads checkpoints."""
     backbone = models.backbone.__wrapped__("video")
-    encoder = codec.Encoder(backbone, [codec.Source(np.full((1, 32, 32, 3), 90, np.uint8), 8.0, "a ball", "x")], FIT)
+    encoder = Encoder(backbone, [Original(np.full((1, 32, 32, 3), 90, np.uint8), 8.0, "a ball", "x")], FIT)
     folder = Path(tempfile.mkdtemp(prefix="vov-fuzz-"))
     fit = Fit(
         backbone,
@@ -158,7 +159,7 @@ def start(data: bytes, folder: Path) -> None:
     """INIT_LORA_PATH: starts a fit from a checkpoint."""
     encoder, fit = job()
     with _at(folder, data) as path:
-        found = codec.read_start(str(path), FIT, fit.backbone, encoder.projection)
+        found = read_start(str(path), FIT, fit.backbone, encoder.projection)
     if not torch.isfinite(fit._initial_theta(found)).all():
         raise Broken("starts from NaN or infinity")
     fit._initial_rate(found)

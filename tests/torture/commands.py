@@ -219,10 +219,6 @@ def warm_up() -> None:
     RateModel()
     import av  # noqa: F401
 
-    import vov.evaluation.evaluate
-    import vov.noise.command
-    import vov.sequence.command
-    import vov.training  # noqa: F401
 
 
 def start(command: Command, out: Path, said: Path, before=None) -> int:

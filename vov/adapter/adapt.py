@@ -71,6 +71,12 @@ def project(spec: AdapterSpec, shapes: Sequence[tuple[int, int]]) -> Projection:
     return projection
 
 
+def layer_shapes(spec: AdapterSpec, kind: Kind, model: nn.Module) -> list[tuple[int, int]]:
+    """(out_features, in_features) of the linears that θ adapts; the model is left as it is."""
+    layers = (model.get_submodule(name) for name in adapted_layers(spec, kind, model))
+    return [(layer.out_features, layer.in_features) for layer in layers]
+
+
 def adapt(spec: AdapterSpec, kind: Kind, model: nn.Module) -> tuple[Adapter, Projection]:
     """Puts an adapter into `model` (layers are replaced until `Adapter.remove`) and makes its projection.
 

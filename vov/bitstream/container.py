@@ -55,6 +55,7 @@ class Bitstream:
     extra: payloads of further sections by type (0x80-0xff, which a reader may skip).
     sequence: of a video of many chunks; then symbols and noise are None, and the items are its scenes.
     collection: 16 bytes that name a shared θ (`vov.decoding.collection`) which the model is adapted with; empty: none.
+    source: where it was read from, for errors; no part of the file.
     """
 
     header: Header
@@ -64,6 +65,7 @@ class Bitstream:
     extra: dict[int, bytes] = dataclasses.field(default_factory=dict)
     sequence: SequenceCode | None = None
     collection: bytes = b""
+    source: str = "the file"
 
     def __post_init__(self):
         object.__setattr__(self, "items", tuple(self.items))
@@ -160,9 +162,9 @@ def from_bytes(data: bytes, source: str = "bitstream") -> Bitstream:
             raise Reader(b"", source).error("collection", f"has {len(collection)} bytes, not {COLLECTION_BYTES}")
         if data[4] == 2:
             sequence = from_sections(sections[SCENES], sections[CHUNKS], header, items, source)
-            return Bitstream(header, items, None, None, extra, sequence, collection)
+            return Bitstream(header, items, None, None, extra, sequence, collection, source)
         symbols = decode_symbols(sections[THETA], header.theta_length, f"{source}: theta")
-        return Bitstream(header, items, symbols, sections.get(NOISE), extra, collection=collection)
+        return Bitstream(header, items, symbols, sections.get(NOISE), extra, collection=collection, source=source)
     except VovError as error:
         if str(error).startswith(f"{source}:"):
             raise

@@ -8,6 +8,7 @@ says what they mean.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
@@ -108,6 +109,10 @@ class NoiseCode:
             earlier = np.concatenate((np.zeros(back, np.int64), symbols))[: len(symbols)]
             found += np.where(atoms >= back, earlier, 0) << back * self.branch
         return found & ((1 << bits) - 1)
+
+    def of_item(self, number: int) -> NoiseCode:
+        """The same code with the symbols of one item alone."""
+        return dataclasses.replace(self, symbols=self.symbols[number:number + 1])
 
     def to_bytes(self) -> bytes:
         """The noise section."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError, bitstream
-from vov.adapter.adapt import AdapterSpec, adapt
+from vov.adapter.adapt import AdapterSpec
+from vov.adapter.adapted import adapted
 from vov.bitstream import Bitstream
 from vov.bitstream.container import COLLECTION_BYTES, MAX_FILE
-from vov.fitting.rate import from_symbols
 from vov.model.backbone import Backbone
 from vov.model.cache import cache_folder
 from vov.runtime.files import write_bytes
@@ -91,27 +91,21 @@ def find(name: bytes, folder: str = "", beside: str | Path = "") -> Collection:
 
 
 @contextmanager
-def applied(name: bytes, backbone: Backbone, source: str | Path = "") -> Iterator[None]:
+def applied(name: bytes, backbone: Backbone, source: str | Path = "", folder: str = "") -> Iterator[None]:
     """Within it, the model is adapted by the collection of this name; an empty one changes nothing.
 
-    A θ of the file or of a scene is put on top (`Adapter`s nest); both add up.
+    A θ of the file or of a scene is put on top (`Adapter`s nest); both add up. source, folder: see `find`.
 
     Raises VovError when the collection is missing, or was made for another model.
     """
     if not name:
         yield
         return
-    found = find(name, backbone.collection_dir, source)
+    found = find(name, folder, source)
     header, where = found.stream.header, str(found.path)
     backbone.refuse_other_tree(header, where)
     if not backbone.recognises(header.fingerprint):
         raise VovError(f"{where}: was fitted on {header.model_id}, fingerprint {header.fingerprint.hex()}, not on the "
                        "model at hand; give the collection of this model")
-    adapter, projection = adapt(AdapterSpec.of(header, where), backbone, backbone.transformer)
-    try:
-        projection = projection.to(backbone.device)
-        flat = projection.expand(from_symbols(found.stream.symbols, header.step).to(backbone.device))
-        adapter.bind(projection.factors(flat.to(backbone.dtype)))
+    with adapted(backbone, AdapterSpec.of(header, where), found.stream.symbols, header.step):
         yield
-    finally:
-        adapter.remove()

@@ -59,10 +59,3 @@ def check_work(header: Header, passes: int, source: str, limit: float = 1.0) -> 
         raise VovError(f"{source}: decoding asks for {header.num_frames} frames of {header.width}×{header.height} in "
                        f"{steps} sampler steps{times}: {asked:.3g} times what is usual at most; set "
                        f"DECODE_LIMIT={math.ceil(asked)} if that is meant")
-
-
-def refuse_sequence(stream: Bitstream, source: str) -> None:
-    """Raises VovError for a file of many chunks, for commands that know one θ or one noise section."""
-    if stream.sequence:
-        raise VovError(f"{source}: is a sequence of {len(stream.sequence.chunks)} chunks; only "
-                       "video/reconstruct/reconstruct.sh and video/eval/eval.sh read these")

@@ -202,14 +202,15 @@ def entries(atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Replay:
-    """A sampler's `after_step` that injects the noise of a file; one for each item.
+    """A sampler's `after_step` that injects the noise of one pass.
 
+    code: with the symbols of this pass alone. number: of the pass in its file, whose candidates are its own.
     on_theta_end: called once θ has done its `theta_steps`.
     """
 
-    def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, item: int = 0, on_theta_end=None):
-        self.code, self.sigmas, self.seed, self.item = code, list(sigmas), seed, item
-        self.base = item * (len(self.sigmas) - 1)
+    def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, number: int = 0, on_theta_end=None):
+        self.code, self.sigmas, self.seed = code, list(sigmas), seed
+        self.base = number * (len(self.sigmas) - 1)
         self.on_theta_end = on_theta_end
         self.ends = np.cumsum(code.plan.sum(1, dtype=np.int64))
         self.candidates: Candidates | None = None
@@ -232,4 +233,4 @@ class Replay:
     def symbols(self, i: int, row: int, step: Step, x: Tensor, x0: Tensor) -> np.ndarray:
         """The symbols of coded step `row`, which is sampler step i. The encoder overrides this by its choice."""
         start = self.ends[row - 1] if row else 0
-        return self.code.symbols[self.item, start : self.ends[row]]
+        return self.code.symbols[0, start : self.ends[row]]

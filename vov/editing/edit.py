@@ -3,13 +3,15 @@
     ΔW = Σ wᵢ Bᵢ Aᵢ        concatenated along the rank, never a dense matrix
 
 A fit comes from a .vov file, one of our checkpoints or one of the reference's; θ is the quantised one where the fit
-has a quantiser. Fits may differ in rank, length and adapted layers; they must be of one foundation model.
+has a quantiser. Fits may differ in rank, length and adapted layers; they must be of one foundation model. A file of
+coded noise alone has no θ: its noise is replayed under the new caption. Whatever is edited is a file in the end, and
+decoded as any file is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,49 +21,53 @@ import torch
 from torch import Tensor
 
 from vov import VovError, media
-from vov.adapter.adapt import AdapterSpec, adapted_layers, project
-from vov.adapter.unilora import Adapter
-from vov.bitstream import Header
-from vov.bitstream.noise_code import NoiseCode
-from vov.codec import read_file
+from vov.adapter.adapt import AdapterSpec
+from vov.adapter.adapted import AdaptedModel, make_header
+from vov.adapter.quantiser import from_symbols
+from vov.bitstream import Bitstream, Item
 from vov.config import number_list
-from vov.decoding.replay import Replay, levels, textured, usual_texture
+from vov.decoding.decode import Decoder, read
 from vov.editing.settings import EditConfig
-from vov.fitting.rate import from_symbols
 from vov.fitting.settings import FitConfig
 from vov.formats.reference import load_reference, refuse_stranger, told_captions, told_hash, told_settings
-from vov.model.backbone import Backbone, Condition
-from vov.model.flow import decoder_noise, sample, sigma_grid
+from vov.model.backbone import Backbone
+from vov.model.flow import Velocity
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
     """One fit: θ̂ float32 [d] and what it adapts.
 
-    settings: geometry, sampler and the rest as a `Header` or a checkpoint says them (see `load`).
-    header, noise: of a .vov file, else None. caption: "" when the fit does not know it.
+    theta: None of a file of coded noise alone.
+    settings: geometry, sampler and the rest as a header or a checkpoint says them (see `load`).
+    stream: of a .vov file, else None. caption: "" when the fit does not know it.
     index, items: the number of the picture that is edited, and how many the file holds.
     metadata: of one of our checkpoints, else empty.
-    original_size: (width, height) of what a .vov file was made from; of a checkpoint None.
     """
 
     source: str
-    theta: Tensor
+    theta: Tensor | None
     settings: FitConfig
     num_frames: int
     fps: float
     caption: str = ""
-    header: Header | None = None
-    noise: bytes | None = None
+    stream: Bitstream | None = None
     index: int = 0
     items: int = 1
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    original_size: tuple[int, int] | None = None
 
     @property
-    def index_hash(self) -> bytes | None:
-        """Of the UniLoRA indices that θ was fitted with, where that is known."""
-        return self.header.index_hash if self.header else told_hash(self.metadata, self.source)
+    def spec(self) -> AdapterSpec:
+        """What θ adapts."""
+        if self.stream:
+            return AdapterSpec.of(self.stream.header, self.source)
+        known = told_hash(self.metadata, self.source)
+        return dataclasses.replace(AdapterSpec.of(self.settings, self.source), index_hash=known)
+
+    @property
+    def frames(self) -> int:
+        """How many frames the edited item has."""
+        return self.stream.sequence.frames if self.stream and self.stream.sequence else self.num_frames
 
     def original(self, field: str, path: str) -> media.Clip | None:
         """The original in `field`, as it was read for the fit; None when none is given.
@@ -70,34 +76,57 @@ class Adaptation:
         """
         if not path:
             return None
-        clip = media.read_clip(path, self.num_frames, fps=self.header.fps if self.header else 0.0)
-        if self.original_size:
-            media.refuse_other_size(path, clip.frames, *self.original_size, field)
+        clip = media.read_clip(path, self.frames, fps=self.stream.header.fps if self.stream else 0.0)
+        if self.stream:
+            item = self.stream.items[0 if self.stream.sequence else self.index]
+            media.refuse_other_size(path, clip.frames, item.original_width, item.original_height, field)
         return clip
 
+    def refuse_other_model(self, backbone: Backbone) -> None:
+        """Raises VovError when the fit says that it was made with another model."""
+        if self.stream and not backbone.recognises(self.stream.header.fingerprint):
+            raise VovError(f"{self.source}: was made with another model ({self.stream.header.model_id}); merge and "
+                           "edit only fits of the model at hand")
+        refuse_stranger(self.metadata, backbone, self.source)
 
-def load(path: str | Path, settings: EditConfig, kind: type[Backbone]) -> Adaptation:
+    def as_file(self, backbone: Backbone) -> Bitstream:
+        """The file that is edited; of a checkpoint one with a θ of zeros, which `theta` replaces."""
+        if self.stream:
+            return self.stream
+        fit, names = self.settings, ("width", "height", "resize", "sampler", "decode_steps", "shift", "seed",
+                                     "guidance")
+        fps = self.fps if self.num_frames > 1 else 0.0
+        header = make_header(backbone, self.spec, num_frames=self.num_frames, fps=fps,
+                             **{name: getattr(fit, name) for name in names})
+        items = [Item("", fit.width, fit.height, f"{number}" if self.items > 1 else "") for number in range(self.items)]
+        return Bitstream(header, tuple(items), np.zeros(fit.theta_length, np.int32), source=self.source)
+
+
+def load(path: str | Path, settings: EditConfig, medium: str) -> Adaptation:
     """Reads a .vov file or a checkpoint; what a checkpoint does not say is taken from `settings`.
 
-    kind: the tree's backbone; a .vov file of the other tree is refused.
+    medium: "image" or "video"; a .vov file of the other one is refused.
     """
     if not str(path):
         raise VovError("WEIGHTS is not set; give a .vov file or a checkpoint")
-    if Path(path).suffix == ".vov":
-        stream = read_file(path, kind, settings.decode_limit)
-        if stream.collection:
-            raise VovError(f"{path}: is coded on top of the collection {stream.collection.hex()}, and edits know only "
-                           "the frozen model; fit the clip without COLLECTION")
-        header = stream.header
-        fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
-                        theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,
-                        proj_seed=header.proj_seed, decode_steps=header.decode_steps, sampler=header.sampler,
-                        shift=header.shift, guidance=header.guidance, seed=header.seed)
+    return _load_file(path, settings, medium) if Path(path).suffix == ".vov" else _load_checkpoint(path, settings)
+
+
+def _load_file(path: str | Path, settings: EditConfig, medium: str) -> Adaptation:
+    stream = read(path, medium, settings.decode_limit)
+    header, theta, index = stream.header, None, 0
+    if stream.sequence is None:
         index = item_number(settings.item, [item.name for item in stream.items], str(path))
-        item = stream.items[index]
-        return Adaptation(str(path), from_symbols(stream.symbols, header.step), fit, header.num_frames, header.fps,
-                          item.caption, header, stream.noise, index, len(stream.items),
-                          original_size=(item.original_width, item.original_height))
+        theta = from_symbols(stream.symbols, header.step) if stream.symbols.any() else None
+    fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
+                    theta_length=header.theta_length, last_k=header.last_k, lora_preset=header.lora_preset,
+                    proj_seed=header.proj_seed, decode_steps=header.decode_steps, sampler=header.sampler,
+                    shift=header.shift, guidance=header.guidance, seed=header.seed)
+    return Adaptation(str(path), theta, fit, header.num_frames, header.fps, stream.items[index].caption, stream, index,
+                      len(stream.items))
+
+
+def _load_checkpoint(path: str | Path, settings: EditConfig) -> Adaptation:
     found = load_reference(path)
     own = {"decode_steps": 50, "seed": 42, "resize": "crop", "sampler": "euler", "guidance": 1.0}
     names = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width", "height", "shift", *own)
@@ -106,7 +135,7 @@ def load(path: str | Path, settings: EditConfig, kind: type[Backbone]) -> Adapta
                           EditConfig, path)
     fit = FitConfig(**{name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names})
     if found.theta.numel() != fit.theta_length:
-        raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set V_LENGTH={found.theta.numel()}")
+        raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set THETA_LENGTH={found.theta.numel()}")
     captions = told_captions(found.metadata, path) or [""]
     index = item_number(settings.item, captions, str(path))
     return Adaptation(str(path), found.theta_hat, fit, facts.get("num_frames", settings.num_frames),
@@ -127,108 +156,90 @@ def item_number(wanted: str, names: Sequence[str], source: str) -> int:
                    f"({few})")
 
 
-class Merged:
-    """Several adaptations in one model; use it in a `with` block, which gives the model its own layers back."""
+class ScheduledThetas:
+    """θ that act with weights of their own in parts of the sampling; in the place of `decode.Thetas`.
 
-    def __init__(self, backbone: Backbone, adaptations: Sequence[Adaptation]):
-        for each in adaptations:
-            if each.header is not None and not backbone.recognises(each.header.fingerprint):
-                raise VovError(f"{each.source}: was made with another model ({each.header.model_id}); merge and edit "
-                               "only fits of the model at hand")
-            refuse_stranger(each.metadata, backbone, each.source)
-        specs = [dataclasses.replace(AdapterSpec.of(each.settings, each.source), index_hash=each.index_hash)
-                 for each in adaptations]
-        layers = [adapted_layers(spec, backbone, backbone.transformer) for spec in specs]
-        self.adapter = Adapter(backbone.transformer, {name for names in layers for name in names})
-        try:
-            self.factors = [self._factors(backbone, each.theta, *pair) for each, *pair in
-                            zip(adaptations, specs, map(set, layers), strict=True)]
-        except BaseException:
-            self.adapter.remove()
-            raise
-
-    def _factors(self, backbone: Backbone, theta: Tensor, spec: AdapterSpec,
-                 own: set[str]) -> list[tuple[Tensor, Tensor]]:
-        """(A, B) for every layer of the union; of rank 0 where this θ has none."""
-        layers = list(zip(self.adapter.names, self.adapter.shapes, strict=True))
-        projection = project(spec, [shape for name, shape in layers if name in own]).to(backbone.device)
-        flat = projection.expand(theta.to(backbone.device).float()).to(backbone.dtype)
-        mine = iter(projection.factors(flat))
-        return [next(mine) if name in own else (flat.new_zeros(0, inn), flat.new_zeros(out, 0))
-                for name, (out, inn) in layers]
-
-    def bind(self, weights: Sequence[float]) -> None:
-        """ΔW = Σ wᵢ Bᵢ Aᵢ; where no weight is left, the frozen model."""
-        active = [(f, w) for f, w in zip(self.factors, weights, strict=True) if w]
-        if active:
-            self.adapter.bind(*[f for f, _ in active], weights=[w for _, w in active])
-        else:
-            self.adapter.unbind()
-
-    def __enter__(self) -> Merged:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.adapter.remove()
-
-
-def scheduled(velocity: Callable[[Tensor, float], Tensor], bind: Callable[[Sequence[float]], None],
-              weights: Sequence[float], starts: Sequence[int], stops: Sequence[int]) -> Callable:
-    """`velocity` that binds θ number i with its weight in sampler steps starts[i] ≤ step < stops[i] (0: no end).
-
-    Counts its calls: a sampler calls it once a step.
+    Args:
+        adaptations: those with a θ.
+        weights: of each. starts, stops: θ number i acts in sampler steps starts[i] ≤ step < stops[i] (0: to the end).
     """
-    state = {"step": 0, "bound": None}
 
-    def stepped(x: Tensor, t: float) -> Tensor:
-        step = state["step"]
-        now = [w if a <= step and (step < b or not b) else 0.0
-               for w, a, b in zip(weights, starts, stops, strict=True)]
-        if now != state["bound"]:
-            bind(now)
-        state.update(step=step + 1, bound=now)
-        return velocity(x, t)
+    def __init__(self, backbone: Backbone, adaptations: Sequence[Adaptation], weights: Sequence[float],
+                 starts: Sequence[int], stops: Sequence[int]):
+        self.thetas = [each.theta for each in adaptations]
+        self.schedule = list(zip(weights, starts, stops, strict=True))
+        self.model = AdaptedModel(backbone, *[each.spec for each in adaptations])
+        self.step, self.bound = 0, None
 
-    return stepped
+    def bind(self, scene: int) -> None:
+        """Before a pass: the sampler begins with step 0."""
+        self.step, self.bound = 0, None
+
+    def unbind(self) -> None:
+        """θ has done its steps (THETA_STEPS of a file)."""
+        self.model.unbind()
+
+    def velocity(self, velocity: Velocity) -> Velocity:
+        """`velocity` that binds what acts in the step at hand; a sampler calls it once a step."""
+
+        def stepped(x: Tensor, t: float) -> Tensor:
+            now = [weight if start <= self.step and (self.step < stop or not stop) else 0.0
+                   for weight, start, stop in self.schedule]
+            if now != self.bound:
+                self.model.bind(*self.thetas, weights=now)
+            self.step, self.bound = self.step + 1, now
+            return velocity(x, t)
+
+        return stepped
+
+    def close(self) -> None:
+        """Gives the model its own layers back."""
+        self.model.remove()
 
 
 @torch.no_grad()
 def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(reconstruction of the first fit, edit): uint8 [T, H, W, 3], at the first fit's geometry, from equal noise."""
+    """(reconstruction of the first fit, edit): uint8 [T, H, W, 3], at the original's size, from equal noise."""
     first, count = adaptations[0], len(adaptations)
-    fit = first.settings
+    for each in adaptations:
+        each.refuse_other_model(backbone)
     weights = number_list("STRENGTH", settings.strength, count)
     starts, stops = ([int(v) for v in number_list(name.upper(), getattr(settings, name), count)]
                      for name in ("start_step", "stop_step"))
-    backbone.check_geometry(fit.width, fit.height, first.num_frames)
-    caption = settings.base_caption or first.caption
-    conditions = backbone.embed([settings.caption, caption or settings.caption])
-    own = settings.steps in (0, fit.decode_steps)
-    given = list(first.header.sigmas) if own and first.header else []
-    shift = fit.shift or backbone.native_shift(fit.width, fit.height)
-    sigmas = given or sigma_grid(settings.steps or fit.decode_steps, shift)
-    seed = fit.seed if settings.seed < 0 else settings.seed
-    shape = backbone.latent_shape(fit.width, fit.height, first.num_frames)
-    guidance = settings.guidance or fit.guidance
-    unwanted = first.header.negative_prompt if first.header else ""
-    negative = backbone.embed([unwanted])[0] if guidance != 1 else None
-    code = None
-    if settings.replay_noise:
-        if first.noise is None or not own or seed != fit.seed:
-            raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
-        backbone.refuse_eight_bits("coded noise")
-        code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), first.items,
-                                    f"{first.source}: noise")
-        sigmas = textured(levels(dataclasses.replace(first.header, shift=shift), code.start, code.end),
-                          usual_texture(first.header.num_frames, code.end))
+    stream = _asked_for(first, first.as_file(backbone), settings)
+    if stream.sequence and (set(weights) != {1.0} or any(starts) or any(stops)):
+        raise VovError(f"{first.source}: STRENGTH, START_STEP and STOP_STEP are of a fitted θ; leave them unset for a "
+                       "video of many chunks")
 
-    def run(condition: Condition, chosen: tuple) -> np.ndarray:
-        velocity = scheduled(backbone.guided(condition, negative, guidance), merged.bind, *chosen)
-        replay = code and Replay(code, sigmas, seed, first.index, merged.adapter.unbind)
-        start = decoder_noise(seed, shape, first.index, backbone.device)
-        latents = sample(velocity, start, sigmas, fit.sampler, replay)
-        return backbone.decode(latents)
+    def run(caption: str, *schedule: Sequence) -> np.ndarray:
+        items = tuple(dataclasses.replace(item, caption=caption) for item in stream.items)
+        own = stream.sequence is not None or not fits
+        thetas = None if own else ScheduledThetas(backbone, fits, *schedule)
+        with Decoder(dataclasses.replace(stream, items=items), backbone, thetas=thetas) as decoder:
+            return np.stack(list(decoder.frames(0 if stream.sequence else first.index)))
 
-    with Merged(backbone, adaptations) as merged:
-        plain = ([1.0] + [0.0] * (count - 1), [0] * count, [0] * count)
-        return run(conditions[1], plain), run(conditions[0], (weights, starts, stops))
+    numbers = [number for number, each in enumerate(adaptations) if each.theta is not None]
+    fits = [adaptations[number] for number in numbers]
+    plain = [[float(number == 0) for number in numbers], [0] * len(fits), [0] * len(fits)]
+    chosen = [[part[number] for number in numbers] for part in (weights, starts, stops)]
+    caption = settings.base_caption or first.caption or settings.caption
+    return run(caption, *plain), run(settings.caption, *chosen)
+
+
+def _asked_for(first: Adaptation, stream: Bitstream, settings: EditConfig) -> Bitstream:
+    """The first fit's file with the steps, seed, guidance and noise of the edit."""
+    header = stream.header
+    own_steps, own_seed = settings.steps in (0, header.decode_steps), settings.seed in (-1, header.seed)
+    replayed = settings.replay_noise or first.theta is None or stream.sequence is not None
+    if replayed and not (stream.sequence or stream.noise is not None):
+        raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
+    if replayed and not (own_steps and own_seed):
+        raise VovError(f"{first.source}: its coded noise is replayed, which takes its own STEPS={header.decode_steps} "
+                       f"and SEED={header.seed}; leave STEPS and SEED unset")
+    if stream.sequence and settings.guidance not in (0, 1):
+        raise VovError("GUIDANCE: a video of many chunks is sampled without; leave it unset")
+    if not own_steps:
+        header = dataclasses.replace(header, decode_steps=settings.steps, sigmas=())
+    header = dataclasses.replace(header, seed=header.seed if own_seed else settings.seed,
+                                 guidance=settings.guidance or header.guidance)
+    return dataclasses.replace(stream, header=header, noise=stream.noise if replayed else None)

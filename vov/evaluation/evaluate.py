@@ -6,16 +6,15 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from vov import VovError, bitstream, codec, media
+from vov import VovError, media
 from vov.config import number_list
-from vov.decoding.sequence import SequenceDecoder
+from vov.decoding.decode import Decoder, read
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
 from vov.evaluation.catalogue import left_out
@@ -25,6 +24,7 @@ from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
+from vov.model.registry import USUAL, backbone_class
 from vov.runtime.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
 from vov.runtime.resumable import Outputs
 
@@ -35,22 +35,7 @@ OUTPUTS = ("results.json", "results.csv", "results.md", "rd.svg", "report.html")
 Anchors = Sequence[tuple[str, str]]  # (codec, preset)
 
 
-@dataclass(frozen=True)
-class Tree:
-    """What evaluation needs of the image or the video tree.
-
-    Attributes:
-        images: every picture of a folder is a pair of its own (a folder of frames is one clip otherwise).
-        model_id: the tree's usual foundation model.
-        load: its backbone's `load`: (model_id, cache_dir, device, precision, trusted, offload) → backbone.
-    """
-
-    images: bool
-    model_id: str
-    load: Callable[[str, str, str, str, bool, str], Backbone]
-
-
-def evaluate(settings: EvalConfig, tree: Tree) -> dict:
+def evaluate(settings: EvalConfig, medium: str) -> dict:
     """Runs everything and writes the files of results into OUT_DIR; returns what is in results.json.
 
     Raises VovError before any long work when an input is missing, unreadable, or does not match its original.
@@ -58,41 +43,41 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     out = Path(settings.out_dir)
     refuse_unwritable([out / name for name in OUTPUTS])
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
-    skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
-    pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
+    skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, medium == "image")
+    pairs = read_manifest(settings) if settings.manifest else read_folders(settings, medium == "image")
     open_pairs(pairs, settings.num_frames, settings.decode_limit)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
-    with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, tree),
+    with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, medium),
                  settings.overwrite) as outputs:
         if outputs.complete:
             return json.loads((out / "results.json").read_bytes())
-        return measure(settings, tree, pairs, (anchors, curves, skipped), outputs)
+        return measure(settings, medium, pairs, (anchors, curves, skipped), outputs)
 
 
-def identity(settings: EvalConfig, pairs: Sequence[Pair], tree: Tree) -> str:
+def identity(settings: EvalConfig, pairs: Sequence[Pair], medium: str) -> str:
     """Of an evaluation: its settings and the content of everything that is compared, wherever it is."""
     fields = [(field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings)
               if field.metadata["identity"] and field.name not in PLACES]
     files = [path for pair in pairs for path in (pair.original, pair.decoded)] + [settings.reference_curves]
     told = [(pair.name, pair.clip, pair.codec, pair.bytes, pair.bpp) for pair in pairs]
-    return content_hash(tree.images, fields, told, *(path_hash(path) if path else "" for path in files))
+    return content_hash(medium == "image", fields, told, *(path_hash(path) if path else "" for path in files))
 
 
-def measure(settings: EvalConfig, tree: Tree, pairs: list[Pair], chosen: tuple, outputs: Outputs) -> dict:
+def measure(settings: EvalConfig, medium: str, pairs: list[Pair], chosen: tuple, outputs: Outputs) -> dict:
     """Measures pairs and anchors and writes the files of results.
 
     chosen: (anchors, curves, skipped metrics).
     """
     out, device, (anchors, curves, skipped) = Path(settings.out_dir), pick_device(settings.device), chosen
     notes: list[str] = []
-    pairs += make_anchors(pairs, anchors, settings, tree, notes)
+    pairs += make_anchors(pairs, anchors, settings, medium, notes)
     suite = Suite(device, settings.metric_weights_dir, settings.frame_step, skipped, settings.jod_display)
     for pair in tqdm(pairs, desc="evaluate", unit="clip", disable=len(pairs) < 2):
         pair.measured = suite.measure(pair.reference(), pair.source(), pair.count,
                                       report.still_frames(pair.count, settings.report_frames),
                                       video=settings.report_video and pair.count > 1)
         pair.fill_rate()
-    results = collect(pairs, suite, settings, anchors, curves, notes, device, tree.images)
+    results = collect(pairs, suite, settings, anchors, curves, notes, device, medium == "image")
     texts = {"results.csv": report.to_csv(results).encode(), "results.md": report.to_markdown(results).encode()}
     if figure := report.rd_figure(results):
         texts["rd.svg"] = figure
@@ -105,7 +90,7 @@ def measure(settings: EvalConfig, tree: Tree, pairs: list[Pair], chosen: tuple, 
     return results
 
 
-def make_anchors(pairs: Sequence[Pair], anchors: Anchors, settings: EvalConfig, tree: Tree,
+def make_anchors(pairs: Sequence[Pair], anchors: Anchors, settings: EvalConfig, medium: str,
                  notes: list[str]) -> list[Pair]:
     """Decodes the .vov files among the pairs, then encodes every clip with every anchor; returns the anchors' pairs.
 
@@ -116,7 +101,7 @@ def make_anchors(pairs: Sequence[Pair], anchors: Anchors, settings: EvalConfig, 
         clips.setdefault(pair.clip, []).append(pair)
     targets = {clip: anchor_sizes(group, settings) for clip, group in clips.items()} if anchors else {}
     wanted = targets if "explicit" in dict(anchors) else {}
-    made = run_models(clips, wanted, settings, tree)
+    made = run_models(clips, wanted, settings, medium)
     for clip, group in clips.items():
         for name, preset in anchors:
             if name == "explicit":
@@ -140,7 +125,7 @@ def anchor_sizes(group: Sequence[Pair], settings: EvalConfig) -> list[float]:
 
 
 def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], settings: EvalConfig,
-               tree: Tree) -> dict[str, list[Pair]]:
+               medium: str) -> dict[str, list[Pair]]:
     """Everything that needs a foundation model, model by model, so that each is loaded once and one is in memory.
 
     Decodes the pairs that are .vov files, in place, and makes the explicit points of the clips in `targets`.
@@ -149,7 +134,7 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
         {clip: pairs of its explicit points}, for every clip.
     """
     coded = {pair.header.model_id: _model(pair, settings) for group in clips.values() for pair in group if pair.header}
-    fallback = (settings.model_id or tree.model_id, settings.precision(), True)
+    fallback = (settings.model_id or USUAL[medium], settings.precision(), True)
     wanted: dict[tuple[str, str, bool], list[str]] = {}  # clips whose explicit points a model makes
     for clip in targets:
         own = next((pair.header.model_id for pair in clips[clip] if pair.header), "")
@@ -160,7 +145,8 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
     made: dict[str, list[Pair]] = {clip: [] for clip in clips}
     for model in dict.fromkeys((*waiting, *wanted)):
         name, dtype, trusted = model
-        backbone = tree.load(name, settings.cache_dir, settings.device, dtype, trusted, settings.offload)
+        backbone = backbone_class(medium).load(name, settings.cache_dir, settings.device, dtype, trusted,
+                                               settings.offload)
         for pair in waiting.get(model, ()):
             pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded")
         for clip in wanted.get(model, ()):
@@ -177,16 +163,12 @@ def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
 
 
 def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:
-    """Decodes a .vov file of one clip, picture or sequence; returns the folder of its frames, in `folder`."""
+    """Decodes a .vov file of one clip, picture or video; returns the folder of its frames, in `folder`."""
     frames = folder / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
     shutil.rmtree(frames, ignore_errors=True)  # frames of an interrupted run
-    stream = bitstream.read(path)
-    if stream.sequence:
-        with SequenceDecoder(backbone, stream, str(path)) as decoder:
-            media.write_frames(frames, decoder.frames())
-    else:
-        (clip,) = codec.decode_file(path, backbone, 0)  # `open_pairs` has looked at what it asks for
-        media.write_frames(frames, clip.frames)
+    stream = read(path, limit=0)  # `open_pairs` has looked at what it asks for
+    with Decoder(stream, backbone) as decoder:
+        media.write_frames(frames, decoder.frames())
     return frames
 
 

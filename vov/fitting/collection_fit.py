@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from vov import bitstream
-from vov.adapter.adapt import AdapterSpec, adapt
-from vov.bitstream import Bitstream, Header, Item
+from vov.adapter.adapt import AdapterSpec
+from vov.adapter.adapted import AdaptedModel
+from vov.adapter.quantiser import to_symbols
+from vov.bitstream import Bitstream, Item
 from vov.fitting.distributed import World
-from vov.fitting.fit import Fit, Target
-from vov.fitting.rate import RateModel, theta_hat
+from vov.fitting.encoder import header_of
+from vov.fitting.fit import Fit, FitContext, FitItem
+from vov.fitting.rate import RateModel
 from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone
 from vov.runtime.files import content_hash
@@ -45,28 +48,18 @@ def fit(backbone: Backbone, windows: Sequence[Window], settings: FitConfig, name
     """
     settings, frames = shared_settings(settings), len(windows[0].frames)
     backbone.check_geometry(settings.width, settings.height, frames)
-    shift = settings.shift or backbone.native_shift(settings.width, settings.height)
-    adapter, projection = adapt(AdapterSpec.of(settings), backbone, backbone.transformer)
-    try:
-        projection = projection.to(backbone.device)
+    header = header_of(backbone, dataclasses.replace(settings, sampler="euler", guidance=1.0), frames, fps)
+    content = {"content": content_hash(*(np.ascontiguousarray(window.frames).data for window in windows)),
+               "captions": content_hash(*(window.caption for window in windows))}
+    with AdaptedModel(backbone, AdapterSpec.of(settings)) as model:
         conditions = backbone.embed([window.caption for window in windows])
-        targets = [Target(backbone.encode(window.frames), condition, index)
-                   for index, (window, condition) in enumerate(zip(windows, conditions, strict=True))]
-        content = {"content": content_hash(*(np.ascontiguousarray(window.frames).data for window in windows)),
-                   "captions": content_hash(*(window.caption for window in windows))}
-        fitted = Fit(backbone, adapter, projection, targets, settings, folder, world=world, shift=shift,
-                     content=content).run()
-    finally:
-        adapter.remove()
+        items = [FitItem(backbone.encode(window.frames), condition, index)
+                 for index, (window, condition) in enumerate(zip(windows, conditions, strict=True))]
+        context = FitContext(world=world or World(), shift=header.shift, content=content)
+        fitted = Fit(model, items, settings, folder, context).run()
     step = fitted.step or RateModel.from_theta(fitted.theta, settings.init_bits).step_value
-    symbols = np.rint((theta_hat(fitted.theta, step, "round") / step).cpu().numpy()).astype(np.int32)
-    header = Header(
-        tree=backbone.tree, model_id=backbone.name, fingerprint=backbone.fingerprint(), dtype=backbone.precision,
-        lora_preset=settings.lora_preset, last_k=settings.last_k, rank=settings.rank,
-        theta_length=settings.theta_length, proj_seed=settings.proj_seed, index_hash=projection.hash, step=step,
-        width=settings.width, height=settings.height, num_frames=frames, fps=fps, resize=settings.resize,
-        sampler="euler", decode_steps=settings.decode_steps, shift=shift, seed=settings.seed)
-    return Bitstream(header, (Item(name, settings.width, settings.height),), symbols)
+    return Bitstream(dataclasses.replace(header, step=step), (Item(name, settings.width, settings.height),),
+                     to_symbols(fitted.theta, step).cpu().numpy())
 
 
 def write(path: Path, stream: Bitstream) -> None:

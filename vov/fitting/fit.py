@@ -10,14 +10,15 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vov import VovError, config
-from vov.adapter.unilora import Adapter, Projection
+from vov.adapter.adapted import AdaptedModel
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.guard import SpikeGuard
@@ -26,13 +27,15 @@ from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise, softnes
 from vov.fitting.runlog import RunLog
 from vov.fitting.samples import Passes, Training, choose
 from vov.fitting.settings import FitConfig
-from vov.fitting.steering import Steering
 from vov.model import speed
-from vov.model.backbone import Backbone, Condition
+from vov.model.backbone import Condition
 from vov.model.flow import decoder_noise, interpolate, sigma_grid
 from vov.runtime import signals
 from vov.runtime.files import content_hash
 from vov.runtime.random import Stream, uniform
+
+if TYPE_CHECKING:
+    from vov.fitting.rate_control import RateControl
 
 log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
@@ -41,7 +44,7 @@ MEANING = {"content": "the clip or pictures", "captions": "the caption", "start"
 
 
 @dataclass(frozen=True)
-class Target:
+class FitItem:
     """One thing that θ must regenerate: latents x0 [1, C, T, h, w], its caption, its number in the file.
 
     importance: what a squared error of each latent value counts, [1, 1, T, h, w] (`roi`); None: the same everywhere.
@@ -64,57 +67,72 @@ class Fitted:
     checkpoint: Path
 
 
-class Fit:
-    """One stage of fitting θ to targets.
+@dataclass(frozen=True)
+class FitContext:
+    """What surrounds a fit.
 
-    Args:
-        backbone: frozen; its layers are replaced by `adapter`'s.
-        adapter, projection: from `model.adapt`, made by the caller, who also decodes with them.
-        targets: what to regenerate; several share θ, each with its own caption.
-        settings: the resolved configuration of this stage.
-        folder: gets config.yaml, log.jsonl, tensorboard/, checkpoint.safetensors, previews.
+    Attributes:
         world: this process among others.
         preview: (θ̂, step) → {name: value}, decodes and writes pictures; called in the first process.
         start: θ (and, from a stage-2 checkpoint, the rate tensors) to start from.
+        shift: of the σ grid.
         content: {name: hash} of what is fitted; a checkpoint of other content is not resumed.
         notes: further facts for whoever reads the checkpoint: captions, frames, rate.
-        steering: what a stage with a rate term is aimed at; None: λ stays as it is.
+        rate_control: what a stage with a rate term is aimed at; None: λ stays as it is.
+    """
+
+    world: World = field(default_factory=World)
+    preview: Callable[[Tensor, int], dict[str, float]] | None = None
+    start: dict[str, Tensor] | None = None
+    shift: float = 3.0
+    content: dict[str, str] = field(default_factory=dict)
+    notes: dict = field(default_factory=dict)
+    rate_control: RateControl | None = None
+
+
+class Fit:
+    """One stage of fitting θ to items.
+
+    Args:
+        model: the frozen model with the adapter that is fitted; the caller also decodes with it.
+        items: what to regenerate; several share θ, each with its own caption.
+        settings: the resolved configuration of this stage.
+        folder: gets config.yaml, log.jsonl, tensorboard/, checkpoint.safetensors, previews.
     Raises:
         VovError: the checkpoint in `folder` belongs to another run, or a loss is not finite.
     """
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, projection: Projection, targets: Sequence[Target],
-                 settings: FitConfig, folder: Path, *, world: World | None = None,
-                 preview: Callable[[Tensor, int], dict[str, float]] | None = None,
-                 start: dict[str, Tensor] | None = None, shift: float = 3.0, content: dict[str, str] | None = None,
-                 notes: dict | None = None, steering: Steering | None = None):
+    def __init__(self, model: AdaptedModel, items: Sequence[FitItem], settings: FitConfig, folder: Path,
+                 context: FitContext | None = None):
+        context = context or FitContext()
+        backbone, shift = model.backbone, context.shift
         backbone.refuse_eight_bits("a fit")
-        self.backbone, self.adapter, self.projection, self.targets = backbone, adapter, projection, targets
-        self.settings, self.folder, self.preview, self.world = settings, folder, preview, world or World()
-        self.device, self.notes, self.steering = backbone.device, notes or {}, steering
+        self.backbone, self.model, self.projection, self.items = backbone, model, model.projection, items
+        self.settings, self.folder, self.preview, self.world = settings, folder, context.preview, context.world
+        self.device, self.notes, self.rate_control = backbone.device, context.notes, context.rate_control
         self.sigmas = sigma_grid(settings.decode_steps, shift)
         self.training = Training(settings.noise, settings.timesteps, self.sigmas, shift, settings.seed)
-        self.passes = Passes(self.training.constant, len(targets), settings.batch_size, settings.accum_step,
+        self.passes = Passes(self.training.constant, len(items), settings.batch_size, settings.accum_step,
                              self.world.rank, self.world.size)
-        shape = targets[0].latents.shape
-        if any(target.latents.shape != shape for target in targets):
+        shape = items[0].latents.shape
+        if any(item.latents.shape != shape for item in items):
             raise VovError("all pictures of one fit must have the same size; give one WIDTH and HEIGHT")
 
-        start = start or {}
-        self.content = {**(content or {}), "start": content_hash(*(
+        start = context.start or {}
+        self.content = {**context.content, "start": content_hash(*(
             part for name in sorted(start) for part in (name, start[name].cpu().float().numpy().tobytes())))}
         self.theta = self._initial_theta(start).requires_grad_()
         self.rate = self._initial_rate(start) if settings.lambda_rate > 0 else None
-        self.clean = torch.cat([target.latents for target in targets])
+        self.clean = torch.cat([item.latents for item in items])
         self.weights = pixel_weights(backbone, self.clean, settings.seed) if settings.loss == "pixel" else None
         self.importance = None
-        if any(target.importance is not None for target in targets):
+        if any(item.importance is not None for item in items):
             even = torch.ones(1, 1, *shape[2:], device=self.device)
-            self.importance = torch.cat([even if t.importance is None else t.importance for t in targets]).sqrt()
-        self.chained = torch.tensor([target.chained for target in targets], device=self.device)
-        self.any_chained = any(target.chained for target in targets)
-        self.anchors = torch.cat([decoder_noise(settings.seed, shape, target.index, self.device) for target in targets])
-        self.conditions = backbone.collate([target.condition for target in targets])
+            self.importance = torch.cat([even if t.importance is None else t.importance for t in items]).sqrt()
+        self.chained = torch.tensor([item.chained for item in items], device=self.device)
+        self.any_chained = any(item.chained for item in items)
+        self.anchors = torch.cat([decoder_noise(settings.seed, shape, item.index, self.device) for item in items])
+        self.conditions = backbone.collate([item.condition for item in items])
         self._make_fast()
         self._make_optimizer()
         self._make_step()
@@ -164,7 +182,7 @@ class Fit:
 
     def _extra(self) -> dict[str, Tensor]:
         """State beside θ, the rate model and the optimiser."""
-        steered = {"steering": self.steering.state} if self.steering and self.rate else {}
+        steered = {"steering": self.rate_control.state} if self.rate_control and self.rate else {}
         return {"gradient_mean": self.guard.mean, **steered}
 
     def _refuse_infinite(self, done: int) -> None:
@@ -188,7 +206,7 @@ class Fit:
         return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * bound) - bound
 
     def _initial_rate(self, start: dict[str, Tensor]) -> RateModel:
-        bits = self.steering.bits if self.steering else self.settings.init_bits
+        bits = self.rate_control.bits if self.rate_control else self.settings.init_bits
         rate = RateModel.from_theta(self.theta, bits)
         rate.load_reference({k: v for k, v in start.items() if k != "unilora_theta_d"})
         return rate.to(self.device)
@@ -270,7 +288,7 @@ class Fit:
 
     def _error(self, leaf: Tensor, piece: slice) -> Tensor:
         """v̂ − v of some samples, [B, C, T, h, w]."""
-        self.adapter.bind(self.projection.factors(leaf.to(self.backbone.dtype)))
+        self.model.bind_entries(leaf)
         which, noise, time = (self.buffers[k][piece] for k in ("which", "noise", "time"))
         clean = self.clean[which]
         condition = {k: v[which] for k, v in self.conditions.items()}
@@ -302,17 +320,17 @@ class Fit:
                 group["lr"].fill_(peak * schedule)
             else:
                 group["lr"] = peak * schedule
-        if not (self._filled and self.training.constant and len(self.targets) == 1):
+        if not (self._filled and self.training.constant and len(self.items) == 1):
             self._fill(step)
         if self.rate:
             ramp = min(1.0, (step + 1) / max(1, self.settings.lambda_rate_warmup))
-            factor = self.steering.factor if self.steering else 1.0
+            factor = self.rate_control.factor if self.rate_control else 1.0
             self.buffers["lambda"].fill_(self.settings.lambda_rate * ramp * factor)
             self.buffers["temperature"].fill_(softness((step + 1) / self.settings.train_steps))
             self.buffers["dither"].copy_(quantiser_noise(self.settings.seed, step, self.theta))
         outputs = self.step()
-        if self.rate and self.steering:
-            self.steering.note(step + 1, self.rate, self.theta)
+        if self.rate and self.rate_control:
+            self.rate_control.note(step + 1, self.rate, self.theta)
         return outputs
 
     def coded_bits(self) -> float:
@@ -324,7 +342,7 @@ class Fit:
         self._filled, numbers = True, self.passes.numbers()
         if not numbers:
             return
-        chosen = choose(self.settings.seed, step, self.passes.samples, len(self.targets))
+        chosen = choose(self.settings.seed, step, self.passes.samples, len(self.items))
         which = torch.tensor([chosen[n] for n in numbers], device=self.device)
         self.buffers["which"].copy_(which)
         self.buffers["time"].copy_(torch.tensor([self.training.time(step, n, self.passes.samples) for n in numbers]))

@@ -1,8 +1,8 @@
-"""Theta to integers, and how many bits they cost while fitting: the quantiser and the learned rate model.
+"""How many bits θ costs while it is fitted: the learned quantiser step and the learned rate model.
 
-The quantiser is uniform with a learned step, θ̂ = step · round(clamp(θ / step, ±128)); the rate model is the
-factorised density of Ballé et al., "Variational image compression with a scale hyperprior" (ICLR 2018,
-appendix 6.1) over θ / step, whose bin of width one around a symbol is that symbol's probability.
+The quantiser is that of `vov.adapter.quantiser`, its step learned; the rate model is the factorised density of Ballé
+et al., "Variational image compression with a scale hyperprior" (ICLR 2018, appendix 6.1) over θ / step, whose bin of
+width one around a symbol is that symbol's probability.
 
 The learned density shapes theta during the fit and gives the gradient of the rate. It is not what the file is
 coded with: `vov.bitstream.symbols` counts the symbols that are really written; `empirical_bits` estimates its size.
@@ -19,27 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vov import VovError
+from vov.adapter.quantiser import theta_hat, to_symbols
 from vov.bitstream.header import SYMBOL_LIMIT
 from vov.runtime.random import Stream, uniform
-
-
-def theta_hat(theta: Tensor, step: Tensor | float, mode: str, noise: Tensor | None = None) -> Tensor:
-    """θ̂ of theta's shape, float32; in the three modes every quantiser of learned compression has.
-
-    round   step · round(clamp(θ / step, ±128)): what the decoder will see; the gradient to θ is zero.
-    ste     the same value, with the gradient of the clamp alone (straight-through): 1 to θ inside the range.
-    noise   step · (clamp(θ / step, ±128) + noise): a differentiable stand-in; noise uniform in ±0.5.
-    """
-    scaled = torch.clamp(theta.float() / step, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-    if mode == "round":
-        return torch.round(scaled) * step
-    if mode == "ste":  # |round(y) - y| <= 0.5 is exact in float32, and so is the sum: the value is round(y)
-        return (scaled + (torch.round(scaled) - scaled).detach()) * step
-    if mode == "noise":
-        if noise is None:
-            raise ValueError("theta_hat(mode='noise') needs the noise")
-        return (scaled + noise) * step
-    raise ValueError(f"theta_hat: mode is {mode!r}; choose noise, ste or round")
 
 
 def soft_round(x: Tensor, temperature: Tensor | float) -> Tensor:
@@ -61,11 +43,6 @@ def softness(done: float) -> float:
 def quantiser_noise(seed: int, step: int, like: Tensor) -> Tensor:
     """The uniform noise in [-0.5, 0.5) of optimiser step `step`, of the shape and on the device of `like`."""
     return uniform(seed, (Stream.QUANTISER, step), like.shape, like.device) - 0.5
-
-
-def from_symbols(symbols: np.ndarray | Tensor, step: float) -> Tensor:
-    """θ̂ float32 from integer symbols and the float32 step of a file: bit-equal to `theta_hat(θ, step, "round")`."""
-    return torch.as_tensor(symbols).float() * torch.tensor(step, dtype=torch.float32)
 
 
 def empirical_bits(symbols: np.ndarray | Tensor) -> float:
@@ -184,9 +161,7 @@ class RateModel(nn.Module):
 
     def symbols(self, theta: Tensor) -> Tensor:
         """int32 symbols in ±128 of theta's shape: what is written to the file."""
-        with torch.no_grad():
-            scaled = torch.clamp(theta.float() / self.step, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-            return torch.round(scaled).to(torch.int32)
+        return to_symbols(theta, self.step)
 
     def parameter_groups(self, lr: float, density_lr: float | None = None) -> list[dict]:
         """Two optimiser groups without weight decay: the step at `lr`, the density at `density_lr` (default lr)."""

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from vov import VovError, bitstream
 from vov.adapter.adapt import AdapterSpec, adapt
+from vov.adapter.quantiser import from_symbols
 from vov.adapter.unilora import Adapter, Projection
-from vov.decoding.limits import refuse_sequence
-from vov.fitting.rate import from_symbols
 from vov.formats import peft
 from vov.formats.reference import load_reference, told_hash
 from vov.model.backbone import Backbone
@@ -91,7 +90,9 @@ def read(path: str | Path) -> Exportable:
         notes.pop("format", None)  # what is written from here is no checkpoint to resume from
         return Exportable(path, found.theta_hat, found.step, found.estimator_state, notes)
     stream = bitstream.read(path)
-    refuse_sequence(stream, str(path))
+    if stream.sequence or not stream.symbols.any():
+        raise VovError(f"{path}: holds coded noise and no θ, so there is nothing to export; fit the clip or picture "
+                       "(run_two_stage.sh, train_multi.sh)")
     notes = {key: value.hex() if isinstance(value, bytes) else value for key, value in vars(stream.header).items()}
     notes["caption"] = "\n".join(item.caption for item in stream.items)
     return Exportable(path, from_symbols(stream.symbols, stream.header.step), stream.header.step, {}, notes)

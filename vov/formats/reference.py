@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vov import VovError
+from vov.adapter.quantiser import theta_hat
 from vov.config import checked
-from vov.fitting.rate import theta_hat
 from vov.formats.tensors import finite, read_tensors, vector, write_tensors
 from vov.model.backbone import Backbone
 

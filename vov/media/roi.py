@@ -21,7 +21,7 @@ from vov.runtime.files import content_hash, path_hash
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Tensor
 
-S = TypeVar("S")  # vov.codec.Source
+S = TypeVar("S")  # vov.media.original.Original
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,6 @@ class ModelOptions:
         backbone = kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,
                              self.precision(stored, source), trusted=bool(self.model_id) or isinstance(made, Mapping),
                              offload=self.offload)
-        backbone.collection_dir = self.collection_dir
         if self.attention != "auto":
             backbone.choose_attention(self.attention)
         return backbone

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vov import VovError
 from vov.model.backbone import Backbone, Condition
+from vov.model.registry import USUAL
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 OUTPUT = ("attn.to_out.0",)
@@ -27,7 +28,7 @@ class QwenBackbone(Backbone):
     """
 
     tree = "image"
-    usual_model = "Qwen/Qwen-Image"
+    usual_model = USUAL["image"]
     blocks = "transformer_blocks"
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
 

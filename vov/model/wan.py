@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vov import VovError
 from vov.model.backbone import Backbone, Condition
+from vov.model.registry import USUAL
 
 ATTENTION = tuple(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v"))
 OUTPUT = ("attn1.to_out.0", "attn2.to_out.0")
@@ -25,7 +26,7 @@ class WanBackbone(Backbone):
     """
 
     tree = "video"
-    usual_model = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    usual_model = USUAL["video"]
     blocks = "blocks"
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
     max_tokens = 512  # as WanPipeline calls its text encoder

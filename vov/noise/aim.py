@@ -35,30 +35,30 @@ class Aim:
         weights: [2, C, C] of `loss.pixel_weights`, for all but likelihood; None: latent errors as they are.
         importance: what a squared error of each value counts, [1, 1, T, h, w]; None: the same everywhere.
         chained: the target begins with a later latent frame: the first is known.
-        until: σ below which lookahead and blend give way to pixel, at a third of the cost.
-        every: they do so too except in every so many steps, counted by `steps`.
+        every: lookahead and blend give way to pixel, at a third of the cost, except in every so many steps.
+        done: sampler steps that are over.
     """
 
-    def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False,
-                 until: float = 0.0, importance: Tensor | None = None, every: int = 1):
+    def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, *,
+                 chained: bool = False, importance: Tensor | None = None, every: int = 1, done: int = 0):
         self.plain, self.target, self.chained = velocity, target, chained
-        self.until, self.blend = until if score in GRADIENT else float("inf"), score == "blend"
+        self.gradient, self.blend = score in GRADIENT, score == "blend"
         self.squares = None if weights is None else [w.T @ w for w in weights]
         self.axes = None if weights is None else [torch.linalg.eigh(square.double()) for square in self.squares]
         self.importance = importance
-        self.every, self.steps = every, 0
-        self.kept: list[Tensor] = []
+        self.every, self.steps = every, done
+        self.graph: list[Tensor] = []
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The velocity; for lookahead and blend, x and x̂0 are kept with the graph between them."""
-        self.kept = []
+        """The velocity; for lookahead and blend, x and x̂0 stay with the graph between them."""
+        self.graph = []
         self.steps += 1
-        if t < self.until or (self.steps - 1) % self.every:
+        if not self.gradient or (self.steps - 1) % self.every:
             return self.plain(x, t)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             v = self.plain(x, t)
-            self.kept = [x, denoised(x, v, t)]
+            self.graph = [x, denoised(x, v, t)]
         return v.detach()
 
     def direction(self, step: Step, x0: Tensor, reach: float) -> Wanted:
@@ -66,8 +66,8 @@ class Aim:
         error = self.target - x0
         drift, wanted = step.drift * error, self.weighted(error)
         towards, gain = self.reached(drift, reach), step.g * wanted
-        if self.kept:
-            (pulled,) = torch.autograd.grad(self.kept[1], self.kept[0], wanted)
+        if self.graph:
+            (pulled,) = torch.autograd.grad(self.graph[1], self.graph[0], wanted)
             if self.blend:
                 towards = unit(pulled) + unit(towards)
             else:

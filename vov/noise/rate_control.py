@@ -15,10 +15,10 @@ import numpy as np
 from vov import VovError, bitstream
 from vov.bitstream import Bitstream
 from vov.bitstream.reader import varint
-from vov.codec import Source
 from vov.config import rate_targets
 from vov.config.rate_targets import NEAR_DB, SIZES
 from vov.media import restore_geometry
+from vov.media.original import Original
 from vov.metrics import psnr
 from vov.model.backbone import Backbone
 from vov.noise.options import ScalingConfig
@@ -53,7 +53,7 @@ def asked(settings: ScalingConfig) -> str:
     return name
 
 
-def whole(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]) -> int:
+def whole(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Original]) -> int:
     """Bytes that the whole file may have; 0: no size was asked for."""
     header = stream.header
     shapes = [source.reference(header.width, header.height, header.resize).shape for source in sources]
@@ -69,7 +69,7 @@ def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingCo
     return replace(settings, scaling_bytes=size - besides)
 
 
-def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source], backbone: Backbone,
+def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Original], backbone: Backbone,
            run: Callable[..., tuple[Bitstream, list[np.ndarray]]]) -> Chosen:
     """The file that was asked for.
 
@@ -77,7 +77,7 @@ def choose(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Source]
     how many bytes the next one should spend, see `aimed`.
 
     Args:
-        run: (settings, and bytes to spend by the last coded step alone) → (file, frames), see `search.scale`.
+        run: (settings, and bytes to spend by the last coded step alone) → (file, frames), see `items.add_noise`.
     Raises:
         VovError: the target cannot be met; says what the model can give.
     """
@@ -168,7 +168,7 @@ def missed(values: Sequence[float], wanted: float) -> str:
             f"dB, which the file has, is the nearest{beyond}; ask for one of these or for TARGET_BYTES, or raise STEPS")
 
 
-def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Source], backbone: Backbone) -> None:
+def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Original], backbone: Backbone) -> None:
     """Raises VovError for a PSNR beyond what the model's autoencoder gives without any loss in between."""
     header = stream.header
     frames = [backbone.decode(backbone.encode(source.fitted(header.width, header.height, header.resize)))
@@ -178,8 +178,8 @@ def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Source], b
                        "gives less; ask for less")
 
 
-def quality(frames: Sequence[np.ndarray], stream: Bitstream, sources: Sequence[Source]) -> float:
-    """Mean PSNR of the items, as `results.report` measures the decoded file."""
+def quality(frames: Sequence[np.ndarray], stream: Bitstream, sources: Sequence[Original]) -> float:
+    """Mean PSNR of the items, as `run_report.report` measures the decoded file."""
     header, found = stream.header, []
     for one, item, source in zip(frames, stream.items, sources, strict=True):
         shown = restore_geometry(one, item.original_width, item.original_height, header.resize)

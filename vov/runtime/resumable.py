@@ -107,9 +107,11 @@ class Outputs:
         self.kept.add(self._key(path))
         self._write(False)
 
-    def forget(self) -> None:
-        """Nothing is kept: the outputs are written together."""
-        self.made, self.kept = {}, set()
+    def forget(self, *paths: Path) -> None:
+        """These outputs, by default all, are made anew: they are written together."""
+        for key in map(self._key, paths or self.paths):
+            self.made.pop(key, None)
+            self.kept.discard(key)
 
     def finish(self) -> None:
         """All outputs are made: the same command has nothing more to do."""

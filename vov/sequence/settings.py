@@ -27,19 +27,15 @@ class SequenceConfig(ModelOptions, RoiOptions):
     audio: str = option("copy", "copy: the sound rides along as the packets it came as; none", choices=("copy", "none"))
 
     scenes: str = option("auto", "auto: cuts are detected; none: one scene; or a file with each scene's first frame")
-    shortest_scene: int = option(0, "fewest frames of a detected scene; 0: half a chunk", minimum=0)
     key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
                             "first of a scene", minimum=0)
 
     collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
                              "file names it by 16 bytes, the decoder needs it too", identity=False)
-    scene_theta: str = option("0", "length d of a θ for each scene, fitted to its chunks; 0: none; auto: "
-                              "1024 where a scene's chunks gain more by it than it costs, else none")
+    scene_theta: int = option(0, "length d of a θ for each scene, fitted to its chunks; 0: none", minimum=0,
+                              maximum=1 << 24)
     scene_steps: int = option(1000, "optimiser steps of a scene's θ", minimum=1)
-    scene_batch: int = option(8, "chunks with fresh noise that a step sees", minimum=1)
     scene_lr: float = option(0.05, "peak learning rate of a scene's θ", minimum=0)
-    scene_bits: float = option(4.0, "bits of an entry of a scene's θ", minimum=0.5, maximum=7.5)
-    scene_windows: int = option(32, "most windows of a scene that its θ is fitted to", minimum=1)
     scene_crop: str = option("", "WIDTHxHEIGHTxFRAMES of random windows that a scene's θ is fitted to instead of whole "
                              "chunks: smaller ones make a fit of a large model cheaper")
     rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
@@ -62,8 +58,6 @@ class SequenceConfig(ModelOptions, RoiOptions):
                          f"step would have over {USUAL_ATOMS} atoms; -1: a whole label, no trellis", minimum=-1)
     score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
-    lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
-                                    "pass; 0: never", minimum=0)
     lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
                                   "pixel in the others", minimum=1)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)

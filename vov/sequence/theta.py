@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vov import VovError
-from vov.adapter.adapt import AdapterSpec, adapt
+from vov.adapter.adapt import AdapterSpec
+from vov.adapter.adapted import AdaptedModel
+from vov.adapter.quantiser import from_symbols, to_symbols
 from vov.bitstream.symbols import encode_symbols
-from vov.decoding import collection
-from vov.fitting.fit import Fit, Target
-from vov.fitting.rate import RateModel, from_symbols
+from vov.fitting.fit import Fit, FitContext, FitItem
+from vov.fitting.rate import RateModel
 from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone, Condition
 from vov.model.options import ModelOptions
@@ -24,8 +24,7 @@ from vov.runtime.random import Stream, uniform
 from vov.sequence.plan import Span
 from vov.sequence.settings import SequenceConfig
 
-AUTO_LENGTH = 1024  # d of SCENE_THETA=auto: 0.5 KB at 4 bits an entry
-AUTO_SHARE = 0.5  # of a scene's bytes: a θ that takes more is not even tried
+BATCH, WINDOWS, BITS = 8, 32, 4.0  # windows a step sees; of a scene at most; bits of an entry of θ
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +48,13 @@ class Window:
     chained: bool
 
 
-def length(settings: SequenceConfig) -> int:
-    """d of SCENE_THETA; 0: none. Raises VovError for anything else."""
-    text = settings.scene_theta.strip().lower()
-    if text == "auto":
-        return AUTO_LENGTH
-    if not text.isdecimal() or int(text) > 1 << 24:
-        raise VovError(f"SCENE_THETA={settings.scene_theta}: is not auto, 0 or a number of entries up to {1 << 24}")
-    return int(text)
-
-
-def spec(settings: SequenceConfig, backbone: Backbone) -> AdapterSpec:
-    """The adapter of all scenes: every block of the model."""
+def spec_of(settings: SequenceConfig, backbone: Backbone) -> AdapterSpec | None:
+    """The adapter of all scenes: every block of the model; None where scenes have no θ."""
+    if not settings.scene_theta:
+        return None
     blocks = len(backbone.transformer.get_submodule(backbone.blocks))
     preset = settings.lora_preset or next(iter(backbone.presets))
-    return AdapterSpec(settings.rank, length(settings), blocks, preset, 42)
+    return AdapterSpec(settings.rank, settings.scene_theta, blocks, preset, 42)
 
 
 def crop(settings: SequenceConfig, backbone: Backbone) -> tuple[int, int, int] | None:
@@ -84,82 +75,63 @@ def crop(settings: SequenceConfig, backbone: Backbone) -> tuple[int, int, int] |
     return width, height, frames
 
 
-class SceneAdapter:
-    """The model's adapter while a video is coded: fits a θ for a scene, and makes one the adaptation."""
+class SceneThetas:
+    """The θ of the scenes while a video is coded: fits them, and makes one the adaptation.
 
-    def __init__(self, backbone: Backbone, settings: SequenceConfig, shift: float):
-        self.backbone, self.settings, self.shift = backbone, settings, shift
-        self.spec, self.crop = spec(settings, backbone), crop(settings, backbone)
-        self.adapter, projection = adapt(self.spec, backbone, backbone.transformer)
-        self.projection = projection.to(backbone.device)
+    Args:
+        model: adapted as `spec_of` says; its owner removes it.
+        shift: of the σ grid.
+    """
 
-    def bind(self, theta: SceneTheta | None) -> None:
-        """Makes θ̂ the adaptation, as the decoder will; None: the frozen model."""
-        if theta is None:
-            self.adapter.unbind()
-            return
-        flat = self.projection.expand(from_symbols(theta.symbols, theta.step).to(self.backbone.device))
-        self.adapter.bind(self.projection.factors(flat.to(self.backbone.dtype)))
+    def __init__(self, model: AdaptedModel, settings: SequenceConfig, shift: float):
+        self.model, self.settings, self.shift = model, settings, shift
+        self.crop = crop(settings, model.backbone)
+
+    def bind(self, theta: SceneTheta) -> None:
+        """Makes θ̂ the adaptation, as the decoder will."""
+        self.model.bind(from_symbols(theta.symbols, theta.step))
 
     def windows(self, read: Callable, spans: Sequence[Span]) -> list[Window]:
         """What a scene's θ is fitted to: whole chunks, or crops of SCENE_CROP."""
         ours = self.settings
         if self.crop:
-            return crops(read, spans, self.crop, ours.scene_windows, ours.seed)
-        return windows(read, spans, ours.num_frames, ours.scene_windows)
-
-    def remove(self) -> None:
-        """Gives the model its own layers back."""
-        self.adapter.remove()
+            return crops(read, spans, self.crop, WINDOWS, ours.seed)
+        return windows(read, spans, ours.num_frames, WINDOWS)
 
     def fit(self, windows: Sequence[Window], condition: Condition, folder: Path,
             before: SceneTheta | None) -> SceneTheta:
-        """θ of these windows, rounded at SCENE_BITS an entry.
+        """θ of these windows, rounded at BITS an entry.
 
         It starts from `before`, the previous scene's, when that explains the windows better than a fresh one does.
         folder: gets the checkpoint, from which a stopped fit goes on.
         """
         job = self.job(windows, condition, folder, {})
         if before is not None:
-            theta = from_symbols(before.symbols, before.step).to(self.backbone.device)
+            theta = from_symbols(before.symbols, before.step).to(self.model.backbone.device)
             if job.distortion_of(theta) < job.distortion_of(job.theta.detach()):
                 job = self.job(windows, condition, folder, {"unilora_theta_d": theta})
         fitted = job.run()
-        rate = RateModel.from_theta(fitted.theta, self.settings.scene_bits)
-        return SceneTheta(rate.symbols(fitted.theta).cpu().numpy(), rate.step_value)
+        step = RateModel.from_theta(fitted.theta, BITS).step_value
+        return SceneTheta(to_symbols(fitted.theta, step).cpu().numpy(), step)
 
     def job(self, windows: Sequence[Window], condition: Condition, folder: Path, start: dict) -> Fit:
         """The fit of one θ to these windows, not yet run."""
-        targets = [Target(self.backbone.latents(window.frames), condition, number, window.chained)
-                   for number, window in enumerate(windows)]
+        items = [FitItem(self.model.backbone.latents(window.frames), condition, number, window.chained)
+                 for number, window in enumerate(windows)]
         content = content_hash(*(np.ascontiguousarray(window.frames).data for window in windows),
                                [window.chained for window in windows])
-        return Fit(self.backbone, self.adapter, self.projection, targets, self._fit_settings(), folder, start=start,
-                   shift=self.shift, content={"content": content})
+        context = FitContext(start=start, shift=self.shift, content={"content": content})
+        return Fit(self.model, items, self._fit_settings(), folder, context)
 
     def _fit_settings(self) -> FitConfig:
-        ours = self.settings
+        ours, (spec,) = self.settings, self.model.specs
         model = {field.name: getattr(ours, field.name) for field in dataclasses.fields(ModelOptions)}
         model["quantize"] = "none" if ours.quantize == "auto" else ours.quantize
         return dataclasses.replace(
-            FitConfig(**model), width=ours.width, height=ours.height, rank=self.spec.rank,
-            theta_length=self.spec.theta_length, last_k=self.spec.last_k, lora_preset=self.spec.lora_preset,
-            train_steps=ours.scene_steps, batch_size=ours.scene_batch, lr=ours.scene_lr, noise="random",
-            timesteps="shifted", seed=ours.seed, save_every=max(1, ours.scene_steps // 20), preview_every=0,
-            overwrite=True)
-
-
-@contextmanager
-def adapted(backbone: Backbone, settings: SequenceConfig, shift: float, shared: bytes) -> Iterator[SceneAdapter | None]:
-    """Within it the model is adapted by the collection of the name `shared`, and scenes are given their θ by what it
-    yields, if they have one. shift: of the σ grid."""
-    with collection.applied(shared, backbone, settings.collection):
-        adapter = SceneAdapter(backbone, settings, shift) if length(settings) else None
-        try:
-            yield adapter
-        finally:
-            if adapter is not None:
-                adapter.remove()
+            FitConfig(**model), width=ours.width, height=ours.height, rank=spec.rank, theta_length=spec.theta_length,
+            last_k=spec.last_k, lora_preset=spec.lora_preset, train_steps=ours.scene_steps, batch_size=BATCH,
+            lr=ours.scene_lr, noise="random", timesteps="shifted", seed=ours.seed,
+            save_every=max(1, ours.scene_steps // 20), preview_every=0, overwrite=True)
 
 
 def windows(read: Callable, spans: Sequence[Span], size: int, most: int) -> list[Window]:
