@@ -14,9 +14,9 @@ from typing import Any
 
 import video.encode
 from scripts.dataset_settings import KINDS, MANAGED, USUAL, SetOptions, VideoSet, columns_of, kept, settings_of
-from scripts.items import Listed, read_items
 from vov import VovError, config, media
 from vov.config import cli
+from vov.dataset.items import Listed, read_items
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.dataset.tasks import Task
 from vov.model.lookup import find_model

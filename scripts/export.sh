@@ -2,4 +2,4 @@
 # Writes the θ of a .vov file, checkpoint or PEFT folder as a LoRA file, a PEFT adapter or a reference checkpoint.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-vov_run scripts.export "$@"
+vov_run vov.commands.export "$@"

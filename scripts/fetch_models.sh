@@ -2,4 +2,4 @@
 # Fetches the foundation models and the weights of the metrics, with resume and checksums. Variables: --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-vov_run scripts.fetch_models "$@"
+vov_run vov.commands.fetch "$@"

@@ -2,4 +2,4 @@
 # Fits one θ to a collection of pictures or clips: NAME.vovd, for COLLECTION= of encode.sh. Variables: --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-vov_launch scripts.fit_collection "$@"
+vov_launch vov.commands.collection "$@"

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from image import train as image_train
 from tests.test_fit import ball
-from video import train as video_train
 from vov import media
+from vov.commands import fit
 from vov.commands.options import ImageFit, VideoFit
 from vov.fitting.distributed import World
 
@@ -36,9 +35,9 @@ def two_stage(settings, **second) -> Path:
     """Both stages; `second` changes stage 2. Returns the .vov file."""
     later = dataclasses.replace(settings, lambda_rate=0.003, **second)
     if isinstance(settings, VideoFit):
-        video_train.two_stage(settings, settings, later)
+        fit.two_stage(settings, settings, later)
         return Path(settings.out_dir) / f"{settings.name}.vov"
-    image_train.main(settings, settings, later)
+    fit.fit_pictures(settings, settings, later)
     return Path(settings.out_dir) / "album.vov"
 
 

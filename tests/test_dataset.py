@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scripts import dataset_settings, dataset_work, encode_dataset
-from scripts.items import read_items
+from vov.dataset.items import read_items
 from tests.test_fit import ball
 from video import encode as video_encode
 from vov import VovError, config, media

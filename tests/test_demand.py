@@ -10,7 +10,7 @@ import pytest
 
 from image import reconstruct as image_reconstruct
 from image import scale as image_scale
-from scripts import export
+from vov.commands import export
 from tests.test_golden import GOLDEN
 from video import edit, evaluate, reconstruct, scale
 from vov import VovError, bitstream, media
@@ -99,7 +99,7 @@ def test_a_sequence_of_many_scenes_is_not_too_much_and_other_commands_name_those
     assert not list(tmp_path.iterdir())
 
 
-ENTRIES = ["scripts.export", *(f"{tree}.{name}" for tree in ("image", "video") for name in (
+ENTRIES = ["vov.commands.export", *(f"{tree}.{name}" for tree in ("image", "video") for name in (
     "edit", "encode", "evaluate", "reconstruct", "scale", "train"))]
 
 

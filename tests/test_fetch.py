@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from vov import VovError
-from vov.evaluation import fetch
+from vov.commands import fetch
 from vov.evaluation.perceptual import WEIGHTS
 from vov.runtime.files import REPO
 

@@ -14,7 +14,7 @@ from vov.commands.options import VideoFit
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.encoder import Encoder
-from vov.fitting.fit import Fit
+from vov.fitting.fit import Fit, FitContext
 from vov.fitting.guard import SpikeGuard
 from vov.fitting.loss import distortion, pixel_weights
 from vov.fitting.runlog import RunLog
@@ -55,8 +55,7 @@ def fit(backbone, settings, folder, world=None, start=None, stop_after=None):
     """θ after a run; `stop_after` kills it as an impatient user would."""
     encoder = encoder_for(backbone, settings, world)
     try:
-        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, folder, world=world,
-                  start=start)
+        job = Fit(encoder.model, encoder.items, settings, folder, FitContext(world=world or World(), start=start))
         if stop_after is not None:
             advance = job.advance
 
@@ -184,7 +183,7 @@ def test_two_processes_see_the_batch_that_one_sees_with_twice_the_accumulation(b
     drawn = []
     for settings, world in [(alone, World()), (halves[0], World(0, 2)), (halves[1], World(1, 2))]:
         encoder = encoder_for(backbone, settings, World())
-        job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, tmp_path, world=world)
+        job = Fit(encoder.model, encoder.items, settings, tmp_path, FitContext(world=world))
         job.step = dict
         job.advance(5)
         drawn.append(sorted((float(t), float(n.sum())) for t, n in
@@ -196,7 +195,7 @@ def test_two_processes_see_the_batch_that_one_sees_with_twice_the_accumulation(b
 def test_one_sample_is_the_whole_batch_when_noise_and_time_are_fixed(backbone, tmp_path):
     settings = settings_for(tmp_path, noise="anchored", timesteps="grid", decode_steps=1, batch_size=4, accum_step=3)
     encoder = encoder_for(backbone, settings)
-    job = Fit(backbone, encoder.adapter, encoder.projection, encoder.targets, settings, tmp_path)
+    job = Fit(encoder.model, encoder.items, settings, tmp_path)
     encoder.close()
     assert (job.passes.batch, job.passes.count) == (1, 1)
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scripts import export as script
+from vov.commands import export as script
 from tests.interop import adapted, layers, output, some_theta
 from vov import VovError, bitstream
 from vov.adapter.unilora import Adapter

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, UniLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from scripts import export
+from vov.commands import export
 from tests.interop import adapted, output, some_theta
 from tests.test_golden import GOLDEN
 from vov import VovError

@@ -11,7 +11,8 @@ from vov.commands.options import ImageFit
 from vov.config import rate_targets
 from vov.decoding.decode import decode
 from vov.fitting.encoder import Encoder
-from vov.fitting.fit import Fit
+from vov.fitting.fit import Fit, FitContext
+from vov.fitting.rate_control import with_final_step
 from vov.media import resize
 from vov.media.original import Original
 from vov.metrics import psnr
@@ -51,8 +52,8 @@ def test_one_fit_has_the_size_asked_for(encoder, start, tmp_path, asked):
 
 
 def test_a_psnr_is_met_by_the_decoded_file_or_the_most_is_said(encoder, start, tmp_path):
-    plain = with_final_step(encoder, aimed := dataclasses.replace(BASE, target_bytes=450),
-                 encoder.fit(aimed, tmp_path / "plain", start, preview=False))
+    aimed = dataclasses.replace(BASE, target_bytes=450)
+    plain = with_final_step(encoder, aimed, encoder.fit(aimed, tmp_path / "plain", start, preview=False))
     quality = encoder.quality(BASE)
     wanted = round(quality(torch.round(plain.theta / plain.step) * plain.step) - 0.5, 1)
     settings = dataclasses.replace(BASE, target_psnr=wanted)
@@ -62,9 +63,8 @@ def test_a_psnr_is_met_by_the_decoded_file_or_the_most_is_said(encoder, start, t
     try:
         (clip,) = decode(tmp_path / "x.vov", encoder.backbone)
     finally:
-        other = Encoder(encoder.backbone, encoder.sources, BASE)
-        encoder.adapter, encoder.projection = other.adapter, other.projection
-    assert abs(psnr(encoder.sources[0].frames, clip.frames) - wanted) <= rate_targets.NEAR_DB + 1e-6
+        encoder.model = Encoder(encoder.backbone, encoder.originals, BASE).model
+    assert abs(psnr(encoder.originals[0].frames, clip.frames) - wanted) <= rate_targets.NEAR_DB + 1e-6
     with pytest.raises(VovError, match=r"the most that this fit gives is \d+\.\d\d dB"):
         with_final_step(encoder, dataclasses.replace(BASE, target_psnr=60.0), landed)
 
@@ -73,8 +73,8 @@ def test_a_killed_aimed_fit_goes_on_to_the_bit(encoder, start, tmp_path):
     settings = dataclasses.replace(BASE, target_bytes=400, train_steps=20, save_every=6)
 
     def job(folder):
-        return Fit(encoder.backbone, encoder.adapter, encoder.projection, encoder.targets, settings, folder,
-                   start=start, steering=encoder.steering(settings))
+        return Fit(encoder.model, encoder.items, settings, folder,
+                   FitContext(start=start, rate_control=encoder.rate_control(settings)))
 
     whole, broken = job(tmp_path / "a").run(), job(tmp_path / "b")
     advance = broken.advance

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from vov import VovError
+from vov.adapter.quantiser import from_symbols, theta_hat
 from vov.fitting.rate import (
     RateModel,
     empirical_bits,
-    from_symbols,
     quantiser_noise,
     soft_round,
     softness,
-    theta_hat,
 )
 from vov.runtime.random import normal
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from image import reconstruct as image_reconstruct
 from image import train as image_train
 from image.reconstruct import Reconstruct as ImageReconstruct
-from scripts import export
+from vov.commands import export
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from video import edit, reconstruct, train
 from video.edit import EditCaption

@@ -22,6 +22,7 @@ from vov.adapter.adapted import AdaptedModel
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.guard import SpikeGuard
+from vov.fitting.identity import identity_hash, same_run
 from vov.fitting.loss import distortion, pixel_weights
 from vov.fitting.rate import RateModel, empirical_bits, quantiser_noise, softness
 from vov.fitting.runlog import RunLog
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
-MEANING = {"content": "the clip or pictures", "captions": "the caption", "start": "the checkpoint it starts from",
-           "model": "the model", "precision": "DTYPE or QUANTIZE"}
 
 
 @dataclass(frozen=True)
@@ -392,26 +391,8 @@ class Fit:
 
     def _resume(self, path: Path) -> int:
         """Puts the checkpoint into this fit and returns its step; 0 when OVERWRITE lets another run be replaced."""
-        found, ours = checkpoint.load(path), self.identity()
-        theirs = found.metadata.get("identity")
-        theirs = theirs if isinstance(theirs, dict) else {}
-        if found.metadata.get("identity_hash") != identity_hash(ours):
-            told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
-            changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
-            changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
-            reason = ", ".join(changed[:6]) if theirs else "an earlier version of this program"
-            if self.settings.overwrite:
-                log.info("%s: of another run (other: %s); OVERWRITE=1: starting over", path, reason)
-                return 0
-            raise VovError(f"{path} belongs to another run (other: {reason}); use another OUT_DIR, or OVERWRITE=1 to "
-                           "start over")
-        if found.step > self.settings.train_steps:
-            raise VovError(f"{path}: metadata: step: is {found.step}, beyond TRAIN_STEPS; {checkpoint.CURE}")
+        found = checkpoint.load(path)
+        if not same_run(found, self.identity(), self.settings, path):
+            return 0
         checkpoint.restore(found, self.theta, self.rate, self.optimizer, self._extra(), path)
         return found.step
-
-
-def identity_hash(identity: dict) -> str:
-    """12 hexadecimal digits that name a run by `Fit.identity`."""
-    return content_hash(repr(sorted((k, sorted(v.items()) if isinstance(v, dict) else v)
-                                    for k, v in identity.items())))[:12]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from scripts.items import Listed, read_items
 from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import cli, option, override
+from vov.dataset.items import Listed, read_items
 from vov.fitting.settings import FitConfig
+from vov.model.registry import backbone_class
 from vov.runtime.files import locked, refuse_existing
-
-BACKBONES = {"image": ("vov.model.qwen", "QwenBackbone"), "video": ("vov.model.wan", "WanBackbone")}
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,9 @@ def main(settings: CollectionFit) -> None:
     folder = Path(settings.out_dir)
     path = folder / f"{settings.name or Path(settings.manifest).stem}{collection.SUFFIX}"
     refuse_existing(path, settings.overwrite)
-    module, kind = BACKBONES[settings.tree]
     with world() as here, locked(folder) if here.first else nullcontext():
         read = [windows_of(item, settings) for item in items]
-        backbone = settings.load(getattr(import_module(module), kind))
+        backbone = settings.load(backbone_class(settings.tree))
         shown = [window for found, _ in read for window in found]
         stream = collection_fit.fit(backbone, shown, settings, path.stem, folder / "fit",
                                     read[0][1], here)

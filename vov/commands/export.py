@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from vov import VovError
 from vov.config import cli, option
+from vov.model.registry import TRANSFORMERS, backbone_class
 from vov.runtime.files import content_hash, path_hash, there
 from vov.runtime.resumable import Outputs
-
-BACKBONES = {"WanTransformer3DModel": ("vov.model.wan", "WanBackbone"),
-             "QwenImageTransformer2DModel": ("vov.model.qwen", "QwenBackbone")}
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ def skeleton(model_id: str, cache_dir: str, trusted: bool):
     try:
         config = json.loads(path.read_bytes())
         kind = config["_class_name"]
-        module, name = BACKBONES[kind]
+        medium = TRANSFORMERS[kind]
         with torch.device("meta"):
             model = getattr(diffusers, kind).from_config(config)
-        return getattr(import_module(module), name), model, public_name(model_id, folder)
+        return backbone_class(medium), model, public_name(model_id, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VovError(f"{path}: not the configuration of a Wan or Qwen-Image transformer; check MODEL_ID") from error
 

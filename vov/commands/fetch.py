@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from vov import VovError
-from vov.config import option
+from vov.config import cli, option
 from vov.evaluation.perceptual import WEIGHTS, file_digest
 
 logger = logging.getLogger(__name__)
@@ -228,3 +228,6 @@ def _reason(problem: Exception | str) -> str:
     text = str(getattr(problem, "reason", "") or problem)
     return text.splitlines()[0][:120] if text else type(problem).__name__
 
+
+if __name__ == "__main__":
+    cli.run(FetchConfig, main, "[WHAT=wan,metrics] [CACHE_DIR=…] bash scripts/fetch_models.sh")
