@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 
 def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence[str] = ("",),
-        defaults: Mapping[str, Any] | None = None) -> None:
+        defaults: Mapping[str, Any] | None = None, more: Mapping[str, type] | None = None) -> None:
     """Parses the command line into `cls`, runs `main` and turns problems into exit codes.
 
-    `main` gets one configuration for each of `stages` ("", "stage1", "stage2").
+    `main` gets one configuration for each of `stages` ("", "stage1", "stage2"). more: {command: its class}, further
+    commands whose variables this one hands on.
     Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 and 143 after SIGINT and SIGTERM.
     """
     # What a command reports as its result goes to standard output by `print`; the rest, through logging, to the side.
@@ -35,7 +36,7 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:
-        given = parse(cls, sys.argv[1:], usage, stages, defaults)
+        given = parse(cls, sys.argv[1:], usage, stages, defaults, more)
         with signals.on_signals():
             main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
@@ -78,15 +79,18 @@ def machine_problem(error: Exception) -> str:
 
 
 def parse(cls: type, argv: list[str], usage: str, stages: Sequence[str] = ("",),
-          defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """{field: text} of the flags given; `--help` prints every variable with its value and exits 0."""
+          defaults: Mapping[str, Any] | None = None, more: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """{field: text} of the flags given; `--help` prints every variable with its value and exits 0. more: see `run`."""
     parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
-    for name in variables(cls):
+    names = [name for one in (cls, *(more or {}).values()) for name in variables(one)]
+    for name in dict.fromkeys(names):
         parser.add_argument("--" + name.replace("_", "-"), "--" + name, dest=name, default=None)
     given = vars(parser.parse_args(argv))
     if given.pop("help"):
         print(help_text(cls, given, usage, stages, defaults))
+        if more:
+            print(f"\nEvery variable and flag of {' and '.join(more)} works too.")
         sys.exit(0)
     return given
 

@@ -27,7 +27,9 @@ class Job:
     Attributes:
         path, name: the original; what its folder and its files are called.
         folder: gets NAME.vov, its decode, the encoder's result, job.json, log.txt.
-        settings: every field of the command's configuration, by name; `family` is the tree.
+        settings: every field of the command's configuration, by name.
+        medium: image or video.
+        split_from: groups of chunks from which on a video is shared out; 0: never.
         key: of everything that shapes the file, see `key_of`.
     """
 
@@ -35,12 +37,9 @@ class Job:
     name: str
     folder: Path
     settings: Mapping[str, Any]
+    medium: str
+    split_from: int
     key: str
-
-    @property
-    def tree(self) -> str:
-        """image or video."""
-        return self.settings["family"]
 
     @property
     def file(self) -> Path:
@@ -77,7 +76,7 @@ class Job:
 
     def finish(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the record of a finished job and returns it."""
-        row = {"key": self.key, "path": str(self.path), "name": self.name, "tree": self.tree,
+        row = {"key": self.key, "path": str(self.path), "name": self.name, "tree": self.medium,
                "file": str(self.file), "file_hash": path_hash(self.file), **numbers}
         write_json(self.record, row)
         return row

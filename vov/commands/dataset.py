@@ -11,21 +11,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.dataset_settings import MixedSet, SetOptions, class_of, help_text
-from scripts.dataset_work import jobs_of, report
 from vov import VovError
+from vov.commands.encode import EncodePictures, EncodeVideo
 from vov.config import cli
-from vov.dataset.jobs import Job
+from vov.dataset.options import SetOptions
 from vov.runtime.files import REPO, locked
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
-HELP = ("--help", "-h")
+ENCODE = {"video/encode.sh": EncodeVideo, "image/encode.sh": EncodePictures}  # whose variables go with a set's
 NAMES = {"image": "pictures", "video": "videos"}
 
 
-def main(settings: Any) -> None:
+def main(settings: SetOptions) -> None:
     """Encodes what is not done, writes what came out."""
+    from vov.commands.dataset_item import jobs_of, report
     from vov.dataset import cluster, summary
+    from vov.dataset.jobs import Job
     from vov.dataset.progress import Progress
     from vov.dataset.tasks import Tasks
 
@@ -33,19 +34,19 @@ def main(settings: Any) -> None:
         raise VovError("MANIFEST and OUT_DIR must be set; see --help")
     begun, folder = time.monotonic(), Path(settings.out_dir)
     with locked(folder):
-        found = jobs_of(settings, flags(type(settings)))
+        found = jobs_of(settings, flags())
         jobs = [job for job in found if isinstance(job, Job)]
         failed = [(str(one[0].path), one[1]) for one in found if not isinstance(one, Job)]
         done = [job for job in jobs if job.done()] if not settings.overwrite else []
         # one tree after the other: a process changes its model but once
-        rest = sorted((job for job in jobs if job not in done), key=lambda job: job.tree)
+        rest = sorted((job for job in jobs if job not in done), key=lambda job: job.medium)
         print(f"{len(found)} items: {len(done)} done before, {len(rest)} to do, {len(failed)} not possible", flush=True)
         print("".join(f"{path}  not possible: {why}\n" for path, why in failed), end="", flush=True)
-        progress = Progress(folder, rest, failed, [job.recorded() | {"tree": job.tree} for job in done], len(found))
+        progress = Progress(folder, rest, failed, [job.recorded() | {"tree": job.medium} for job in done], len(found))
         try:
             if rest:
                 tasks = Tasks(rest, progress)
-                cluster.run(tasks.tasks, "scripts.dataset_work:encode_one", resources(settings), settings.retries,
+                cluster.run(tasks.tasks, "vov.commands.dataset_item:encode_one", resources(settings), settings.retries,
                             environment(settings), tasks.done, tasks.lost, tasks.wanted)
         finally:
             progress.bar.close()
@@ -60,10 +61,11 @@ def main(settings: Any) -> None:
                        "the same command again")
 
 
-def flags(cls: type) -> dict[str, Any]:
+def flags() -> dict[str, Any]:
     """The flags of the command line but --help, by field name."""
-    given = [flag for flag in sys.argv[1:] if flag not in HELP]
-    return {name: value for name, value in cli.parse(cls, given, USAGE).items() if value is not None}
+    given = [flag for flag in sys.argv[1:] if flag not in ("--help", "-h")]
+    parsed = cli.parse(SetOptions, given, USAGE, more=ENCODE)
+    return {name: value for name, value in parsed.items() if value is not None}
 
 
 def line(totals: dict[str, Any]) -> str:
@@ -93,8 +95,4 @@ def resources(settings: SetOptions) -> Any:
 
 
 if __name__ == "__main__":
-    wanted = class_of(sys.argv[1:], os.environ)
-    if wanted is MixedSet and set(HELP) & set(sys.argv):
-        print(help_text(USAGE, flags(wanted), os.environ))
-    else:
-        cli.run(wanted, main, USAGE, stages=("encode",))
+    cli.run(SetOptions, main, USAGE, more=ENCODE)
