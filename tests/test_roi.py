@@ -4,20 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from scripts.experiments.masks import masks as xpsnr_masks
 from tests.test_fit import ball
 from vov import VovError, bitstream, media
 from vov.bitstream.sequence_code import noise_code
 from vov.commands.options import VideoFit
+from vov.decoding.decode import Decoder
+from vov.decoding.sampling import Sampling
 from vov.fitting.encoder import Encoder
 from vov.media import FrameSource
 from vov.media.original import Original
 from vov.media.roi import Region, RoiOptions, masks, with_region
 from vov.model.wan import WanBackbone
-from vov.noise import search
-from vov.noise.items import frozen_file
+from vov.noise.items import add_noise, frozen_file
 from vov.noise.options import ScalingConfig
 from vov.sequence.encode import SequenceEncoder
 from vov.sequence.plan import spans
@@ -39,6 +39,12 @@ def backbone(tiny_wan):
     return WanBackbone.load(str(tiny_wan), "unused", "cpu")
 
 
+def sampled(sampling, condition, replay=None):
+    """The latents of the first pass."""
+    start = sampling.start(0)
+    return sampling.latents(start, sampling.velocity(start, condition), replay)[0]
+
+
 def test_latent_weights_are_averages_of_the_mask_with_mean_one():
     weights = Region(left_half(), 9.0).latent(32, 32, "crop", (1, 16, 2, 4, 4))
     assert weights.shape == (1, 1, 2, 4, 4) and float(weights.mean()) == pytest.approx(1)
@@ -53,13 +59,11 @@ def test_a_fit_is_better_inside_and_worse_outside(backbone, tmp_path):
     errors = {}
     for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
         encoder = Encoder(backbone, [Original(ball(), 8.0, "a red ball", "ball", region)], FIT)
-        fitted = encoder.fit(FIT, tmp_path / name, preview=False)
-        from vov.decoding.decode import Decoder
-        header = make_header(backbone, encoder.projection, FIT, encoder.sources)
-        decoder = Decoder(backbone, header, encoder.adapter, encoder.projection)
-        error = (decoder.latents(fitted.theta, encoder.conditions[0]) - encoder.targets[0].latents).square()
+        encoder.model.bind(encoder.fit(FIT, tmp_path / name, preview=False).theta)
+        latents = sampled(Sampling(backbone, encoder.header(FIT)), encoder.conditions[0])
+        error = (latents - encoder.items[0].latents).square()
         errors[name] = (float(error[..., :2].mean()), float(error[..., 2:].mean()))
-        assert ("roi" in name) == (encoder.targets[0].importance is not None)
+        assert ("roi" in name) == (encoder.items[0].importance is not None)
         encoder.close()
     assert errors["roi"][0] < errors["plain"][0] and errors["roi"][1] > errors["plain"][1]
 
@@ -70,12 +74,10 @@ def test_noise_is_better_inside_at_the_same_bytes(backbone):
     for name, region in (("plain", None), ("roi", Region(left_half(), 50.0))):
         source = Original(ball(), 8.0, "", "ball", region)
         stream = frozen_file(backbone, [source], dataclasses.replace(FIT, decode_steps=6))
-        made, _ = search.scale(stream, backbone, [source], settings)
-        aim = backbone.encode(ball())
-        found = search.Decoder.for_file(backbone, made.header)
-        found.read_noise(made.noise, 1, "x")
-        error = (found.latents(torch.zeros(1), backbone.embed([""])[0]) - aim).square()
-        found.close()
+        made, _ = add_noise(stream, backbone, [source], settings)
+        with Decoder(made, backbone) as decoder:
+            replay = decoder.sampling.replay(decoder.passes[0].code)
+            error = (sampled(decoder.sampling, decoder.conditions[0], replay) - backbone.encode(ball())).square()
         errors[name], sizes[name] = float(error[..., :2].mean()), len(bitstream.to_bytes(made))
     assert errors["roi"] < errors["plain"] and sizes["roi"] <= sizes["plain"] * 1.01
 
@@ -93,10 +95,9 @@ def test_a_sequence_spends_its_noise_where_the_masks_of_its_frames_say(backbone,
         encoder = SequenceEncoder(backbone, source, spans([0], 9, 5), [""], settings, tmp_path / name)
         code = encoder.run()
         for number, (chunk, before) in enumerate(zip(code.chunks, (None, frames[4]), strict=True)):
-            shown, span = encoder.original(encoder.spans[number], before), encoder.spans[number]
             noise = noise_code(encoder.noise, encoder.bits[chunk.chained], code.scenes[0].profile, chunk.scale)
-            _, _, latents = encoder.search(number, noise, shown, before, span, None)
-            error = (latents - backbone.latents(shown)[:, :, int(chunk.chained):]).square()
+            task, search = encoder.chunks.task(encoder.job(number, before), None), encoder.chunks.search
+            error = (search.latents(search.choose(task, noise)) - task.target).square()
             errors[name, number] = float(error[..., :2].mean()), float(error[..., 2:].mean())
     for number in (0, 1):  # one that stands alone, one with a known frame
         (inside, outside), (before, besides) = errors["roi", number], errors["plain", number]

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
-from video import scale as command
 from vov import VovError, bitstream, media, metrics
 from vov.bitstream.noise_code import TRELLIS, NoiseCode
+from vov.commands.add_noise import AddNoiseVideo, add_noise_video
 from vov.commands.options import ImageFit
 from vov.decoding.decode import decode
 from vov.decoding.replay import Candidates, entries
@@ -29,14 +28,14 @@ from vov.model.wan import WanBackbone
 from vov.noise.aim import Wanted
 from vov.noise.allocate import allocate
 from vov.noise.choose import Chooser, scores
-from vov.noise.items import frozen_file
+from vov.noise.items import add_noise, frozen_file
 from vov.noise.options import ScalingConfig
 from vov.noise.trellis import walk
 from vov.runtime.files import REPO
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
 SCHEMES = ({"scheme": "paper", "bits": 4}, {"scheme": "blocks", "block": 64, "bits": 4},
-           {"scheme": "atoms", "scaling_bytes": 60, "score": "pixel"}, {"scheme": "atoms", "choice": "sample"},
+           {"scheme": "atoms", "scaling_bytes": 60, "score": "pixel"},
            {"scheme": "atoms", "candidates": "shifts", "atoms": 3}, {"scheme": "atoms", "branch": 2, "block": 300},
            {"scheme": "atoms", "score": "lookahead", "atoms": 2, "end_level": 0.4})
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -62,6 +61,12 @@ def fit(model, tmp_path_factory):
     encoder.write(folder / "ball.vov", FIT, Fitted(torch.linspace(-0.3, 0.3, 300), 0.01, folder))
     encoder.close()
     return folder / "ball.vov"
+
+
+def with_noise(fit, backbone, **how):
+    """A fitted file with coded noise for the clip it was made from."""
+    clip = Original(ball(5, 32, 32), 8.0, "a red ball rolls")
+    return add_noise(bitstream.read(fit), backbone, [clip], ScalingConfig(**how))[0]
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -114,7 +119,7 @@ def test_a_trellis_moves_the_state_further_than_shifts_of_the_same_bits():
         assert int(made.plan.sum()) * made.width == 192
         chooser = Chooser(made, [0.5, 0.4, 0.0], 3, 0, lambda *_: Wanted(*[wanted.view(1, 1, 1, 64, 64)] * 3))
         chooser(0, torch.zeros(1, 1, 1, 64, 64), torch.zeros(1, 1, 1, 64, 64))
-        z = Candidates(made, 3, size, 0, "cpu").assemble(0, made.plan[0], chooser.found[0])
+        z = Candidates(made, 3, size, 0, "cpu").assemble(0, made.plan[0], chooser.chosen[0])
         reached[name] = float(z @ wanted / wanted.norm()) ** 2 / (2 * math.log(2) * 192)
     assert reached["shifts"] < 0.87 < reached["trellis"] < 1.05
 
@@ -127,7 +132,6 @@ def test_the_largest_trellis_of_a_large_latent_is_a_code_and_has_few_states():
 
 @pytest.mark.parametrize(("more", "said"), [
     ({"branch": 4, "candidates": "shifts"}, "CANDIDATES=trellis alone"),
-    ({"candidates": "trellis", "choice": "sample"}, "add CANDIDATES=shifts"),
     ({"branch": 11, "bits": 9}, "only 10 bits"),
 ])
 def test_what_a_trellis_cannot_be_is_said_in_one_line(more, said):
@@ -139,13 +143,13 @@ def test_what_a_trellis_cannot_be_is_said_in_one_line(more, said):
 def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, tmp_path, device):
     target, decoders = ball(5, 32, 32), [WanBackbone.load(str(model), "", d) for d in {"cpu", device}]
     for scheme in SCHEMES:
-        output = tmp_path / f"{'_'.join(map(str, scheme.values()))}.vov"
-        command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(fit.parent / "ball"), steps=6,
-                                    output=str(output), model_id=str(model), device=device, **scheme))
+        output = tmp_path / "_".join(map(str, scheme.values())) / "x.vov"
+        add_noise_video(AddNoiseVideo(bitstream=str(fit), original_frames_dir=str(fit.parent / "ball"), steps=6,
+                                      output=str(output), model_id=str(model), device=device, **scheme))
         stream = bitstream.read(output)
         assert stream.header.decode_steps == 6 and stream.noise
         assert np.array_equal(stream.symbols, bitstream.read(fit).symbols)
-        result = json.loads(output.with_suffix(".json").read_text())
+        result = json.loads((output.parent / "result.json").read_text())
         for backbone in decoders:
             decoded = decode(output, backbone)[0].frames
             assert metrics.psnr(target, decoded) == pytest.approx(result["encoder_psnr"], abs=0.01)
@@ -156,19 +160,17 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
 def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
     media.write_frames(tmp_path / "large", ball(5, 40, 48))
     with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 40×48, but the file was made from 32×32"):
-        command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
-                                    output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
+        add_noise_video(AddNoiseVideo(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
+                                      output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
     assert not (tmp_path / "x.vov").exists()
 
 
 def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(model, fit, tmp_path):
     backbone, path = WanBackbone.load(str(model), "", "cpu"), tmp_path / "scaled.vov"
     for more in ({"end_level": 0.0}, {"end_level": 0.4}, {"start_level": 0.6, "end_level": 0.3}):
-        scaled, _ = scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
-                          ScalingConfig(steps=6, atoms=2, **more))
-        bitstream.write(path, scaled)
+        bitstream.write(path, with_noise(fit, backbone, steps=6, atoms=2, **more))
         settings = editing.EditConfig(caption="a blue ball", replay_noise=True)
-        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)
+        reconstruction, edited = editing.edit(backbone, [editing.load(path, settings, "video")], settings)
         assert np.array_equal(reconstruction, decode(path, backbone)[0].frames)
         assert not np.array_equal(reconstruction, edited)
 
@@ -176,26 +178,13 @@ def test_an_edit_that_replays_the_noise_reconstructs_what_the_file_decodes_to(mo
 def test_recomputation_changes_no_choice(model, fit, monkeypatch):
     def found():
         backbone = WanBackbone.load(str(model), "", "cpu")
-        scaled, _ = scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
-                          ScalingConfig(steps=4, scaling_bytes=60, score="lookahead"))
-        return type(backbone.transformer.blocks[0]).__name__, scaled.noise
+        noise = with_noise(fit, backbone, steps=4, scaling_bytes=60, score="lookahead").noise
+        return type(backbone.transformer.blocks[0]).__name__, noise
 
     plain = found()
     monkeypatch.setattr(speed, "SMALL_MODEL", 0)
     large = found()
     assert plain[0] != large[0] == "Checkpointed" and plain[1] == large[1]
-
-
-def test_lookahead_until_a_level_is_lookahead_above_it_and_pixel_below(model, fit):
-    def noise(**how):
-        backbone = WanBackbone.load(str(model), "", "cpu")
-        return scale(bitstream.read(fit), backbone, [Original(ball(5, 32, 32), 8.0, "a red ball rolls")],
-                     ScalingConfig(steps=6, atoms=3, **how))[0].noise
-
-    both, pixel = noise(score="lookahead"), noise(score="pixel")
-    assert noise(score="lookahead", lookahead_until=1.1) == pixel != both
-    assert noise(score="lookahead", lookahead_until=0.05) == both
-    assert noise(score="lookahead", lookahead_until=0.7) not in (both, pixel)
 
 
 @pytest.mark.parametrize(("given", "problem"), [
@@ -238,41 +227,7 @@ def test_the_last_jump_of_a_picture_follows_its_content():
         pixels = 128 + strength * np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).repeat(4, 1).repeat(4, 2)
         picture = Original(pixels.astype(np.uint8), 0.0, "")
         empty = frozen_file(model, [picture], ImageFit(width=64, height=64, decode_steps=24))
-        file, _ = scale(empty, model, [picture], ScalingConfig(scaling_bytes=120))
+        file, _ = add_noise(empty, model, [picture], ScalingConfig(scaling_bytes=120))
         ends.append(NoiseCode.from_bytes(file.noise, file.header, math.prod(model.latent_shape(64, 64, 1)), 1, "").end)
         assert 0.97 * 120 < len(file.noise) <= 120
     assert 102 <= ends[0] < ends[1] - 20
-
-
-def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path, capsys):
-    shared = {"fits": str(fit), "originals": str(fit.parent / "ball"), "out": str(tmp_path), "device": "cpu",
-              "cache_dir": str(model.parent)}
-    scaling_curves.main(scaling_curves.Curves(schemes="paper:4 atoms:4:40:end_level=0.4", explicit="200,400", **shared))
-    rows = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
-    assert [row["scheme"] for row in rows] == ["none", "paper:4", "atoms:4:40:end_level=0.4", "point 0", "point 1"]
-    assert all(row["bytes"] == (tmp_path / row["file"]).stat().st_size for row in rows)
-    assert (tmp_path / "curves.png").is_file()
-    with pytest.raises(VovError, match="EXPLICIT"):
-        scaling_curves.main(scaling_curves.Curves(explicit="many", **(shared | {"out": str(tmp_path / "other")}),
-                                                  schemes="none"))
-    capsys.readouterr()
-    scaling_curves.main(scaling_curves.Curves(check=True, **shared))
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
-    with pytest.raises(VovError, match="no rows made from these FITS"):
-        scaling_curves.main(scaling_curves.Curves(check=True, **(shared | {"out": str(tmp_path / "other")})))
-
-
-@pytest.mark.parametrize(("text", "problem"), [
-    ("atoms:4:bites=3", "no option called bites"), ("foo:4", "foo"), ("atoms:x", "--steps"), ("atoms", "--steps"),
-    ("atoms:4:eta=-1", "--eta"), ("blocks:4:big", "--block"),
-])
-def test_schemes_with_mistakes_are_named(text, problem):
-    with pytest.raises(VovError, match=problem):
-        curves.parse(text)
-
-
-def test_a_scheme_is_what_its_text_says():
-    found = curves.parse("atoms:100:2000:score=lookahead,end_level=0.4")
-    assert found == ScalingConfig(steps=100, scaling_bytes=2000, score="lookahead", end_level=0.4)
-    assert curves.parse("blocks:50:4096") == ScalingConfig(scheme="blocks", steps=50, block=4096)

@@ -15,8 +15,7 @@ from vov.media.original import Original
 from vov.metrics import psnr
 from vov.model.qwen import QwenBackbone
 from vov.noise import rate_control as rates
-from vov.noise import search
-from vov.noise.items import frozen_file
+from vov.noise.items import NoiseRun, add_noise, frozen_file
 from vov.noise.options import ScalingConfig
 
 SETTINGS = ScalingConfig(steps=8, scaling_bytes=500, score="likelihood")
@@ -40,7 +39,7 @@ def run(case, **asked):
 
     def search_once(settings, spend=0):
         seen.append(settings)
-        return search.scale(stream, backbone, sources, settings, spend=spend)
+        return add_noise(stream, backbone, sources, settings, NoiseRun(spend=spend))
 
     chosen = rates.choose(dataclasses.replace(SETTINGS, **asked), stream, sources, backbone, search_once)
     return chosen, seen
@@ -125,7 +124,7 @@ def test_only_the_last_step_is_cut_or_stretched(case):
     backbone, stream, sources = case
     codes, values, settings = [], [], dataclasses.replace(SETTINGS, end_level=0.4)
     for spend in (0, 440, 470, 530, 560):
-        made, frames = search.scale(stream, backbone, sources, settings, spend=spend)
+        made, frames = add_noise(stream, backbone, sources, settings, NoiseRun(spend=spend))
         size = backbone.encode(sources[0].fitted(SIDE, SIDE, "pad")).numel()
         codes.append(NoiseCode.from_bytes(made.noise, made.header, size, len(sources)))
         values.append(rates.quality(frames, made, sources))

@@ -10,7 +10,7 @@ import image.encode
 import image.reconstruct
 import image.scale
 import image.train
-import scripts.export
+import vov.commands.export
 import video.edit
 import video.encode
 import video.evaluate
@@ -79,7 +79,7 @@ def commands() -> dict[str, Command]:
             names("REAL_DIR FAKE_DIR NAME BITSTREAM MANIFEST NUM_FRAMES METRICS FRAME_STEP ANCHORS ANCHOR_RATES "
                   "ANCHOR_BYTES BD_ANCHOR REFERENCE_CURVES JOD_DISPLAY REPORT_FRAMES DECODE_LIMIT"), shape=""),
         "scripts/export": Command(
-            scripts.export.Export, scripts.export.main,
+            vov.commands.export.Export, vov.commands.export.main,
             WAN | {"INPUT": "IN", "OUTPUT": "OUT/x.safetensors", "LAST_K": "2"},
             ("FORMAT", "LORA_KEYS", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
             shape="weights"),
