@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.test_fit import ball
-from vov import VovError, bitstream, media
+from vov import VovError, bitstream, config, media
+from vov.adapter.adapt import AdapterSpec, layer_shapes, project
+from vov.adapter.adapted import AdaptedModel
 from vov.adapter.quantiser import from_symbols
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.noise_code import LEVELS
@@ -32,11 +34,14 @@ from vov.decoding.decode import Decoder
 from vov.media import FrameSource
 from vov.model.wan import WanBackbone
 from vov.runtime.signals import Stopped
-from vov.sequence.encode import SequenceEncoder, profile_of
+from vov.runtime.state import read_state
+from vov.sequence import theta as scene_theta
+from vov.sequence.chunk import profile_of
+from vov.sequence.encode import SequenceEncoder
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import spans
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import SceneAdapter, windows
+from vov.sequence.theta import SceneThetas, spec_of, windows
 
 SETTINGS = SequenceConfig(width=32, height=32, num_frames=5, steps=5, bytes_per_frame=16.0, resize="crop",
                           score="pixel", device="cpu")
@@ -191,10 +196,10 @@ def test_the_decoder_makes_the_frames_that_the_encoder_saw(backbone, coded):
     _, stream, seen = coded
     stream = bitstream.from_bytes(bitstream.to_bytes(stream))
     with Decoder(stream, backbone) as decoder:
-        chunks = dict(decoder.chunks())
-        assert [len(frames) for frames in chunks.values()] == [chunk.frames for chunk in stream.sequence.chunks]
-        for number, frames in enumerate(chunks.values()):
-            assert np.array_equal(frames[-1], seen[number].last)
+        chunks = list(decoder.decoded(decoder.passes))
+        assert [len(frames) for _, frames in chunks] == [chunk.frames for chunk in stream.sequence.chunks]
+        for one, frames in chunks:
+            assert np.array_equal(frames[-1], seen[one.number].last)
         assert sum(1 for _ in decoder.frames()) == 16
 
 
@@ -203,22 +208,32 @@ def test_a_chunk_in_the_middle_decodes_alone_to_the_same_frames(backbone, coded)
     with Decoder(stream, backbone) as decoder:
         whole = np.stack(list(decoder.frames()))
         for start, count in ((6, 2), (9, 3), (12, 4), (15, 1)):
-            assert np.array_equal(np.stack(list(decoder.frames(start, count))), whole[start:start + count])
+            assert np.array_equal(np.stack(list(decoder.frames(0, start, count))), whole[start:start + count])
         with pytest.raises(VovError, match="16 frames"):
-            next(decoder.frames(16, 1))
+            next(decoder.frames(0, 16, 1))
+
+
+def test_a_video_without_theta_is_the_frozen_models_and_its_header_has_the_hash_of_real_indices(backbone, coded):
+    _, stream, _ = coded
+    spec, before = AdapterSpec.of(stream.header), [type(module) for module in backbone.transformer.modules()]
+    assert spec.index_hash == project(dataclasses.replace(spec, index_hash=None),
+                                      layer_shapes(spec, backbone, backbone.transformer)).hash != bytes(8)
+    with Decoder(stream, backbone) as decoder:
+        next(decoder.frames())
+        assert [type(module) for module in backbone.transformer.modules()] == before
 
 
 def test_texture_changes_what_is_shown_and_not_what_the_next_chunk_follows(backbone, coded):
     _, stream, _ = coded
     with Decoder(stream, backbone) as plain, Decoder(stream, backbone, texture=1.0) as textured:
-        for mean, sample in zip(plain.chunks(), textured.chunks(), strict=True):
-            assert mean[0] == sample[0] and mean[1].shape == sample[1].shape and not np.array_equal(mean[1], sample[1])
-        replay, known = textured.model.replay, []
-        textured.model.replay = lambda *given: known.append(given[4]) or replay(*given)
-        list(textured.chunks())
-        whole = np.concatenate([frames for _, frames in plain.chunks()])
-        follows = [i for i, chunk in enumerate(stream.sequence.chunks) if chunk.chained]
-        assert follows and all(np.array_equal(known[i], whole[plain.ends[i - 1] - 1]) for i in follows)
+        chunks = list(plain.decoded(plain.passes))
+        for (one, mean), (other, sample) in zip(chunks, textured.decoded(textured.passes), strict=True):
+            assert one.number == other.number and mean.shape == sample.shape and not np.array_equal(mean, sample)
+        start, known = textured.sampling.start, []
+        textured.sampling.start = lambda number, before: known.append(before) or start(number, before)
+        list(textured.frames())
+        follows = [one.number for one in textured.passes if one.chained]
+        assert follows and all(np.array_equal(known[i], chunks[i - 1][1][-1]) for i in follows)
 
 
 def test_a_short_clip_has_texture_by_itself_and_a_longer_video_none(backbone, coded, clip, tmp_path):
@@ -249,7 +264,7 @@ def test_a_stopped_run_goes_on_at_the_chunk_at_hand_and_ends_with_the_same_file(
         encoder(backbone, clip, tmp_path).run(stop)
     made = encoder(backbone, clip, tmp_path)
     chosen = []
-    made.chunk = lambda number, *rest, plain=made.chunk: chosen.append(number) or plain(number, *rest)
+    made.chunks.code = lambda job, *rest, plain=made.chunks.code: chosen.append(job.number) or plain(job, *rest)
     assert bitstream.to_bytes(made.bitstream(made.run(), 32, 32)) == bitstream.to_bytes(whole)
     assert chosen == list(range(2, len(made.spans)))
 
@@ -286,7 +301,7 @@ def test_impossible_budgets_are_refused(backbone, clip, tmp_path):
 # --- a scene's θ ------------------------------------------------------------------------------------------------------
 
 
-THETA = dataclasses.replace(SETTINGS, scene_theta="40", scene_steps=6, scene_batch=2, bytes_per_frame=24.0)
+THETA = dataclasses.replace(SETTINGS, scene_theta=40, scene_steps=6, bytes_per_frame=24.0)
 
 
 @pytest.fixture(scope="module")
@@ -302,10 +317,10 @@ def test_every_scene_has_a_theta_and_the_decoder_binds_it(backbone, with_theta):
     assert not np.array_equal(*(scene.symbols for scene in stream.sequence.scenes))
     with Decoder(stream, backbone) as decoder:
         decoded = np.stack(list(decoder.frames()))
-        assert np.array_equal(np.stack(list(decoder.frames(10, 2))), decoded[10:12])
+        assert np.array_equal(np.stack(list(decoder.frames(0, 10, 2))), decoded[10:12])
     for number, span in enumerate(made.spans):
-        kept = np.load(made.folder / f"chunk{number:06d}.npz")["last"]
-        assert np.array_equal(kept, decoded[span.first + span.frames - 1])
+        kept, _ = read_state(made.folder / f"chunk{number:06d}.safetensors")
+        assert np.array_equal(kept["last"], decoded[span.first + span.frames - 1])
     zero = [dataclasses.replace(scene, symbols=0 * scene.symbols) for scene in stream.sequence.scenes]
     plain = dataclasses.replace(stream, sequence=dataclasses.replace(stream.sequence, scenes=tuple(zero)))
     with Decoder(plain, backbone) as decoder:
@@ -332,46 +347,37 @@ def test_the_bytes_of_theta_count_towards_a_target(backbone, clip, tmp_path):
     assert 0.97 * 700 <= len(bitstream.to_bytes(made.bitstream(made.run(), 32, 32))) <= 700
 
 
-def test_auto_leaves_out_a_theta_that_does_not_pay(backbone, clip, tmp_path, monkeypatch):
-    settings = dataclasses.replace(THETA, scene_theta="auto")
-    made = encoder(backbone, clip, tmp_path / "dear", settings)
-    assert all(scene.symbols is None for scene in made.run().scenes)  # 512 bytes against 24 a frame
-    rich = encoder(backbone, clip, tmp_path / "rich", dataclasses.replace(settings, bytes_per_frame=400.0))
-    monkeypatch.setattr(rich, "pays", lambda number, *rest: number == 0)
-    assert [scene.symbols is None for scene in rich.run().scenes] == [False, True]
-
-
-def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, tmp_path):
-    settings = dataclasses.replace(THETA, scene_steps=60, scene_lr=0.1, scene_theta="400")
-    adapter = SceneAdapter(backbone, settings, 3.0)
+def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, tmp_path, monkeypatch):
+    settings = dataclasses.replace(THETA, scene_steps=60, scene_lr=0.1, scene_theta=400)
     read = FrameSource(clip, size=(32, 32), resize="crop").read
     shown = windows(read, spans([0], 9, 5), 5, 8)
     assert [window.chained for window in shown] == [False, True]
     assert np.array_equal(shown[1].frames[0], shown[0].frames[-1])
-    try:
-        theta = adapter.fit(shown, backbone.embed([""])[0], tmp_path / "fit", None)
-        adapter.settings = dataclasses.replace(settings, scene_batch=32)  # the same noise for both
-        judge = adapter.job(shown, backbone.embed([""])[0], tmp_path / "judge", {})
+    monkeypatch.setattr(scene_theta, "BATCH", 2)
+    with AdaptedModel(backbone, spec_of(settings, backbone)) as model:
+        thetas = SceneThetas(model, settings, 3.0)
+        theta = thetas.fit(shown, backbone.embed([""])[0], tmp_path / "fit", None)
+        monkeypatch.setattr(scene_theta, "BATCH", 32)  # the same noise for both
+        judge = thetas.job(shown, backbone.embed([""])[0], tmp_path / "judge", {})
         without, fitted = (judge.distortion_of(vector) for vector in (
             torch.zeros(400), from_symbols(theta.symbols, theta.step)))
-    finally:
-        adapter.remove()
     assert fitted < 0.97 * without
 
 
-def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tmp_path):
-    settings = dataclasses.replace(THETA, scene_crop="16x16x1", scene_windows=12)
-    adapter = SceneAdapter(backbone, settings, 3.0)
-    adapter.remove()
+def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_theta, "WINDOWS", 12)
+    settings = dataclasses.replace(THETA, scene_crop="16x16x1")
     film = FrameSource(clip, size=(32, 32), resize="crop")
     whole, second = np.stack(list(film)), [span for span in spans([0, 9], 16, 5) if span.scene == 1]
-    shown = adapter.windows(film.read, second)
+    with AdaptedModel(backbone, spec_of(settings, backbone)) as model:
+        shown = SceneThetas(model, settings, 3.0).windows(film.read, second)
     assert [window.chained for window in shown] == [False, True] * 6
     places = {(t, y, x) for window in shown for t in range(16) for y in range(17) for x in range(17)
               if np.array_equal(whole[t, y:y + 16, x:x + 16], window.frames[0])}
     assert min(t for t, _, _ in places) >= 9 and len({t for t, _, _ in places}) > 2
     assert all(window.frames.shape == (1, 16, 16, 3) for window in shown)
-    made = encoder(backbone, clip, tmp_path, dataclasses.replace(settings, scene_crop="16×32×5", scene_windows=3))
+    monkeypatch.setattr(scene_theta, "WINDOWS", 3)
+    made = encoder(backbone, clip, tmp_path, dataclasses.replace(settings, scene_crop="16×32×5"))
     assert all(len(scene.symbols) == 40 for scene in made.run().scenes)
 
 
@@ -382,10 +388,10 @@ def test_crops_that_no_model_makes_are_refused(backbone, clip, tmp_path, said, t
         encoder(backbone, clip, tmp_path, dataclasses.replace(THETA, scene_crop=said))
 
 
-@pytest.mark.parametrize("said", ["-1", "many", "1e3", "99999999"])
-def test_a_theta_of_no_length_is_refused(backbone, clip, tmp_path, said):
+@pytest.mark.parametrize("said", ["-1", "many", "auto", "1e3", "99999999"])
+def test_a_theta_of_no_length_is_refused(said):
     with pytest.raises(VovError, match="SCENE_THETA"):
-        encoder(backbone, clip, tmp_path, dataclasses.replace(SETTINGS, scene_theta=said))
+        config.load(SequenceConfig, {}, {"SCENE_THETA": said})
 
 
 def test_a_caption_is_kept_for_every_scene(coded):
