@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vov import VovError
-from vov.commands.options import QwenOptions, WanOptions
+from vov.commands.options import REFERENCE_CLIP, QwenOptions, WanOptions, named
 from vov.config import option
 from vov.model.registry import backbone_class
 from vov.noise.options import ScalingConfig
@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # --help needs no torch
 class AddNoiseVideo(ScalingConfig, WanOptions):
     """A .vov file, the original, and where the result goes; RANK and LAST_K are the file's own."""
 
-    name: str = option("HoneyBee", "name of the clip: first argument of sample.sh")
+    name: str = option("", "name of the clip: first argument of sample.sh; default: that of ORIGINAL_FRAMES_DIR, "
+                       f"without one {REFERENCE_CLIP}")
     bitstream: str = option("", "the fitted .vov file; default WEIGHTS_DIR/NAME.vov")
     weights_dir: str = option("", "folder of a fit, as left by run_two_stage.sh; default checkpoints/NAME/two_stage")
     original_frames_dir: str = option("", "the original clip: a folder of frames or a video (required)",
@@ -55,8 +56,9 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
     from vov.media.original import Original
     from vov.media.roi import with_region
 
-    folder = Path(settings.weights_dir or f"checkpoints/{settings.name}/two_stage")
-    path = Path(settings.bitstream or folder / f"{settings.name}.vov")
+    name = named(settings.name, settings.original_frames_dir)
+    folder = Path(settings.weights_dir or f"checkpoints/{name}/two_stage")
+    path = Path(settings.bitstream or folder / f"{name}.vov")
     if not path.is_file():
         raise VovError(f"{path}: no such file; set BITSTREAM, or WEIGHTS_DIR to the folder of a finished stage 2 "
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
@@ -65,15 +67,15 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
     stream = read(path, "video", settings.decode_limit)
     refuse_video(stream)
     header = stream.header
-    for name in ("rank", "last_k"):
-        if getattr(settings, name) not in (0, getattr(header, name)):
-            raise VovError(f"{name.upper()}={getattr(settings, name)}, but {path} has {getattr(header, name)}; "
+    for key in ("rank", "last_k"):
+        if getattr(settings, key) not in (0, getattr(header, key)):
+            raise VovError(f"{key.upper()}={getattr(settings, key)}, but {path} has {getattr(header, key)}; "
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
                             stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
-    originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, settings.name)], settings)
-    _run(stream, path, originals, settings, Path(settings.output or f"scaled/{settings.name}/{settings.name}.vov"))
+    originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, name)], settings)
+    _run(stream, path, originals, settings, Path(settings.output or f"scaled/{name}/{name}.vov"))
 
 
 def add_noise_pictures(settings: AddNoisePictures) -> None:

@@ -122,7 +122,7 @@ def job_of(medium: str, item: Listed, name: str, settings: Any, place: tuple[Pat
     folder, split_from = place
     places = {MEDIA[medium][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption}
     settings = dataclasses.replace(settings, **places)
-    model = find_model(settings.model_id or USUAL[medium], settings.cache_dir)
+    model = find_model(settings.model_id or USUAL[medium], settings.cache_dir, instead=f"nano-{medium}")
     key = key_of(item.path, item.caption, settings, MANAGED, model)
     return Job(item.path, name, folder, dataclasses.asdict(settings), medium, split_from, key)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vov import VovError
-from vov.commands.options import QwenOptions, VideoFit, WanOptions
+from vov.commands.options import QwenOptions, VideoFit, WanOptions, caption_path
 from vov.config import option, override
 from vov.editing.settings import EditConfig, OneFit, SeveralFits
 from vov.model.registry import backbone_class
@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # --help needs no torch
 class _Video(EditConfig, WanOptions):
     """Where the fits, the original and the result are."""
 
-    name: str = option("HoneyBee", "names the output, and the caption file of a checkpoint that knows no caption")
+    name: str = option("", "names the output, and the caption file of a checkpoint that knows no caption; default: the "
+                       "name of the first fit, and no caption file")
     output_video: str = option("", "the edited clip; default edits/NAME.mp4. A contact sheet is put beside it",
                                alias=("OUTPUT",))
     original_frames_dir: str = option("", "the original clip, for PSNR, LPIPS and the contact sheet (optional)",
@@ -72,9 +73,10 @@ class MergePictures(SeveralFits, _Picture):
 def edit_video(settings: EditVideo | MergeVideos) -> None:
     """Edits with Wan."""
     sources = settings.sources()
-    if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
-        settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
-    output = Path(settings.output_video or f"edits/{settings.name}.mp4")
+    path = caption_path(settings.name)
+    if settings.name and path.is_file() and not settings.base_caption and not sources[0].endswith(".vov"):
+        settings = dataclasses.replace(settings, base_caption=VideoFit(caption_file=str(path)).read_caption())
+    output = Path(settings.output_video or f"edits/{settings.name or Path(sources[0]).stem}.mp4")
     print(_edit(sources, settings, "video", ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
 
 

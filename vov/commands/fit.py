@@ -37,13 +37,13 @@ def _fit_video(stages: dict[str, VideoFit], folder: Path, folders: dict[str, Pat
 
     settings = next(iter(stages.values()))
     listed = [Stage(name, stage, (folders or {}).get(name, folder)) for name, stage in stages.items()]
-    if done := train(backbone_class("video"), settings.originals(), listed, folder / f"{settings.name}.vov"):
+    if done := train(backbone_class("video"), settings.originals(), listed, folder / f"{settings.clip_name}.vov"):
         print(done)
 
 
 def _folder(settings: VideoFit, name: str) -> Path:
     """OUT_DIR, by default checkpoints/NAME/STAGE."""
-    return Path(settings.out_dir or f"checkpoints/{settings.name}/{name}")
+    return Path(settings.out_dir or f"checkpoints/{settings.clip_name}/{name}")
 
 
 def fit_pictures(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:

@@ -18,7 +18,7 @@ from vov.fitting.encoder import Encoder, read_start
 from vov.fitting.rate import RateModel
 from vov.fitting.rate_control import with_final_step
 from vov.fitting.settings import FitConfig, refuse_disagreement
-from vov.media.original import Original, refuse_empty_caption
+from vov.media.original import Original
 from vov.model.backbone import Backbone
 from vov.runtime.files import content_hash, locked, refuse_unwritable, write_bytes
 from vov.runtime.resumable import Outputs
@@ -53,7 +53,6 @@ def train(kind: type[Backbone], originals: Sequence[Original], stages: Sequence[
     """
     refuse_impossible(stages)
     for original in originals:
-        refuse_empty_caption(original)
         Item(original.caption, 1, 1)  # what a file can hold
     folders = {folder.resolve(): folder for folder in (path.parent, *(stage.folder for stage in stages))}
     refuse_unwritable([path, *(stage.folder / "checkpoint.safetensors" for stage in stages)])

@@ -13,8 +13,10 @@ from vov.config.fields import (
     read_preset,
     save,
     shown,
+    unread_keys,
     variables,
 )
 
 __all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "load", "number_list", "option", "override",
-           "preset_path", "read_preset", "save", "shown", "variables"]
+           "preset_path", "read_preset", "save", "shown", "unread_keys",
+           "variables"]

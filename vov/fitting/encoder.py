@@ -23,7 +23,7 @@ from vov.fitting.fit import Fit, FitContext, FitItem, Fitted
 from vov.fitting.rate import empirical_bits
 from vov.fitting.rate_control import FEWEST, MOST, RateControl
 from vov.fitting.settings import FitConfig
-from vov.media.original import Original, refuse_empty_caption
+from vov.media.original import Original
 from vov.model.backbone import Backbone
 from vov.runtime.files import content_hash
 
@@ -52,7 +52,6 @@ class Encoder:
         self.backbone, self.originals, self.world = backbone, list(originals), world or World()
         backbone.check_geometry(settings.width, settings.height, self.originals[0].frames.shape[0])
         for original in self.originals:
-            refuse_empty_caption(original)
             Item(original.caption, 1, 1)  # what a file can hold
         self.model = AdaptedModel(backbone, AdapterSpec.of(settings))
         try:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vov import VovError
 from vov.media.geometry import fit_geometry
 from vov.media.roi import Region
 
@@ -36,9 +35,3 @@ class Original:
     def reference(self, width: int, height: int, resize: str) -> np.ndarray:
         """What the decoder's output is compared with: the original, or its crop when the fit crops."""
         return self.fitted(width, height, resize) if resize == "crop" else self.frames
-
-
-def refuse_empty_caption(original: Original) -> None:
-    """Raises VovError for a caption without words; what a file cannot hold, `bitstream.Item` refuses."""
-    if not original.caption.strip():
-        raise VovError(f"{original.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
