@@ -13,6 +13,7 @@ from PIL import Image
 from tests.test_fit import ball
 from vov import media
 from vov.commands import fit
+from vov.commands.encode import EncodeVideo, encode_video
 from vov.commands.options import ImageFit, VideoFit
 from vov.fitting.distributed import World
 
@@ -31,6 +32,17 @@ def image_settings(model: Path, album: Path, folder: Path, **changes) -> ImageFi
                                    name="album", accum_step=1) | changes)
 
 
+FILM = dict(config="", width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
+            device="cpu")
+
+
+def encode_film(model: Path, clip: Path, folder: Path, **changes) -> Path:
+    """A video of several chunks, as video/encode.sh makes it; returns the .vov file."""
+    settings = EncodeVideo(**FILM | dict(model_id=str(model), frames_dir=str(clip), out_dir=str(folder)) | changes)
+    encode_video(settings)
+    return settings.file
+
+
 def two_stage(settings, **second) -> Path:
     """Both stages; `second` changes stage 2. Returns the .vov file."""
     later = dataclasses.replace(settings, lambda_rate=0.003, **second)
@@ -41,9 +53,9 @@ def two_stage(settings, **second) -> Path:
     return Path(settings.out_dir) / "album.vov"
 
 
-def write_clip(folder: Path, shade: int = 0) -> Path:
-    """A clip of 5 frames of 32×32; `shade` makes another one of the same size."""
-    media.write_frames(folder, ball(5, 32, 32) ^ np.uint8(shade))
+def write_clip(folder: Path, shade: int = 0, frames: int = 5) -> Path:
+    """A clip of 32×32; `shade` makes another one of the same size."""
+    media.write_frames(folder, ball(frames, 32, 32) ^ np.uint8(shade))
     return folder
 
 

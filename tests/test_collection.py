@@ -8,6 +8,7 @@ import pytest
 from vov import VovError, bitstream
 from vov.bitstream.container import COLLECTION, frame, unframe
 from vov.bitstream.header import header_to_bytes
+from vov.commands.encode import EncodeVideo, encode_video
 from vov.decoding import collection
 from vov.decoding.decode import decode
 from vov.fitting import collection_fit
@@ -132,7 +133,6 @@ def test_a_stopped_comparison_gives_means_of_the_pictures_that_have_every_row():
 def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan, tmp_path):
     """What the encoder saw at the end of each chunk is what comes out of the file, with a scene's θ on top or not."""
     from tests.test_fit import ball
-    from video import encode as video_encode
     from vov import config, media
     from vov.decoding.decode import Decoder
     from vov.model.wan import WanBackbone
@@ -143,7 +143,7 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
     media.write_frames(tmp_path / "film", ball(9, 32, 32))
     for theta in ("0", "8"):
         out = tmp_path / f"out{theta}"
-        video_encode.main(config.load(video_encode.Encode, dict(
+        encode_video(config.load(EncodeVideo, dict(
             frames_dir=str(tmp_path / "film"), out_dir=str(out), model_id=str(tiny_wan), width="32", height="32",
             num_frames="5", steps="4", bytes_per_frame="12", score="pixel", scenes="none", resize="crop",
             device="cpu", dtype="float32", collection=str(tmp_path / "balls.vovd"), scene_theta=theta,

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from scripts import dataset_settings, dataset_work, encode_dataset
-from vov.dataset.items import read_items
 from tests.test_fit import ball
-from video import encode as video_encode
 from vov import VovError, config, media
+from vov.commands.encode import EncodeVideo, encode_video
 from vov.dataset import cluster, summary
+from vov.dataset.items import read_items
 from vov.dataset.jobs import Job, held, key_of, model_hash
 from vov.runtime import signals
 from vov.runtime.files import REPO, locked
@@ -71,10 +71,10 @@ def test_one_bad_item_is_one_line_and_the_others_are_what_encode_makes_alone(enc
     result = json.loads((out / "results.json").read_text())
     assert [row["name"] for row in result["items"]] == ["clip1", "clip2"] and result["totals"]["failed"] == 1
     for name, caption, steps in (("clip1", "a red ball", 4), ("clip2", "", 5)):
-        alone = config.load(video_encode.Encode, dict(
+        alone = config.load(EncodeVideo, dict(
             frames_dir=str(clips / name), out_dir=str(clips.parent / "alone"), caption=caption, model_id=str(tiny_wan),
             name=name, steps=str(steps)), SMALL, "encode")
-        video_encode.main(alone)
+        encode_video(alone)
         assert (out / name / f"{name}.vov").read_bytes() == (clips.parent / f"alone/{name}.vov").read_bytes()
         assert result["items"][int(name == "clip2")]["bytes"] == (out / name / f"{name}.vov").stat().st_size
 

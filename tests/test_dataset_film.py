@@ -8,8 +8,8 @@ import pytest
 
 from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_fit import ball
-from video import encode as video_encode
 from vov import config, media
+from vov.commands.encode import EncodeVideo, encode_video
 from vov.dataset import cluster
 from vov.dataset.jobs import Job
 from vov.dataset.progress import Progress
@@ -82,9 +82,9 @@ def test_a_video_of_many_groups_is_shared_out_and_its_file_is_what_encode_makes_
     printed = capsys.readouterr().out
     assert "film  is shared out in 4 groups" in printed and "film, group 0  coded, " in printed
     assert "0 to go\n" in printed and "[1/2] film " in printed
-    alone = config.load(video_encode.Encode, dict(frames_dir=str(tmp_path / "in/film"), out_dir=str(tmp_path / "alone"),
+    alone = config.load(EncodeVideo, dict(frames_dir=str(tmp_path / "in/film"), out_dir=str(tmp_path / "alone"),
                                                   scenes=str(tmp_path / "cuts.txt"), name="film"), film, "encode")
-    video_encode.main(alone)
+    encode_video(alone)
     assert (tmp_path / "out/film/film.vov").read_bytes() == (tmp_path / "alone/film.vov").read_bytes()
     rows = json.loads((tmp_path / "out/results.json").read_text())["items"]
     assert [row["name"] for row in rows] == ["film", "clip"]

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image import encode as image_encode
 from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_fit import ball
-from video import encode as video_encode
 from vov import VovError, config, media
 from vov.dataset import cluster, summary
 from vov.dataset.jobs import Job

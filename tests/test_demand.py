@@ -8,13 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from image import reconstruct as image_reconstruct
-from image import scale as image_scale
-from vov.commands import export
 from tests.test_golden import GOLDEN
-from video import edit, evaluate, reconstruct, scale
 from vov import VovError, bitstream, media
 from vov.bitstream import Item
+from vov.commands import export
+from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
+from vov.commands.decode import DecodeVideo
+from vov.commands.edit import EditVideo, edit_video
+from vov.commands.evaluate import evaluate_clips
 from vov.decoding.limits import MAX_STEPS, check_file
 from vov.evaluation.pairs import EvalConfig
 from vov.runtime.files import REPO
@@ -41,7 +42,7 @@ HOSTILE = [
 @pytest.mark.parametrize(("name", "fields", "said", "limit"), HOSTILE)
 def test_a_header_that_asks_for_too_much_is_refused_before_a_model_is_loaded(name, fields, said, limit, tmp_path):
     path, tree = asking(name, tmp_path, **fields), reconstruct if name.startswith("video") else image_reconstruct
-    settings = tree.Reconstruct(bitstream=str(path), output_dir=str(tmp_path / "o"), model_id="no such model")
+    settings = tree.DecodeVideo(bitstream=str(path), output_dir=str(tmp_path / "o"), model_id="no such model")
     start = time.process_time()
     with pytest.raises(VovError, match=said) as caught:
         tree.main(settings)
@@ -58,18 +59,18 @@ def test_every_command_that_decodes_asks_first(tmp_path):
     media.write_frames(tmp_path / "clip", frames)
     media.write_image(tmp_path / "a.png", frames[0])
     model = dict(model_id="no such model")
-    calls = [lambda: edit.run(edit.EditCaption(weights=str(video), caption="x", **model)),
-             lambda: scale.main(scale.Scale(bitstream=str(video), original_frames_dir=str(tmp_path / "clip"), **model)),
-             lambda: image_scale.main(image_scale.Scale(bitstream=str(image), original=str(tmp_path / "a.png"),
+    calls = [lambda: edit_video(EditVideo(weights=str(video), caption="x", **model)),
+             lambda: add_noise_video(AddNoiseVideo(bitstream=str(video), original_frames_dir=str(tmp_path / "clip"), **model)),
+             lambda: add_noise_pictures(AddNoisePictures(bitstream=str(image), original=str(tmp_path / "a.png"),
                                                         **model)),
-             lambda: evaluate.main(EvalConfig(real_dir=str(tmp_path / "clip"), fake_dir=str(video),
+             lambda: evaluate_clips(EvalConfig(real_dir=str(tmp_path / "clip"), fake_dir=str(video),
                                               out_dir=str(tmp_path / "e"), **model))]
     for call in calls:
         with pytest.raises(VovError, match=r"1001 sampler steps.*DECODE_LIMIT=2"):
             call()
     # What would not decode is not encoded either.
     with pytest.raises(VovError, match=r"2000 sampler steps.*DECODE_LIMIT=2"):
-        scale.main(scale.Scale(bitstream=str(GOLDEN / "video_theta.vov"), steps=2000, output=str(tmp_path / "s.vov"),
+        add_noise_video(AddNoiseVideo(bitstream=str(GOLDEN / "video_theta.vov"), steps=2000, output=str(tmp_path / "s.vov"),
                                original_frames_dir=str(tmp_path / "clip"), **model))
     assert not (tmp_path / "s.vov").exists()
 
@@ -91,8 +92,8 @@ def test_a_sequence_of_many_scenes_is_not_too_much_and_other_commands_name_those
     items = tuple(Item("", 1280, 720) for _ in range(1000))  # shown chunk by chunk
     check_file(dataclasses.replace(sequence, header=header, items=items), "x")
     path, said = str(GOLDEN / "video_sequence.vov"), "is a sequence of 4 chunks; only video/reconstruct"
-    for call in (lambda: edit.run(edit.EditCaption(weights=path, caption="x")),
-                 lambda: scale.main(scale.Scale(bitstream=path, original_frames_dir=path)),
+    for call in (lambda: edit_video(EditVideo(weights=path, caption="x")),
+                 lambda: add_noise_video(AddNoiseVideo(bitstream=path, original_frames_dir=path)),
                  lambda: export.main(export.Export(input=path, output=str(tmp_path / "x.safetensors")))):
         with pytest.raises(VovError, match=said):
             call()

@@ -6,13 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from image import encode as image_encode
-from image import reconstruct as image_reconstruct
 from tests.clips import film
 from tests.test_fit import ball
-from video import encode as video_encode
-from video import reconstruct as video_reconstruct
 from vov import VovError, bitstream, config, media
+from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
+from vov.commands.encode import EncodePictures, EncodeVideo, encode_pictures, encode_video
 from vov.runtime.files import REPO
 
 VIDEO = dict(width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
@@ -22,9 +20,9 @@ IMAGE = dict(steps=4, scaling_bytes=60, score="pixel", device="cpu", config="")
 
 def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path, capsys):
     media.write_frames(tmp_path / "film", ball(11, 45, 37))
-    settings = video_encode.Encode(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
+    settings = EncodeVideo(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
                                    model_id=str(tiny_wan), caption="a red  ball", **VIDEO)
-    video_encode.main(settings)
+    encode_video(settings)
     file, result = tmp_path / "out/film.vov", json.loads((tmp_path / "out/result.json").read_text())
     stream = bitstream.read(file)
     assert stream.items[0].caption == "a red ball" and stream.sequence.frames == 11
@@ -33,11 +31,11 @@ def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path
     assert result["frames"] == [11] and result["size"] == "45×37" and len(result["psnr_by_chunk"]) == 3
     assert result["bytes_by_part"]["noise"] <= 11 * 12 + 3 * 4  # and what heads the three chunks
     first = file.read_bytes()
-    video_encode.main(settings)  # the same command again changes nothing
+    encode_video(settings)  # the same command again changes nothing
     assert file.read_bytes() == first
 
     whole = media.read_clip(tmp_path / "out/film").frames
-    video_reconstruct.main(video_reconstruct.Reconstruct(
+    decode_video(DecodeVideo(
         bitstream=str(file), output_dir=str(tmp_path / "part"), model_id=str(tiny_wan), device="cpu", start_at=6,
         frames=4))
     assert np.array_equal(media.read_clip(tmp_path / "part/film").frames, whole[6:10])
@@ -48,7 +46,7 @@ def test_a_phones_rotated_video_with_sound_comes_back_upright_in_time_and_soundi
     upright = np.zeros((12, width, height, 3), np.uint8)  # portrait: taller than wide
     upright[:, : width // 2] = 220  # light above, dark below
     film(tmp_path / "phone.mp4", np.rot90(upright, 1, (1, 2)), fps=10, turn=(-90, False), clicks=clicks)
-    video_encode.main(video_encode.Encode(
+    encode_video(EncodeVideo(
         frames_dir=str(tmp_path / "phone.mp4"), out_dir=str(tmp_path / "out"), model_id=str(tiny_wan),
         **VIDEO | dict(bytes_per_frame=60.0, resize="stretch")))
     parts, decoded = bitstream.parts(tmp_path / "out/phone.vov"), tmp_path / "out/phone.mp4"
@@ -68,7 +66,7 @@ def test_a_phones_rotated_video_with_sound_comes_back_upright_in_time_and_soundi
 def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
     picture = ball(1, 44, 30)[0]
     media.write_image(tmp_path / "a.png", picture)
-    image_encode.main(image_encode.Encode(image=str(tmp_path / "a.png"), out_dir=str(tmp_path / "out"),
+    encode_pictures(EncodePictures(image=str(tmp_path / "a.png"), out_dir=str(tmp_path / "out"),
                                           model_id=str(tiny_qwen), **IMAGE))
     file = tmp_path / "out/a.vov"
     stream = bitstream.read(file)
@@ -76,7 +74,7 @@ def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
     assert "PSNR" in capsys.readouterr().out
     assert bitstream.parts(file).noise <= 60
     assert media.read_image(tmp_path / "out/a.png").shape == picture.shape
-    image_reconstruct.main(image_reconstruct.Reconstruct(bitstream=str(file), output_dir=str(tmp_path / "again"),
+    decode_pictures(DecodePictures(bitstream=str(file), output_dir=str(tmp_path / "again"),
                                                          model_id=str(tiny_qwen), device="cpu"))
     assert (tmp_path / "again/a.png").read_bytes() == (tmp_path / "out/a.png").read_bytes()
 
@@ -90,44 +88,44 @@ def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
     media.write_frames(tmp_path / "film", ball(6, 32, 32))
     settings = dict(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"), model_id=str(tiny_wan))
     with pytest.raises(VovError, match=said) as caught:
-        video_encode.main(video_encode.Encode(**VIDEO | settings | changes))
+        encode_video(EncodeVideo(**VIDEO | settings | changes))
     assert "\n" not in str(caught.value) and not (tmp_path / "out/film.vov").exists()
 
 
 def test_one_preset_serves_fits_and_encode():
-    settings = config.load(video_encode.Encode, {}, {"CONFIG": "nano-video", "TARGET_BYTES": "900"}, "encode")
+    settings = config.load(EncodeVideo, {}, {"CONFIG": "nano-video", "TARGET_BYTES": "900"}, "encode")
     settings.one_rate()
     assert settings.whole(17, 24.0, (192, 112)) == 900
     assert (settings.model_id, settings.width, settings.num_frames) == ("nano-video", 192, 17)
-    settings = config.load(image_encode.Encode, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
+    settings = config.load(EncodePictures, {}, {"CONFIG": "nano-image", "STEPS": "7"}, "encode")
     assert settings.model_id == "nano-image" and settings.steps == 7
 
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in (REPO / "configs").glob("*-noise.yaml")))
 def test_a_preset_for_noise_sets_steps_and_rate_and_any_other_rate_may_be_asked_for(preset):
     if "image" in preset:
-        steps = config.load(image_encode.Encode, {"config": preset}, {}, "encode").steps
+        steps = config.load(EncodePictures, {"config": preset}, {}, "encode").steps
         assert steps == (50 if "nano" in preset else 40)
         return
-    settings = config.load(video_encode.Encode, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
+    settings = config.load(EncodeVideo, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
     settings.one_rate()
     assert settings.whole(81, 24.0, (832, 480)) == 5000 and settings.steps == 40
 
 
 def test_what_no_decoder_would_take_on_is_refused_before_anything_is_coded(tiny_wan, tmp_path):
     media.write_frames(tmp_path / "film", ball(5, 32, 32))
-    settings = video_encode.Encode(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
+    settings = EncodeVideo(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
                                    model_id=str(tiny_wan), **VIDEO | {"steps": 1001})
     with pytest.raises(VovError, match="set DECODE_LIMIT=2"):
-        video_encode.main(settings)
+        encode_video(settings)
     assert not list((tmp_path / "out").rglob("*.vov")) and not list((tmp_path / "out").rglob("*.npz"))
 
 
 def test_bits_a_pixel_are_of_the_pixels_that_are_shown():
-    crop = config.load(video_encode.Encode, {"config": ""}, {"TARGET_BPP": "0.1", "RESIZE": "crop", "WIDTH": "32",
+    crop = config.load(EncodeVideo, {"config": ""}, {"TARGET_BPP": "0.1", "RESIZE": "crop", "WIDTH": "32",
                                                              "HEIGHT": "16"}, "encode")
     assert crop.whole(10, 24.0, (400, 300)) == 64
-    assert config.load(video_encode.Encode, {"config": ""}, {"TARGET_BPP": "0.1"}, "encode").whole(
+    assert config.load(EncodeVideo, {"config": ""}, {"TARGET_BPP": "0.1"}, "encode").whole(
         10, 24.0, (400, 300)) == 15000
 
 
@@ -136,12 +134,12 @@ def test_a_video_meets_the_psnr_that_was_asked_for_or_says_the_most(tiny_wan, tm
     common = VIDEO | dict(frames_dir=str(tmp_path / "film"), model_id=str(tiny_wan), usual_rate=12.0)
     found = {}
     for rate in (4.0, 40.0):
-        video_encode.main(video_encode.Encode(**common | dict(out_dir=str(tmp_path / f"{rate}"), bytes_per_frame=rate)))
+        encode_video(EncodeVideo(**common | dict(out_dir=str(tmp_path / f"{rate}"), bytes_per_frame=rate)))
         found[rate] = json.loads((tmp_path / f"{rate}/result.json").read_text())["psnr"]
     wanted = dict(bytes_per_frame=0.0, target_psnr=round(sum(found.values()) / 2, 3), out_dir=str(tmp_path / "out"))
-    video_encode.main(video_encode.Encode(**common | wanted))
+    encode_video(EncodeVideo(**common | wanted))
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["psnr"] == pytest.approx(wanted["target_psnr"], abs=0.1)
     with pytest.raises(VovError, match=r"TARGET_PSNR=60: the most that this model gives .* is \d"):
-        video_encode.main(video_encode.Encode(**common | wanted | dict(target_psnr=60.0, out_dir=str(tmp_path / "no"))))
+        encode_video(EncodeVideo(**common | wanted | dict(target_psnr=60.0, out_dir=str(tmp_path / "no"))))
     assert not (tmp_path / "no/film.vov").exists()

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from image import edit, reconstruct, scale, train
-from image.edit import EditCaption
-from image.reconstruct import Reconstruct
 from tests.test_video_commands import bash
 from vov import VovError, bitstream, config, media, metrics
+from vov.commands.add_noise import AddNoisePictures, add_noise_pictures
+from vov.commands.decode import DecodePictures, decode_pictures
+from vov.commands.edit import EditPicture, edit_picture
+from vov.commands.fit import fit_pictures
 from vov.commands.options import ImageFit, at_size, described
 from vov.config import cli
 from vov.formats import reference
@@ -50,7 +51,7 @@ def run(tiny_qwen, album, tmp_path_factory):
     """One θ for the album, both stages."""
     folder = tmp_path_factory.mktemp("run")
     first = settings_for(tiny_qwen, album, folder)
-    train.main(first, first, dataclasses.replace(first, lambda_rate=0.003))
+    fit_pictures(first, first, dataclasses.replace(first, lambda_rate=0.003))
     return folder
 
 
@@ -73,7 +74,7 @@ def test_scale_refuses_an_original_of_another_size(run, album, tmp_path, tiny_qw
     shutil.copytree(album, tmp_path / "album")
     media.write_image(tmp_path / "album/a.png", np.zeros((31, 44, 3), np.uint8))
     with pytest.raises(VovError, match=r"DATA_ROOT=.*a\.png: 44×31, but the file was made from 44×30"):
-        scale.main(scale.Scale(bitstream=str(run / "captions.vov"), data_root=str(tmp_path / "album"),
+        add_noise_pictures(AddNoisePictures(bitstream=str(run / "captions.vov"), data_root=str(tmp_path / "album"),
                                output=str(tmp_path / "x.vov"), model_id=str(tiny_qwen), device="cpu"))
 
 
@@ -81,8 +82,8 @@ def test_the_file_alone_decodes_to_the_same_pictures(run, tiny_qwen, tmp_path, m
     monkeypatch.setenv("VOV_CACHE", str(tmp_path / "fresh"))
     moved = tmp_path / "elsewhere.vov"
     moved.write_bytes((run / "captions.vov").read_bytes())
-    asked = Reconstruct(bitstream=str(moved), output_dir=str(tmp_path / "out"), cache_dir=str(tiny_qwen.parent))
-    reconstruct.main(asked)
+    asked = DecodePictures(bitstream=str(moved), output_dir=str(tmp_path / "out"), cache_dir=str(tiny_qwen.parent))
+    decode_pictures(asked)
     assert "3 pictures" in capsys.readouterr().out
     for path in ("a.png", "sub/grey b.png", "c16.png"):
         assert (tmp_path / "out/elsewhere" / path).read_bytes() == (run / "captions" / path).read_bytes()
@@ -90,15 +91,15 @@ def test_the_file_alone_decodes_to_the_same_pictures(run, tiny_qwen, tmp_path, m
 
 @pytest.mark.parametrize("output", ["edit.mp4", "edit", "edit.vov"])
 def test_a_picture_gets_the_name_of_a_picture(run, tiny_qwen, tmp_path, output):
-    settings = EditCaption(weights=str(run / "captions.vov"), caption="else", output=str(tmp_path / output),
+    settings = EditPicture(weights=str(run / "captions.vov"), caption="else", output=str(tmp_path / output),
                            item="1", cache_dir=str(tiny_qwen.parent))
     with pytest.raises(VovError, match="is written as a picture; end the name"):
-        edit.run(settings)
+        edit_picture(settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_ours_decodes_with_its_own_settings(run, tiny_qwen, album, tmp_path, capsys):
-    reconstruct.main(Reconstruct(
+    decode_pictures(DecodePictures(
         init_lora_path=str(run / "stage2/checkpoint.safetensors"), output_dir=str(tmp_path), data_root=str(album),
         description_file=str(album / "captions.txt"), model_id=str(tiny_qwen)))
     whole = media.read_image(tmp_path / "checkpoint/a.png")
@@ -109,13 +110,13 @@ def test_a_checkpoint_of_ours_decodes_with_its_own_settings(run, tiny_qwen, albu
 def test_a_reference_checkpoint_decodes_with_the_variables_given(tiny_qwen, album, tmp_path):
     theta = torch.linspace(-0.02, 0.02, 65536)
     reference.save_reference(tmp_path / "theirs.safetensors", theta)
-    asked = Reconstruct(init_lora_path=str(tmp_path / "theirs.safetensors"), output_dir=str(tmp_path), last_k=2,
+    asked = DecodePictures(init_lora_path=str(tmp_path / "theirs.safetensors"), output_dir=str(tmp_path), last_k=2,
                         description_file=str(album / "captions.txt"), caption_end=1, model_id=str(tiny_qwen), width=48,
                         height=32, decode_steps=2, device="cpu")
-    reconstruct.main(asked)
+    decode_pictures(asked)
     assert media.read_image(tmp_path / "theirs.png").shape == (32, 48, 3)
     with pytest.raises(VovError, match="set THETA_D_LENGTH=65536"):
-        reconstruct.main(dataclasses.replace(asked, theta_length=300, overwrite=True))
+        decode_pictures(dataclasses.replace(asked, theta_length=300, overwrite=True))
 
 
 def test_the_real_command_fits_one_picture_and_resumes(tiny_qwen, album, tmp_path, monkeypatch):
@@ -130,7 +131,7 @@ def test_the_real_command_fits_one_picture_and_resumes(tiny_qwen, album, tmp_pat
     monkeypatch.setattr("sys.argv", ["image.train", "--overwrite", "1"])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    cli.run(ImageFit, train.main, "usage", stages=("", "stage1", "stage2"))
+    cli.run(ImageFit, fit_pictures, "usage", stages=("", "stage1", "stage2"))
     assert (tmp_path / "a.vov").read_bytes() == first
     assert len((tmp_path / "stage1/log.jsonl").read_text().splitlines()) == 2  # the last step and its preview
 
@@ -145,7 +146,7 @@ def test_weights_that_are_not_there_are_named_with_the_command_that_fetches_them
     settings = ImageFit(config="", image=str(album / "a.png"), caption="x", cache_dir=str(tmp_path),
                         out_dir=str(tmp_path / "out"))
     with pytest.raises(VovError, match=r"no weights of Qwen/Qwen-Image .*scripts/fetch_models.sh"):
-        train.main(settings, settings, settings)
+        fit_pictures(settings, settings, settings)
     assert not (tmp_path / "out").exists()
 
 

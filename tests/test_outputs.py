@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from image import reconstruct as image_reconstruct
-from image import scale as image_scale
-from image.reconstruct import Reconstruct as ImageReconstruct
-from image.scale import Scale as ImageScale
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from tests.test_golden import GOLDEN
-from video import edit, reconstruct, scale, train
-from video.edit import EditCaption
-from video.reconstruct import Reconstruct
-from video.scale import Scale
 from vov import VovError, bitstream, media, results
+from vov.commands import fit
+from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
+from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
+from vov.commands.edit import EditVideo, edit_video
 from vov.commands.saving import item_names
 from vov.decoding.decode import decode
 from vov.model.cache import cached, kept
@@ -41,12 +37,12 @@ def commands(fitted, tiny_wan, folder):
     model = dict(model_id=str(tiny_wan), device="cpu")
     clip = str(fitted.parent.parent / "clip")
     return {
-        "reconstruct": (reconstruct.main, Reconstruct(bitstream=str(fitted), output_dir=str(folder / "r"), **model),
+        "reconstruct": (decode_video, DecodeVideo(bitstream=str(fitted), output_dir=str(folder / "r"), **model),
                         [folder / "r/ball", folder / "r/ball.mp4"]),
-        "scale": (scale.main, Scale(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
+        "scale": (add_noise_video, AddNoiseVideo(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
                                     output=str(folder / "s/x.vov"), **model),
                   [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/x.json"]),
-        "edit": (edit.run, EditCaption(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
+        "edit": (edit_video, EditVideo(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
                                            **model), [folder / "e/y.mp4", folder / "e/y_sheet.png"]),
     }
 
@@ -118,9 +114,9 @@ def test_a_shorter_clip_leaves_no_frames_of_the_longer_one(tmp_path):
 
 def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):
     (tmp_path / "file").write_text("x")
-    settings = Reconstruct(bitstream=str(fitted), output_dir=str(tmp_path / "file"), model_id=str(tiny_wan))
+    settings = DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path / "file"), model_id=str(tiny_wan))
     with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another OUTPUT_DIR"):
-        reconstruct.main(settings)
+        decode_video(settings)
     path = tmp_path / "out/a.png"
     with (Outputs("a", [path], "x", False), pytest.raises(VovError, match="another run is using it"),
           Outputs("a", [path], "x", False)):
@@ -178,7 +174,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line_not_the_run(tiny_wan, tmp_p
 def test_a_log_does_not_repeat_steps_after_a_kill(tiny_wan, tmp_path):
     clip = write_clip(tmp_path / "clip")
     settings = video_settings(tiny_wan, clip, tmp_path / "out", train_steps=12, save_every=5)
-    train.stage1(settings)
+    fit.stage1(settings)
     text = (tmp_path / "out/log.jsonl").read_text()
     shorter = dataclasses.replace(settings, out_dir=str(tmp_path / "cut"))
     with pytest.MonkeyPatch.context() as patch:
@@ -192,10 +188,10 @@ def test_a_log_does_not_repeat_steps_after_a_kill(tiny_wan, tmp_path):
             return advance(self, step)
         patch.setattr(Fit, "advance", killed)
         with pytest.raises(KeyboardInterrupt):
-            train.stage1(shorter)
+            fit.stage1(shorter)
     with (tmp_path / "cut/log.jsonl").open("a") as log:
         log.write('{"step": 11, "lo')  # cut off by the kill
-    train.stage1(shorter)
+    fit.stage1(shorter)
     ours, theirs = ([(line["step"], line.get("loss")) for line in map(json.loads, log.splitlines())]
                     for log in (text, (tmp_path / "cut/log.jsonl").read_text()))
     assert ours == theirs
@@ -226,19 +222,19 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
     named = [dataclasses.replace(item, name=name) for item, name in
              zip(stream.items, ("a.png", "a.jpg", ""), strict=True)]
     bitstream.write(tmp_path / "odd.vov", dataclasses.replace(stream, items=named))
-    asked = ImageReconstruct(bitstream=str(tmp_path / "odd.vov"), output_dir=str(tmp_path / "decoded"),
+    asked = DecodePictures(bitstream=str(tmp_path / "odd.vov"), output_dir=str(tmp_path / "decoded"),
                              model_id=str(tiny_qwen))
-    image_reconstruct.main(asked)
+    decode_pictures(asked)
     assert sorted(p.name for p in (tmp_path / "decoded/odd").iterdir()) == ["00001.png", "00002.png", "00003.png"]
     model = asked.load(QwenBackbone, stream.header)
     for index, clip in enumerate(decode(path, model)):
         assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
-    scaled = ImageScale(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
+    scaled = AddNoisePictures(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
                         model_id=str(tiny_qwen), steps=3, bits=3)
-    image_scale.main(scaled)
+    add_noise_pictures(scaled)
     first = (tmp_path / "s/n.vov").read_bytes()
     (tmp_path / "s/n.json").unlink()
-    image_scale.main(scaled)
+    add_noise_pictures(scaled)
     assert (tmp_path / "s/n.vov").read_bytes() == first and (tmp_path / "s/n.json").is_file()
 
 
@@ -259,8 +255,8 @@ def test_a_sequence_of_one_frame_decodes_to_a_folder_and_a_video(tiny_wan, tmp_p
     one = dataclasses.replace(stream.sequence, scenes=(dataclasses.replace(scene, chunks=1),),
                               chunks=(dataclasses.replace(chunk, frames=1),))
     bitstream.write(tmp_path / "x.vov", dataclasses.replace(stream, sequence=one, items=stream.items[:1]))
-    settings = Reconstruct(bitstream=str(tmp_path / "x.vov"), output_dir=str(tmp_path / "o"), model_id=str(tiny_wan),
+    settings = DecodeVideo(bitstream=str(tmp_path / "x.vov"), output_dir=str(tmp_path / "o"), model_id=str(tiny_wan),
                            device="cpu")
     for _ in range(2):  # the second time all is there
-        reconstruct.main(settings)
+        decode_video(settings)
     assert sorted(p.name for p in (tmp_path / "o").glob("[!.]*")) == ["x", "x.mp4"]

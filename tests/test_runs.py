@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.runs import image_settings, steps_logged, two_stage, video_settings, write_album, write_clip
-from video import train
 from vov import VovError, bitstream
+from vov.commands import fit
 from vov.commands.options import VideoFit
 from vov.decoding.decode import decode
 from vov.runtime import files
@@ -32,7 +32,7 @@ def test_what_names_the_same_thing_is_the_same_run(tiny_wan, clip, tmp_path, mon
     caption = tmp_path / "caption.txt"
     caption.write_text("a red ball rolls\n")
     settings = video_settings(tiny_wan, clip, tmp_path / "out", device="auto", dtype="auto")
-    train.stage1(settings)
+    fit.stage1(settings)
     before = steps_logged(tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(clip, tmp_path / "moved")
@@ -42,7 +42,7 @@ def test_what_names_the_same_thing_is_the_same_run(tiny_wan, clip, tmp_path, mon
             dict(model_id="tiny-wan", cache_dir=str(tiny_wan.parent)), dict(out_dir="./out/"), dict(overwrite=True),
             dict(shift=0.0)]
     for changes in same:
-        train.stage1(dataclasses.replace(settings, **changes))
+        fit.stage1(dataclasses.replace(settings, **changes))
         assert steps_logged(tmp_path / "out") == before, changes
 
 
@@ -50,12 +50,12 @@ def test_other_content_is_another_run_whatever_its_path(tiny_wan, clip, tmp_path
     caption = tmp_path / "caption.txt"
     caption.write_text("a red ball rolls")
     start = tmp_path / "start"
-    train.stage1(video_settings(tiny_wan, clip, start, seed=5))
+    fit.stage1(video_settings(tiny_wan, clip, start, seed=5))
     init = tmp_path / "init.safetensors"
     shutil.copy(start / "checkpoint.safetensors", init)
     settings = video_settings(tiny_wan, clip, tmp_path / "out", caption="", caption_file=str(caption),
                               init_lora_path=str(init))
-    train.stage1(settings)
+    fit.stage1(settings)
     first = theta(tmp_path / "out")
 
     def replace_clip():
@@ -65,17 +65,17 @@ def test_other_content_is_another_run_whatever_its_path(tiny_wan, clip, tmp_path
         caption.write_text("a blue ball rolls")
 
     def refit_start():
-        train.stage1(video_settings(tiny_wan, clip, start, seed=6, overwrite=True))
+        fit.stage1(video_settings(tiny_wan, clip, start, seed=6, overwrite=True))
         shutil.copy(start / "checkpoint.safetensors", init)
 
     for change, named in ((replace_clip, "the clip or pictures"), (edit_caption, "the caption"),
                           (refit_start, "the checkpoint it starts from")):
         change()
         with pytest.raises(VovError, match=f"belongs to another run .other: {named}.; use another OUT_DIR"):
-            train.stage1(settings)
+            fit.stage1(settings)
         assert torch.equal(theta(tmp_path / "out"), first)
-        train.stage1(dataclasses.replace(settings, overwrite=True))
-        train.stage1(dataclasses.replace(settings, out_dir=str(tmp_path / named)))  # the oracle: a fresh folder
+        fit.stage1(dataclasses.replace(settings, overwrite=True))
+        fit.stage1(dataclasses.replace(settings, out_dir=str(tmp_path / named)))  # the oracle: a fresh folder
         assert torch.equal(theta(tmp_path / "out"), theta(tmp_path / named)), named
         assert not torch.equal(theta(tmp_path / "out"), first)
         first = theta(tmp_path / "out")
@@ -125,11 +125,11 @@ def test_an_album_is_its_pictures_and_captions(tiny_qwen, tmp_path):
 
 def test_settings_that_shape_the_result_are_named_when_they_differ(tiny_wan, clip, tmp_path):
     settings = video_settings(tiny_wan, clip, tmp_path / "out")
-    train.stage1(settings)
+    fit.stage1(settings)
     for changes, named in ((dict(lr=0.5, seed=1), "LR, SEED"), (dict(dtype="bfloat16"), "DTYPE or QUANTIZE"),
                            (dict(decode_steps=3), "DECODE_STEPS"), (dict(quantize="fp8"), "the model")):
         with pytest.raises(VovError, match=f"other: .*{named}"):
-            train.stage1(dataclasses.replace(settings, **changes))
+            fit.stage1(dataclasses.replace(settings, **changes))
 
 
 def test_a_finished_run_changes_nothing_and_says_the_same(tiny_wan, clip, tmp_path, capsys):

@@ -13,15 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from image import reconstruct as image_reconstruct
-from image import train as image_train
-from image.reconstruct import Reconstruct as ImageReconstruct
-from vov.commands import export
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
-from video import edit, reconstruct, train
-from video.edit import EditCaption
-from video.reconstruct import Reconstruct
 from vov import VovError, bitstream, config
+from vov.commands import export, fit
+from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
+from vov.commands.edit import EditVideo, edit_video
+from vov.commands.fit import fit_pictures
 from vov.commands.options import VideoFit
 from vov.config import cli
 from vov.decoding.decode import decode
@@ -60,7 +57,7 @@ def run_two_stage(tiny_wan, clip, folder, monkeypatch, capsys, **variables):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["train"])
     with pytest.raises(SystemExit) as ended:
-        cli.run(VideoFit, train.two_stage, "usage", stages=("", "stage1", "stage2"))
+        cli.run(VideoFit, fit.two_stage, "usage", stages=("", "stage1", "stage2"))
     assert ended.value.code == 1
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
 
@@ -126,7 +123,7 @@ def test_image_stages_that_disagree_are_refused_too(tiny_qwen, album, tmp_path, 
         other = dataclasses.replace(settings, **changes)
         for both in ((settings, other), (other, other)):
             with pytest.raises(VovError, match=f"{named} is .* and must be the same in both"):
-                image_train.main(settings, both[0], dataclasses.replace(both[1], lambda_rate=0.01))
+                fit_pictures(settings, both[0], dataclasses.replace(both[1], lambda_rate=0.01))
     huge = tmp_path / "huge.png"
     from PIL import Image
 
@@ -167,11 +164,11 @@ def test_a_checkpoint_of_other_layers_or_another_model_is_refused_wherever_it_is
     wrong_hash = dict(index_hash="00" * 8) if other else {}
     edited(video, video, lambda m: m.update(wrong_hash)) if wrong_hash else None
     calls = [
-        lambda: image_reconstruct.main(ImageReconstruct(
+        lambda: decode_pictures(DecodePictures(
             init_lora_path=str(image), description_file=str(pictures / "album.txt"), model_id=str(tiny_qwen),
             output_dir=str(tmp_path / "r"))),
-        lambda: train.stage1(video_settings(tiny_wan, clip, tmp_path / "v", init_lora_path=str(video))),
-        lambda: edit.run(EditCaption(weights=str(video), caption="x", base_caption="y", model_id=str(tiny_wan),
+        lambda: fit.stage1(video_settings(tiny_wan, clip, tmp_path / "v", init_lora_path=str(video))),
+        lambda: edit_video(EditVideo(weights=str(video), caption="x", base_caption="y", model_id=str(tiny_wan),
                                          output_video=str(tmp_path / "e.png"))),
     ]
     if "fingerprint" not in what:  # an export looks at shapes alone
@@ -188,7 +185,7 @@ def test_a_start_with_another_rank_or_preset_names_what_to_set(fitted, tiny_wan,
     for changes, told in ((dict(rank=2), "RANK=1"), (dict(last_k=1), "LAST_K=2"), (dict(proj_seed=1), "PROJ_SEED=42")):
         settings = video_settings(tiny_wan, fitted.parent.parent / "clip", tmp_path / "v", init_lora_path=start)
         with pytest.raises(VovError, match=f"fitted with other layers or indices .*{told}.*set these as they were"):
-            train.stage1(dataclasses.replace(settings, **changes))
+            fit.stage1(dataclasses.replace(settings, **changes))
 
 
 @pytest.mark.parametrize("metadata", [
@@ -199,11 +196,11 @@ def test_a_start_with_another_rank_or_preset_names_what_to_set(fitted, tiny_wan,
 def test_hostile_metadata_are_one_line(metadata, album, fitted, tiny_wan, tmp_path):
     image = edited(album.parent / "stage2/checkpoint.safetensors", tmp_path / "image.safetensors", metadata)
     video = edited(fitted.parent / "stage2/checkpoint.safetensors", tmp_path / "video.safetensors", metadata)
-    asked = ImageReconstruct(init_lora_path=str(image), output_dir=str(tmp_path / "r"), cache_dir=str(tmp_path),
+    asked = DecodePictures(init_lora_path=str(image), output_dir=str(tmp_path / "r"), cache_dir=str(tmp_path),
                              description_file=str(album.parent.parent / "album/album.txt"))
     used = not isinstance(json.loads(safe_open(image, "pt").metadata()["vov"])["captions"], int)
-    for call in (*[lambda: image_reconstruct.main(asked)] * used,  # it takes captions from DESCRIPTION_FILE
-                 lambda: edit.run(EditCaption(weights=str(video), caption="x", base_caption="y",
+    for call in (*[lambda: decode_pictures(asked)] * used,  # it takes captions from DESCRIPTION_FILE
+                 lambda: edit_video(EditVideo(weights=str(video), caption="x", base_caption="y",
                                                   cache_dir=str(tmp_path), output_video=str(tmp_path / "e.png")))):
         with pytest.raises(VovError) as error:
             call()
@@ -217,30 +214,30 @@ def test_hostile_metadata_are_one_line(metadata, album, fitted, tiny_wan, tmp_pa
 ])
 def test_a_damaged_checkpoint_is_not_resumed(tensors, fitted, tiny_wan, tmp_path):
     settings = video_settings(tiny_wan, fitted.parent.parent / "clip", tmp_path / "v")
-    train.stage1(settings)
+    fit.stage1(settings)
     edited(tmp_path / "v/checkpoint.safetensors", tmp_path / "v/checkpoint.safetensors", tensors=tensors)
     with pytest.raises(VovError, match="remove it or set RESUME=never"):
-        train.stage1(settings)
+        fit.stage1(settings)
 
 
 def test_the_other_trees_files_checkpoints_and_models_are_named_as_such(album, fitted, tiny_wan, tiny_qwen, tmp_path):
     output = dict(output_dir=str(tmp_path / "out"))
     with pytest.raises(VovError, match="is a file of the image tree"):
-        reconstruct.main(Reconstruct(bitstream=str(album), model_id=str(tiny_wan), **output))
+        decode_video(DecodeVideo(bitstream=str(album), model_id=str(tiny_wan), **output))
     with pytest.raises(VovError, match="is a file of the video tree"):
-        image_reconstruct.main(ImageReconstruct(bitstream=str(fitted), model_id=str(tiny_qwen), **output))
+        decode_pictures(DecodePictures(bitstream=str(fitted), model_id=str(tiny_qwen), **output))
     with pytest.raises(VovError, match="is a file of the image tree"):
-        edit.run(EditCaption(weights=str(album), caption="x", output_video=str(tmp_path / "e.png")))
+        edit_video(EditVideo(weights=str(album), caption="x", output_video=str(tmp_path / "e.png")))
     video = fitted.parent / "stage2/checkpoint.safetensors"
     captions = dict(description_file=str(album.parent.parent / "album/album.txt"))
     for model in (dict(cache_dir=str(tiny_wan.parent)), dict(model_id=str(tiny_wan))):
         with pytest.raises(VovError, match="holds a WanTransformer3DModel, but the image tree runs a Qwen"):
-            image_reconstruct.main(ImageReconstruct(init_lora_path=str(video), **captions, **output, **model))
+            decode_pictures(DecodePictures(init_lora_path=str(video), **captions, **output, **model))
     with pytest.raises(VovError, match="fitted on another model"):
-        image_reconstruct.main(ImageReconstruct(init_lora_path=str(video), model_id=str(tiny_qwen), **captions,
+        decode_pictures(DecodePictures(init_lora_path=str(video), model_id=str(tiny_qwen), **captions,
                                                 **output))
     with pytest.raises(VovError, match="holds a QwenImageTransformer2DModel, but the video tree runs a Wan"):
-        edit.run(EditCaption(weights=str(album.parent / "stage2/checkpoint.safetensors"), caption="x",
+        edit_video(EditVideo(weights=str(album.parent / "stage2/checkpoint.safetensors"), caption="x",
                                  base_caption="y", item="1", output_video=str(tmp_path / "e.png")))
     assert not (tmp_path / "out").exists()
 
@@ -278,7 +275,7 @@ def test_valid_but_hostile_headers_are_bounded_before_work(item, changes, messag
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # KiB
     if "fps" in changes or item:  # no model is needed to see it
         with pytest.raises(VovError, match=message):
-            reconstruct.main(Reconstruct(bitstream=str(path), model_id="nosuch", output_dir=str(tmp_path / "o")))
+            decode_video(DecodeVideo(bitstream=str(path), model_id="nosuch", output_dir=str(tmp_path / "o")))
 
 
 def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fitted, tiny_wan, tmp_path):
@@ -296,7 +293,7 @@ def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fit
     edits = []
     for text in ("", "blue sky"):
         path = hostile(fitted, tmp_path / "x.vov", None, guidance=8.0, decode_steps=2, negative_prompt=text, shift=0.0)
-        settings = EditCaption(weights=str(path), caption="a cube", model_id=str(tiny_wan))
+        settings = EditVideo(weights=str(path), caption="a cube", model_id=str(tiny_wan))
         from vov.editing import edit as editing
 
         edits.append(editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)[1])
@@ -312,7 +309,7 @@ def test_frames_that_are_not_finite_are_an_error_never_black(fitted, tiny_wan, t
     stream = bitstream.read(wild)
     bitstream.write(wild, dataclasses.replace(stream, symbols=np.full(300, 100, np.int32)))
     with pytest.raises(VovError, match="not finite"):
-        reconstruct.main(Reconstruct(bitstream=str(wild), output_dir=str(tmp_path / "o"), model_id=str(tiny_wan)))
+        decode_video(DecodeVideo(bitstream=str(wild), output_dir=str(tmp_path / "o"), model_id=str(tiny_wan)))
     assert not (tmp_path / "o/wild.mp4").exists()
 
 
@@ -325,7 +322,7 @@ def test_what_the_machine_is_to_blame_for_is_one_line(monkeypatch, capsys):
             raise error
         monkeypatch.setattr(sys, "argv", ["x"])
         with pytest.raises(SystemExit) as ended:
-            cli.run(Reconstruct, main, "usage")
+            cli.run(DecodeVideo, main, "usage")
         said = capsys.readouterr().err
         assert ended.value.code == 1 and said.count("\n") == 1 and message in said
     assert files.taken("/") and cli.machine_problem(RuntimeError("a fault of ours")) == ""

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from tests.runs import two_stage, video_settings, write_clip
-from video import evaluate, reconstruct, scale, train
-from video.reconstruct import Reconstruct
-from video.scale import Scale
+from vov.commands import fit
+from vov.commands.add_noise import AddNoiseVideo, add_noise_video
+from vov.commands.decode import DecodeVideo, decode_video
+from vov.commands.evaluate import evaluate_clips
 from vov.commands.options import VideoFit
 from vov.config import cli
 from vov.evaluation.measure import Suite
@@ -57,16 +58,16 @@ def interrupt(monkeypatch, owner, name, number, call=0):
 def test_a_fit_goes_on_from_the_very_step(number, fitted, tiny_wan, tmp_path, monkeypatch, capsys):
     clip = fitted.parent.parent / "clip"
     whole = video_settings(tiny_wan, clip, tmp_path / "whole", train_steps=6, save_every=100)
-    train.stage1(whole)
+    fit.stage1(whole)
     settings = video_settings(tiny_wan, clip, tmp_path / "out", train_steps=6, save_every=100)
     with monkeypatch.context() as patch:
         interrupt(patch, Fit, "advance", number, call=3)
-        code, said = command(VideoFit, train.stage1, settings, patch, capsys)
+        code, said = command(VideoFit, fit.stage1, settings, patch, capsys)
     assert code == 128 + number
     assert said == [f"stopped by {number.name}, out saved at step 4 of 6; run the same command again to go on"]
     assert checkpoint.load(tmp_path / "out/checkpoint.safetensors").step == 4
     steps = interrupt(monkeypatch, Fit, "advance", 0, call=-5)
-    assert command(VideoFit, train.stage1, settings, monkeypatch, capsys) == (0, [])
+    assert command(VideoFit, fit.stage1, settings, monkeypatch, capsys) == (0, [])
     assert len(steps) == 2
     ends = [checkpoint.load(tmp_path / name / "checkpoint.safetensors").tensors for name in ("whole", "out")]
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
@@ -76,33 +77,33 @@ def test_a_fit_goes_on_from_the_very_step(number, fitted, tiny_wan, tmp_path, mo
                          ids=["budget", "paper"])
 def test_a_search_for_noise_goes_on_from_the_very_step(changes, fitted, tiny_wan, tmp_path, monkeypatch, capsys):
     def settings(name):
-        return Scale(bitstream=str(fitted), original_frames_dir=str(fitted.parent.parent / "clip"), steps=4, bits=4,
+        return AddNoiseVideo(bitstream=str(fitted), original_frames_dir=str(fitted.parent.parent / "clip"), steps=4, bits=4,
                      output=str(tmp_path / name / "x.vov"), model_id=str(tiny_wan), device="cpu", **changes)
     with monkeypatch.context() as patch:
         all_steps = interrupt(patch, Chooser, "__call__", 0, call=-5)
-        scale.main(settings("whole"))
+        add_noise_video(settings("whole"))
     for stop in (1, len(all_steps) - 2):
         name = f"stopped{stop}"
         with monkeypatch.context() as patch:
             interrupt(patch, Chooser, "__call__", signal.SIGTERM, call=stop)
-            code, said = command(Scale, scale.main, settings(name), patch, capsys)
+            code, said = command(AddNoiseVideo, add_noise_video, settings(name), patch, capsys)
         assert code == 143 and len(said) == 1 and "saved at sampler step" in said[0] and "of 4" in said[0], said
         assert not (tmp_path / name / "x.vov").exists()
         with monkeypatch.context() as patch:
             steps = interrupt(patch, Chooser, "__call__", 0, call=-5)
-            assert command(Scale, scale.main, settings(name), patch, capsys) == (0, [])
+            assert command(AddNoiseVideo, add_noise_video, settings(name), patch, capsys) == (0, [])
         assert len(steps) == len(all_steps) - stop - 1
         assert (tmp_path / name / "x.vov").read_bytes() == (tmp_path / "whole/x.vov").read_bytes()
         assert not list((tmp_path / name).glob(".search*"))
 
 
 def test_decode_and_evaluation_stop_in_one_line_and_leave_no_halves(fitted, tiny_wan, tmp_path, monkeypatch, capsys):
-    decode = Reconstruct(bitstream=str(fitted), output_dir=str(tmp_path / "r"), model_id=str(tiny_wan), device="cpu")
+    decode = DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path / "r"), model_id=str(tiny_wan), device="cpu")
     clip = str(fitted.parent.parent / "clip")
     measure = EvalConfig(real_dir=clip, fake_dir=str(fitted.parent / "ball"), out_dir=str(tmp_path / "e"),
                          metrics="psnr", work_dir=str(tmp_path / "w"), device="cpu", skip_fvd=True)
-    for cls, main, settings, owner, name in ((Reconstruct, reconstruct.main, decode, Backbone, "decode"),
-                                             (EvalConfig, evaluate.main, measure, Suite, "measure")):
+    for cls, main, settings, owner, name in ((DecodeVideo, decode_video, decode, Backbone, "decode"),
+                                             (EvalConfig, evaluate_clips, measure, Suite, "measure")):
         with monkeypatch.context() as patch:
             interrupt(patch, owner, name, signal.SIGTERM)
             code, said = command(cls, main, settings, patch, capsys)

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from tests.test_fit import ball
-from video import reconstruct, train
-from video.reconstruct import Reconstruct
 from vov import bitstream, media, metrics
+from vov.commands.decode import DecodeVideo, decode_video
+from vov.commands.fit import two_stage
 from vov.commands.options import VideoFit
 from vov.config import cli
 from vov.runtime.files import REPO
@@ -64,7 +64,7 @@ def test_the_file_alone_decodes_to_the_same_frames_every_time(run, tiny_wan, tmp
     done = bash("video/reconstruct/reconstruct.sh", BITSTREAM=str(moved), OUTPUT_DIR=str(tmp_path / "once"),
                 CACHE_DIR=str(tiny_wan.parent), VOV_CACHE=str(tmp_path / "fresh"))
     assert done.returncode == 0, done.stderr
-    reconstruct.main(Reconstruct(bitstream=str(moved), output_dir=str(tmp_path / "twice"),
+    decode_video(DecodeVideo(bitstream=str(moved), output_dir=str(tmp_path / "twice"),
                                  cache_dir=str(tiny_wan.parent)))
     for name in ("once", "twice"):
         for png in (folder / "ball").iterdir():
@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(changes, message, tiny_wan, cl
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit) as ended:  # what `python -m video.train two_stage` runs, without its start-up
-        cli.run(VideoFit, train.two_stage, "usage", stages=("", "stage1", "stage2"))
+        cli.run(VideoFit, two_stage, "usage", stages=("", "stage1", "stage2"))
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert ended.value.code == 1 and len(errors) == 1 and message in errors[0], errors
     assert not (tmp_path / "out").exists()
@@ -124,7 +124,7 @@ def test_the_same_command_goes_on_and_another_one_replaces_nothing(run, tiny_wan
     (folder / "result.json").unlink()  # as after a kill between the file and its result
     variables = SETTINGS | {"WAN_MODEL_ID": str(tiny_wan), "FRAMES_DIR": str(clip), "OUT_DIR": str(folder)}
     for caption, expected in (("a red ball rolls", 0), ("a blue ball", 1)):
-        code, said = in_process(train.two_stage, VideoFit, monkeypatch, capsys, ("", "stage1", "stage2"),
+        code, said = in_process(two_stage, VideoFit, monkeypatch, capsys, ("", "stage1", "stage2"),
                                 **variables | {"CAPTION": caption})
         assert code == expected and (folder / "ball.vov").read_bytes() == before, said
         assert (folder / "result.json").is_file()
@@ -144,7 +144,7 @@ def test_a_file_for_another_model_or_a_damaged_one_is_refused(run, tiny_wan, tmp
                                  (tmp_path / "cut.vov", tiny_wan.parent, "cut.vov"),
                                  (tmp_path / "flipped.vov", tiny_wan.parent, "flipped.vov"),
                                  (tmp_path / "gone.vov", tiny_wan.parent, "gone.vov")):
-        code, said = in_process(reconstruct.main, Reconstruct, monkeypatch, capsys, BITSTREAM=str(file),
+        code, said = in_process(decode_video, DecodeVideo, monkeypatch, capsys, BITSTREAM=str(file),
                                 OUTPUT_DIR=str(tmp_path / "out"), CACHE_DIR=str(cache))
         assert code == 1 and message in said and said.count("error: ") == 1, said
         assert not (tmp_path / "out").exists()
