@@ -11,7 +11,7 @@ import torch
 
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from tests.test_golden import GOLDEN
-from vov import VovError, bitstream, media, results
+from vov import VovError, bitstream, media
 from vov.commands import fit
 from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
 from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
@@ -40,10 +40,10 @@ def commands(fitted, tiny_wan, folder):
         "reconstruct": (decode_video, DecodeVideo(bitstream=str(fitted), output_dir=str(folder / "r"), **model),
                         [folder / "r/ball", folder / "r/ball.mp4"]),
         "scale": (add_noise_video, AddNoiseVideo(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
-                                    output=str(folder / "s/x.vov"), **model),
-                  [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/x.json"]),
+                                                 output=str(folder / "s/x.vov"), **model),
+                  [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/result.json"]),
         "edit": (edit_video, EditVideo(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
-                                           **model), [folder / "e/y.mp4", folder / "e/y_sheet.png"]),
+                                       **model), [folder / "e/y.mp4", folder / "e/y_sheet.png"]),
     }
 
 
@@ -104,12 +104,19 @@ def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, 
     assert len(list((folder / "ball").iterdir())) == 2
 
 
-def test_a_shorter_clip_leaves_no_frames_of_the_longer_one(tmp_path):
-    clip = media.Clip(np.zeros((7, 16, 16, 3), np.uint8), 8.0)
-    for identity, count in (("a", 7), ("b", 3)):
-        results.decode_to(tmp_path, "x", [""], 5, identity, identity == "b",
-                          lambda count=count: [media.Clip(clip.frames[:count], 8.0)])
-    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny_wan, tmp_path):
+    settings = DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path), model_id=str(tiny_wan), device="cpu")
+    decode_video(settings)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "ball").iterdir()}
+    assert sorted(whole) == [f"{number:05d}.png" for number in range(5)]
+    for start, count, numbers in ((0, 3, range(3)), (2, 2, range(2, 4)), (3, 0, range(3, 5))):
+        decode_video(dataclasses.replace(settings, start_at=start, frames=count, overwrite=True))
+        found = {path.name: path.read_bytes() for path in (tmp_path / "ball").iterdir()}
+        assert found == {name: whole[name] for name in (f"{number:05d}.png" for number in numbers)}
+        assert len(media.read_clip(tmp_path / "ball.mp4").frames) == len(numbers)
+    with pytest.raises(VovError, match="START_AT=4 FRAMES=2: the video has 5 frames, from 0"):
+        decode_video(dataclasses.replace(settings, start_at=4, frames=2, output_dir=str(tmp_path / "none")))
+    assert not (tmp_path / "none/ball.mp4").exists()
 
 
 def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):
@@ -223,19 +230,19 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
              zip(stream.items, ("a.png", "a.jpg", ""), strict=True)]
     bitstream.write(tmp_path / "odd.vov", dataclasses.replace(stream, items=named))
     asked = DecodePictures(bitstream=str(tmp_path / "odd.vov"), output_dir=str(tmp_path / "decoded"),
-                             model_id=str(tiny_qwen))
+                           model_id=str(tiny_qwen))
     decode_pictures(asked)
     assert sorted(p.name for p in (tmp_path / "decoded/odd").iterdir()) == ["00001.png", "00002.png", "00003.png"]
     model = asked.load(QwenBackbone, stream.header)
     for index, clip in enumerate(decode(path, model)):
         assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
     scaled = AddNoisePictures(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
-                        model_id=str(tiny_qwen), steps=3, bits=3)
+                              model_id=str(tiny_qwen), steps=3, bits=3)
     add_noise_pictures(scaled)
     first = (tmp_path / "s/n.vov").read_bytes()
-    (tmp_path / "s/n.json").unlink()
+    (tmp_path / "s/result.json").unlink()
     add_noise_pictures(scaled)
-    assert (tmp_path / "s/n.vov").read_bytes() == first and (tmp_path / "s/n.json").is_file()
+    assert (tmp_path / "s/n.vov").read_bytes() == first and (tmp_path / "s/result.json").is_file()
 
 
 def test_what_is_refused_leaves_no_folder_and_no_record(tmp_path):
