@@ -40,7 +40,7 @@ def test_a_golden_file_decodes_to_the_frames_of_the_day_it_was_written(path, tin
 
 def test_there_is_a_golden_file_of_every_kind():
     names = {"video_theta", "video_noise", "video_sequence", "album_theta", "image_noise", "image_shared",
-             "video_trellis", "video_sequence_trellis"}
+             "video_trellis", "video_sequence_trellis", "video_blocks", "video_start", "image_atoms"}
     assert names <= {path.stem for path in FILES}
 
 
