@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +15,6 @@ from vov.bitstream.reader import varint
 from vov.decoding.replay import TEXTURE_STEPS, Candidates, Replay, diffuse, levels, stochastic_step, textured
 from vov.model.flow import decoder_noise, euler, sigma_grid
 from vov.noise.options import ScalingConfig
-from vov.runtime.files import REPO
 from vov.runtime.random import Stream, normal, words_batch
 
 
@@ -156,26 +152,6 @@ def test_items_and_steps_have_noise_of_their_own():
         hook = Replay(code, sigmas, 5, item)
         seen += [hook(i, torch.zeros(1, 1, 64), torch.zeros(1, 1, 64)) for i in (0, 1)]
     assert len({tuple(x.flatten().tolist()) for x in seen}) == 4
-
-
-KERNEL = """
-import torch
-from vov.scaling import kernel
-from vov.runtime.random import Stream, normal_batch
-device = "cuda" if torch.cuda.is_available() else "cpu"
-wanted, blocks = torch.randn(2, 100, device=device), torch.tensor([3, 5], device=device)
-found = kernel.scores(2**63 + 7, 42, 16, 20, blocks, wanted)
-drawn = [normal_batch(2**63 + 7, (Stream.CANDIDATE, 42, int(b)), range(16, 36), 100).to(device) for b in blocks]
-expected = torch.stack([d @ w for d, w in zip(drawn, wanted)])
-assert (found - expected).abs().max() < 0.01, (found, expected)
-"""
-
-
-def test_gpu_kernel_scores_as_plain_torch():
-    """On a GPU, or in Triton's interpreter: the same streams, up to the polynomial's 2e-4 a value."""
-    pytest.importorskip("triton")
-    interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", KERNEL], env=os.environ | interpret, cwd=REPO, check=True, timeout=120)
 
 
 # --- the noise section ----------------------------------------------------------------------------------------------

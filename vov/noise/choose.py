@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vov.bitstream.noise_code import INDEPENDENT, MAX_ATOMS, NoiseCode
 from vov.decoding.replay import CPU_VALUES, GPU_VALUES, Candidates, Replay, Step, entries
-from vov.noise import kernel
 from vov.noise.aim import Wanted
 from vov.noise.trellis import walk
 from vov.runtime.random import Stream, uniform_batch
@@ -77,14 +76,7 @@ def scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wan
         vectors, row, signs = candidates.vectors(step, blocks, atoms)
         spectra = torch.fft.rfft(vectors).conj()
         return torch.fft.irfft(torch.fft.rfft(wanted * signs) * spectra[row], n=candidates.block)[:, :count]
-    if not (wanted.is_cuda and kernel.available()):
-        return plain_scores(candidates, step, atoms, blocks, wanted)
-    out = torch.empty(len(blocks), count, device=wanted.device)
-    for atom in atoms.unique().tolist():
-        rows = torch.nonzero(atoms == atom)[:, 0]
-        out[rows] = kernel.scores(candidates.seed, candidates.base + step, atom * count, count, blocks[rows],
-                                  wanted[rows])
-    return out
+    return plain_scores(candidates, step, atoms, blocks, wanted)
 
 
 def plain_scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wanted: Tensor) -> Tensor:
