@@ -137,7 +137,6 @@ class Decoder:
 
     def read_noise(self, section: bytes, items: int, source: str) -> None:
         """Makes a file's noise section part of decoding. Raises VovError when it does not fit the header."""
-        self.backbone.refuse_eight_bits("coded noise")
         header = self.header
         size = math.prod(self.backbone.latent_shape(header.width, header.height, header.num_frames))
         self.noise_code = NoiseCode.from_bytes(section, header, size, items, f"{source}: noise")

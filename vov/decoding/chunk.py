@@ -36,7 +36,6 @@ class ChunkModel:
     """
 
     def __init__(self, backbone: Backbone, header: Header):
-        backbone.refuse_eight_bits("coded noise")
         self.backbone, self.header = backbone, header
 
     def sigmas(self, noise: dict[str, int]) -> list[float]:

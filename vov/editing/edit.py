@@ -216,7 +216,6 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     if settings.replay_noise:
         if first.noise is None or not own or seed != fit.seed:
             raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
-        backbone.refuse_eight_bits("coded noise")
         code = NoiseCode.from_bytes(first.noise, first.header, int(np.prod(shape)), first.items,
                                     f"{first.source}: noise")
         sigmas = textured(levels(dataclasses.replace(first.header, shift=shift), code.start, code.end),

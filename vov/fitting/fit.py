@@ -88,7 +88,6 @@ class Fit:
                  preview: Callable[[Tensor, int], dict[str, float]] | None = None,
                  start: dict[str, Tensor] | None = None, shift: float = 3.0, content: dict[str, str] | None = None,
                  notes: dict | None = None, steering: Steering | None = None):
-        backbone.refuse_eight_bits("a fit")
         self.backbone, self.adapter, self.projection, self.targets = backbone, adapter, projection, targets
         self.settings, self.folder, self.preview, self.world = settings, folder, preview, world or World()
         self.device, self.notes, self.steering = backbone.device, notes or {}, steering

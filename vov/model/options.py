@@ -31,9 +31,8 @@ class ModelOptions:
     offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
                           "memory)", choices=("none", "blocks"), identity=False)
     attention: str = option("auto", "on an H100 or later: cudnn; flash (FlashAttention 4 or 3, see requirements-"
-                            "hopper.txt); 8bit (to decode θ alone, faster and coarser); auto: of large models flash "
-                            "where it is installed, else cudnn", choices=("auto", "cudnn", "flash", "8bit"),
-                            identity=False)
+                            "hopper.txt); auto: of large models flash where it is installed, else cudnn",
+                            choices=("auto", "cudnn", "flash"), identity=False)
     decode_limit: float = option(1.0, "how much decoding a file may ask for, times 1,000 sampler steps, 2^28 pixels at "
                                  "a time (a picture: 2^24), 3e10 pixels × steps in all; 0: any", minimum=0,
                                  identity=False)

@@ -66,7 +66,6 @@ class Search:
     def __init__(self, decoder: Decoder, theta: Tensor, conditions: Sequence[Condition], targets: Sequence[Tensor],
                  settings: ScalingConfig, kept: Progress | None = None,
                  importance: Sequence[Tensor | None] | None = None, spend: int = 0):
-        decoder.backbone.refuse_eight_bits("coded noise")
         self.spend = spend
         self.kept, self.signalled = kept or Progress(), lambda: 0
         if decoder.header.sampler != "euler":
