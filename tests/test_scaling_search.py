@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from image.options import ImageFit
-from scripts.experiments import curves, scaling_curves
 from tests.test_fit import ball
 from tests.tiny import build_wan
 from video import scale as command
@@ -240,37 +239,3 @@ def test_the_last_jump_of_a_picture_follows_its_content():
         ends.append(NoiseCode.from_bytes(file.noise, file.header, math.prod(model.latent_shape(64, 64, 1)), 1, "").end)
         assert 0.97 * 120 < len(file.noise) <= 120
     assert 102 <= ends[0] < ends[1] - 20
-
-
-def test_curves_script_keeps_files_that_decode_to_its_rows(model, fit, tmp_path, capsys):
-    shared = {"fits": str(fit), "originals": str(fit.parent / "ball"), "out": str(tmp_path), "device": "cpu",
-              "cache_dir": str(model.parent)}
-    scaling_curves.main(scaling_curves.Curves(schemes="paper:4 atoms:4:40:end_level=0.4", explicit="200,400", **shared))
-    rows = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
-    assert [row["scheme"] for row in rows] == ["none", "paper:4", "atoms:4:40:end_level=0.4", "point 0", "point 1"]
-    assert all(row["bytes"] == (tmp_path / row["file"]).stat().st_size for row in rows)
-    assert (tmp_path / "curves.png").is_file()
-    with pytest.raises(VovError, match="EXPLICIT"):
-        scaling_curves.main(scaling_curves.Curves(explicit="many", **(shared | {"out": str(tmp_path / "other")}),
-                                                  schemes="none"))
-    capsys.readouterr()
-    scaling_curves.main(scaling_curves.Curves(check=True, **shared))
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 3 and all(line.endswith("difference +0.0000") for line in said)
-    with pytest.raises(VovError, match="no rows made from these FITS"):
-        scaling_curves.main(scaling_curves.Curves(check=True, **(shared | {"out": str(tmp_path / "other")})))
-
-
-@pytest.mark.parametrize(("text", "problem"), [
-    ("atoms:4:bites=3", "no option called bites"), ("foo:4", "foo"), ("atoms:x", "--steps"), ("atoms", "--steps"),
-    ("atoms:4:eta=-1", "--eta"), ("blocks:4:big", "--block"),
-])
-def test_schemes_with_mistakes_are_named(text, problem):
-    with pytest.raises(VovError, match=problem):
-        curves.parse(text)
-
-
-def test_a_scheme_is_what_its_text_says():
-    found = curves.parse("atoms:100:2000:score=lookahead,end_level=0.4")
-    assert found == ScalingConfig(steps=100, scaling_bytes=2000, score="lookahead", end_level=0.4)
-    assert curves.parse("blocks:50:4096") == ScalingConfig(scheme="blocks", steps=50, block=4096)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from image.options import ImageFit, QwenOptions
-from scripts.experiments.rows import Rows, key
+from scripts.results.kept import Rows, key
 from vov import bitstream, codec, media, metrics
 from vov.config import cli, number_list, option, override
 from vov.decoding import collection
