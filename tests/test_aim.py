@@ -7,7 +7,7 @@ from vov.decoding.replay import stochastic_step
 from vov.noise.aim import Aim, unit
 
 
-def aimed(score, until=0.0, every=1, steps=0):
+def aimed(score, every=1, steps=0):
     """What is wanted of a step from a model whose guess is a fixed matrix times the state, and what it follows from."""
     torch.manual_seed(0)
     mixing = torch.randn(4, 4) / 2
@@ -16,7 +16,7 @@ def aimed(score, until=0.0, every=1, steps=0):
     def velocity(x, t):  # x̂0 = x − t·v = M x
         return (x - torch.einsum("ij,bjthw->bithw", mixing, x)) / t
 
-    aim, step = Aim(velocity, target, score, None, until=until, every=every), stochastic_step(0.8, 0.7, 1.0)
+    aim, step = Aim(velocity, target, score, None, every=every), stochastic_step(0.8, 0.7, 1.0)
     aim.steps = steps
     v = aim.velocity(x, 0.8)
     guess = x - 0.8 * v
@@ -60,11 +60,6 @@ def test_where_nothing_counts_nothing_is_wanted():
     for reach in (0.1, 100.0):
         wanted = aim.direction(step, torch.zeros(1, 4, 3, 2, 2), reach)
         assert all(not part[:, :, 2].any() and part[:, :, :2].all() for part in wanted)
-
-
-def test_below_a_level_blend_is_pixel():
-    assert torch.equal(aimed("blend", until=0.9)[0][0], aimed("pixel")[0][0])
-    assert not torch.equal(aimed("blend", until=0.5)[0][0], aimed("pixel")[0][0])
 
 
 def test_lookahead_every_third_step_is_pixel_in_the_others():

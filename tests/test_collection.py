@@ -46,7 +46,7 @@ def coded(backbone, theta):
     source = Source(picture(9), 0.0, "a thing", "x.png")
     backbone.collection_dir = str(theta.parent)
     stream = dataclasses.replace(bare(backbone, [source], FIT), collection=collection.read(theta).name)
-    made, frames = scale(stream, backbone, [source], ScalingConfig(scheme="paper", bits=4, steps=3))
+    made, frames = scale(stream, backbone, [source], ScalingConfig(scheme="paper", steps=3))
     backbone.collection_dir = ""
     return bitstream.to_bytes(made), frames[0]
 

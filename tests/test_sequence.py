@@ -32,6 +32,7 @@ from vov.fitting.rate import from_symbols
 from vov.media import FrameSource
 from vov.model.wan import WanBackbone
 from vov.runtime.signals import Stopped
+from vov.sequence import theta as scene_theta
 from vov.sequence.encode import SequenceEncoder, profile_of
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import spans
@@ -286,7 +287,7 @@ def test_impossible_budgets_are_refused(backbone, clip, tmp_path):
 # --- a scene's θ ------------------------------------------------------------------------------------------------------
 
 
-THETA = dataclasses.replace(SETTINGS, scene_theta="40", scene_steps=6, scene_batch=2, bytes_per_frame=24.0)
+THETA = dataclasses.replace(SETTINGS, scene_theta="40", scene_steps=6, bytes_per_frame=24.0)
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +342,7 @@ def test_auto_leaves_out_a_theta_that_does_not_pay(backbone, clip, tmp_path, mon
     assert [scene.symbols is None for scene in rich.run().scenes] == [False, True]
 
 
-def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, tmp_path):
+def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, tmp_path, monkeypatch):
     settings = dataclasses.replace(THETA, scene_steps=60, scene_lr=0.1, scene_theta="400")
     adapter = SceneAdapter(backbone, settings, 3.0)
     read = FrameSource(clip, size=(32, 32), resize="crop").read
@@ -350,7 +351,7 @@ def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, 
     assert np.array_equal(shown[1].frames[0], shown[0].frames[-1])
     try:
         theta = adapter.fit(shown, backbone.embed([""])[0], tmp_path / "fit", None)
-        adapter.settings = dataclasses.replace(settings, scene_batch=32)  # the same noise for both
+        monkeypatch.setattr(scene_theta, "BATCH", 32)  # the same noise for both
         judge = adapter.job(shown, backbone.embed([""])[0], tmp_path / "judge", {})
         without, fitted = (judge.distortion_of(vector) for vector in (
             torch.zeros(400), from_symbols(theta.symbols, theta.step)))
@@ -359,8 +360,9 @@ def test_theta_lowers_the_error_of_the_windows_it_was_fitted_to(backbone, clip, 
     assert fitted < 0.97 * without
 
 
-def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tmp_path):
-    settings = dataclasses.replace(THETA, scene_crop="16x16x1", scene_windows=12)
+def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_theta, "MOST_WINDOWS", 12)
+    settings = dataclasses.replace(THETA, scene_crop="16x16x1")
     adapter = SceneAdapter(backbone, settings, 3.0)
     adapter.remove()
     film = FrameSource(clip, size=(32, 32), resize="crop")
@@ -371,7 +373,8 @@ def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tm
               if np.array_equal(whole[t, y:y + 16, x:x + 16], window.frames[0])}
     assert min(t for t, _, _ in places) >= 9 and len({t for t, _, _ in places}) > 2
     assert all(window.frames.shape == (1, 16, 16, 3) for window in shown)
-    made = encoder(backbone, clip, tmp_path, dataclasses.replace(settings, scene_crop="16×32×5", scene_windows=3))
+    monkeypatch.setattr(scene_theta, "MOST_WINDOWS", 3)
+    made = encoder(backbone, clip, tmp_path, dataclasses.replace(settings, scene_crop="16×32×5"))
     assert all(len(scene.symbols) == 40 for scene in made.run().scenes)
 
 

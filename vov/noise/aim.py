@@ -35,14 +35,14 @@ class Aim:
         weights: [2, C, C] of `loss.pixel_weights`, for all but likelihood; None: latent errors as they are.
         importance: what a squared error of each value counts, [1, 1, T, h, w]; None: the same everywhere.
         chained: the target begins with a later latent frame: the first is known.
-        until: σ below which lookahead and blend give way to pixel, at a third of the cost.
-        every: they do so too except in every so many steps, counted by `steps`.
+        every: lookahead and blend give way to pixel, at a third of the cost, except in every so many steps, counted by
+            `steps`.
     """
 
     def __init__(self, velocity: Velocity, target: Tensor, score: str, weights: Tensor | None, chained: bool = False,
-                 until: float = 0.0, importance: Tensor | None = None, every: int = 1):
+                 importance: Tensor | None = None, every: int = 1):
         self.plain, self.target, self.chained = velocity, target, chained
-        self.until, self.blend = until if score in GRADIENT else float("inf"), score == "blend"
+        self.looks_ahead, self.blend = score in GRADIENT, score == "blend"
         self.squares = None if weights is None else [w.T @ w for w in weights]
         self.axes = None if weights is None else [torch.linalg.eigh(square.double()) for square in self.squares]
         self.importance = importance
@@ -53,7 +53,7 @@ class Aim:
         """The velocity; for lookahead and blend, x and x̂0 are kept with the graph between them."""
         self.kept = []
         self.steps += 1
-        if t < self.until or (self.steps - 1) % self.every:
+        if not self.looks_ahead or (self.steps - 1) % self.every:
             return self.plain(x, t)
         with torch.enable_grad():
             x = x.detach().requires_grad_()

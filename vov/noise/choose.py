@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vov.bitstream.noise_code import INDEPENDENT, MAX_ATOMS, NoiseCode
+from vov.bitstream.noise_code import INDEPENDENT, NoiseCode
 from vov.decoding.replay import CPU_VALUES, GPU_VALUES, Candidates, Replay, Step, entries
 from vov.noise.aim import Wanted
 from vov.noise.trellis import walk
-from vov.runtime.random import Stream, uniform_batch
 
 EFFICIENCY = 0.9  # square of how far a step's choices move the state, as a share of what their bits allow
 
@@ -22,14 +21,13 @@ class Chooser(Replay):
     """A sampler's `after_step` that chooses the noise it injects.
 
     direction: (step, x̂0, how far the noise can move the state) → `aim.Wanted`.
-    gumbel: whether to sample rather than to take the best.
     Attributes: found, the symbols per coded step; energy and worth [steps, blocks], |drift|² and |gain|² of `Wanted`.
     """
 
     def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, item: int,
-                 direction: Callable[[Step, Tensor, float], Wanted], gumbel: bool = False, on_theta_end=None):
-        super().__init__(code, sigmas, seed, item, on_theta_end)
-        self.direction, self.gumbel = direction, gumbel
+                 direction: Callable[[Step, Tensor, float], Wanted]):
+        super().__init__(code, sigmas, seed, item)
+        self.direction = direction
         self.found = [np.zeros(0, np.int32) for _ in range(code.steps)]
         self.energy, self.worth = np.zeros(code.plan.shape), np.zeros(code.plan.shape)
 
@@ -40,14 +38,13 @@ class Chooser(Replay):
         self.energy[row] = drift.square().sum(1).cpu().numpy()
         self.worth[row] = gain.square().sum(1).cpu().numpy()
         rows, numbers = entries(self.code.plan[row])
-        share = torch.from_numpy(1 / np.sqrt(self.code.plan[row].clip(1))).to(x.device, torch.float32)[:, None]
-        scored = ((where, which, scores(made, i, which, where, wanted[where]))
+        scored = ((which, scores(made, i, which, where, wanted[where]))
                   for where, which in made.batches(rows, numbers))
         if self.code.branch:
-            self.found[row] = walk(self.code, ((atom, one) for _, which, score in scored
+            self.found[row] = walk(self.code, ((atom, one) for which, score in scored
                                                for atom, one in zip(which.tolist(), score, strict=True)))
         else:
-            found = [self._pick(i, where, which, score, share[where]) for where, which, score in scored]
+            found = [self._pick(score) for _, score in scored]
             self.found[row] = torch.cat(found).to("cpu", torch.int32).numpy()
         return self.found[row]
 
@@ -56,14 +53,10 @@ class Chooser(Replay):
         made = self.candidates
         return torch.nn.functional.pad(x.reshape(-1), (0, made.blocks * made.block - made.size)).view(made.blocks, -1)
 
-    def _pick(self, i: int, blocks: Tensor, atoms: Tensor, score: Tensor, share: Tensor) -> Tensor:
+    def _pick(self, score: Tensor) -> Tensor:
         """Symbols [rows] from scores [rows, K]; of equal ones the first."""
         if self.code.signed:
             score = torch.stack((score, -score), dim=-1).flatten(1)  # in the order of the symbols
-        if self.gumbel:
-            ids = blocks * MAX_ATOMS + atoms
-            u = uniform_batch(self.seed, (Stream.OTHER, 3, self.base + i), ids, score.shape[1])
-            score = score * share - torch.log(-torch.log(u.clamp(2.0**-25, 1 - 2.0**-25)))
         best = score == score.amax(1, keepdim=True)
         places = torch.arange(score.shape[1], device=score.device)
         return torch.where(best, places, score.shape[1] - 1).amin(1)

@@ -83,13 +83,13 @@ class Search:
         """Makes `code` the one to fill, its levels the sampler's, and its plan zero where a step takes no noise."""
         header = self.decoder.header
         if header.sigmas and (code.start or code.end):
-            raise VovError("the file has levels of its own; set STEPS, or START_LEVEL=0 END_LEVEL=0")
+            raise VovError("the file has levels of its own; set STEPS, or END_LEVEL=0")
         self.code, self.sigmas = code, levels(header, code.start, code.end)
         edges = self.sigmas[code.first:][: code.steps + 1]
         noisy = np.array([stochastic_step(*pair, code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)])
         code.plan[~noisy] = 0  # the last step ends at level 0
         if not noisy.any():
-            raise VovError("no step takes noise; raise STEPS (to 2 or more) or ETA, or lower FIRST_STEP")
+            raise VovError("no step takes noise; raise STEPS to 2 or more")
 
     def run(self, progress: Callable[[int, Tensor], None] = lambda step, x: None) -> tuple[NoiseCode, list[Tensor]]:
         """The code and the latents of every item, as the decoder will find them.
@@ -149,9 +149,8 @@ class Search:
         """What a sampling chooses, and where it ends: in the last one, where the decoder's will by itself."""
         decoder, settings, target = self.decoder, self.settings, self.targets[item]
         aim = Aim(decoder.velocity(self.conditions[item]), target, settings.score, self._weights(target),
-                  until=settings.lookahead_until, importance=self.importance[item], every=settings.lookahead_every)
-        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction, settings.choice == "sample",
-                          decoder.adapter.unbind)
+                  importance=self.importance[item], every=settings.lookahead_every)
+        chooser = Chooser(code, self.sigmas, decoder.header.seed, item, aim.direction)
 
         first, x, finished = self.kept.begin(chooser, decoder.noise(item))
         if finished:
@@ -173,8 +172,6 @@ class Search:
             return x
 
         decoder.bind(self.theta)
-        if first and code.theta_steps and first >= code.theta_steps:
-            decoder.adapter.unbind()
         x = euler(aim.velocity, x, self.sigmas[first:], after_step)
         if last:
             if texture := usual_texture(decoder.header.num_frames, code.end):

@@ -29,7 +29,7 @@ from vov.runtime.files import locked, refuse_existing, refuse_unwritable, write_
 from vov.runtime.resumable import Outputs
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.plan import spans
-from vov.sequence.scenes import scene_starts
+from vov.sequence.scenes import scene_starts, shortest_scene
 from vov.sequence.settings import SequenceConfig
 
 
@@ -99,8 +99,7 @@ def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float
 def encoder_of(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,
                folder: Path) -> SequenceEncoder:
     """The encoder of a video whose chunks go to `folder`; source: its frames in their own geometry."""
-    shortest = settings.shortest_scene or settings.num_frames // 2 + 1
-    starts = scene_starts(settings.scenes, source, len(source), shortest)
+    starts = scene_starts(settings.scenes, source, len(source), shortest_scene(settings.num_frames))
     planned = spans(starts, len(source), settings.num_frames, settings.key_every, backbone.temporal)
     size = (settings.width, settings.height)
     fitted = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps, size=size,

@@ -30,14 +30,14 @@ from vov.model.flow import euler
 from vov.noise.aim import Aim
 from vov.noise.allocate import allocate
 from vov.noise.choose import Chooser
-from vov.noise.options import GRADIENT
+from vov.noise.options import GRADIENT, usual_branch
 from vov.runtime import signals
 from vov.runtime.files import content_hash
 from vov.sequence.kept import load, save
 from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span, groups
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import AUTO_SHARE, SceneAdapter, SceneTheta, Window, adapted, hash_of, length
+from vov.sequence.theta import AUTO_SHARE, SCENE_BITS, SceneAdapter, SceneTheta, Window, adapted, hash_of, length
 
 log = logging.getLogger(__name__)
 RULES = 3  # how chunks are chosen; to be raised with any change of it, so that no chunk of before is taken from disk
@@ -108,12 +108,12 @@ class SequenceEncoder:
         self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
         self.budget = settings.budget(len(source), source.fps, self.size, self.fixed_bytes())
         rate = 8 * self.budget / len(self.spans) / self.sizes[-1 if len(self.spans) > 1 else 0]
-        self.noise = {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": settings.steps - 1, "start": 0,
+        self.noise = {"eta": ETA_UNIT, "first": 0, "steps": settings.steps - 1, "start": 0,
                       "end": settings.jump(rate), "branch": 0}
         if not self.noise["end"]:
             self.noise["steps"] = settings.steps
         per_step = 8 * self.budget / len(self.spans) / self.noise["steps"]
-        self.noise["branch"] = settings.branch_bits(min(self.bits) + 1, per_step)
+        self.noise["branch"] = usual_branch(min(self.bits) + 1, per_step)
         self.packings = packings(self.noise, self.bits)
         self.sigmas = self.model.sigmas(self.noise)
 
@@ -246,7 +246,7 @@ class SequenceEncoder:
               shown: Sequence[Window]) -> SceneTheta | None:
         """A θ fitted to these windows of a scene; None where it does not pay."""
         auto = self.settings.scene_theta.strip().lower() == "auto"
-        cost = length(self.settings) * self.settings.scene_bits / 8
+        cost = length(self.settings) * SCENE_BITS / 8
         latent = [self.latent_frames(span) for span in spans]
         if auto and cost > AUTO_SHARE * share * sum(latent) / latent[0]:
             return None
@@ -282,7 +282,7 @@ class SequenceEncoder:
         optional = [self.collection] if self.collection else []
         optional += [self.masks.hash] if self.masks else []
         return content_hash(RULES, self.header, self.noise, self.bits, self.settings.score,
-                            self.settings.lookahead_until, self.settings.lookahead_every, *optional)
+                            self.settings.lookahead_every, *optional)
 
     def original(self, span: Span, before: np.ndarray | None) -> np.ndarray:
         """What the model should make of a chunk: uint8 [num_frames, H, W, 3], padded with its last frame.
@@ -356,8 +356,7 @@ class SequenceEncoder:
         if start.known is not None:
             target, importance = target[:, :, 1:], importance if importance is None else importance[:, :, 1:]
         aim = Aim(self.model.velocity(start, self.conditions[span.scene]), target, self.settings.score, weights,
-                  chained=start.known is not None, until=self.settings.lookahead_until, importance=importance,
-                  every=self.settings.lookahead_every)
+                  chained=start.known is not None, importance=importance, every=self.settings.lookahead_every)
         chooser = Chooser(code, self.sigmas, self.header.seed, 0, aim.direction)
         chooser.base = number * (len(self.sigmas) - 1)
         return chooser, start, euler(aim.velocity, start.noise, self.sigmas, chooser)

@@ -9,7 +9,7 @@ from vov.config import option, rate_targets
 from vov.media.geometry import Geometry
 from vov.media.roi import RoiOptions
 from vov.model.options import ModelOptions
-from vov.noise.options import SCORES, USUAL_ATOMS, jump_level, usual_branch
+from vov.noise.options import SCORES, jump_level
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class SequenceConfig(ModelOptions, RoiOptions):
     audio: str = option("copy", "copy: the sound rides along as the packets it came as; none", choices=("copy", "none"))
 
     scenes: str = option("auto", "auto: cuts are detected; none: one scene; or a file with each scene's first frame")
-    shortest_scene: int = option(0, "fewest frames of a detected scene; 0: half a chunk", minimum=0)
     key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
                             "first of a scene", minimum=0)
 
@@ -36,10 +35,7 @@ class SequenceConfig(ModelOptions, RoiOptions):
     scene_theta: str = option("0", "length d of a θ for each scene, fitted to its chunks; 0: none; auto: "
                               "1024 where a scene's chunks gain more by it than it costs, else none")
     scene_steps: int = option(1000, "optimiser steps of a scene's θ", minimum=1)
-    scene_batch: int = option(8, "chunks with fresh noise that a step sees", minimum=1)
     scene_lr: float = option(0.05, "peak learning rate of a scene's θ", minimum=0)
-    scene_bits: float = option(4.0, "bits of an entry of a scene's θ", minimum=0.5, maximum=7.5)
-    scene_windows: int = option(32, "most windows of a scene that its θ is fitted to", minimum=1)
     scene_crop: str = option("", "WIDTHxHEIGHTxFRAMES of random windows that a scene's θ is fitted to instead of whole "
                              "chunks: smaller ones make a fit of a large model cheaper")
     rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
@@ -55,15 +51,10 @@ class SequenceConfig(ModelOptions, RoiOptions):
                                 minimum=0)
     steps: int = option(40, "sampler steps", minimum=2)
     shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
-    eta: float = option(1.0, "diffusion strength", minimum=0)
     end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
                               minimum=-1)
-    branch: int = option(0, "bits that an atom of the noise costs, see `vov.noise.trellis`; 0: 4, or more where a "
-                         f"step would have over {USUAL_ATOMS} atoms; -1: a whole label, no trellis", minimum=-1)
     score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
-    lookahead_until: float = option(0.0, "σ below which lookahead and blend give way to pixel, which costs no backward "
-                                    "pass; 0: never", minimum=0)
     lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
                                   "pixel in the others", minimum=1)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
@@ -96,12 +87,6 @@ class SequenceConfig(ModelOptions, RoiOptions):
         if level >= 1:
             raise VovError(f"END_LEVEL={level:g}: must be below 1")
         return round(1024 * level) if self.steps > 2 else 0
-
-    def branch_bits(self, bits: int, spent: float) -> int:
-        """BRANCH for labels of `bits` bits and `spent` bits a step; 0: no trellis."""
-        if self.branch > bits:
-            raise VovError(f"BRANCH={self.branch}: a candidate has only {bits} bits; lower it")
-        return max(0, self.branch) if self.branch else usual_branch(bits, spent)
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """How frames of this size are brought to the model's."""

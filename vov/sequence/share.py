@@ -11,6 +11,7 @@ from vov.model.backbone import Backbone
 from vov.sequence.command import encoder_of
 from vov.sequence.encode import Plan
 from vov.sequence.plan import groups
+from vov.sequence.scenes import shortest_scene
 from vov.sequence.settings import SequenceConfig
 from vov.sequence.theta import SceneAdapter, adapted
 
@@ -24,7 +25,7 @@ def most_groups(settings: SequenceConfig, clip: str) -> int:
     if settings.target_psnr or (settings.scenes == "none" and not every):
         return 1
     frames = len(FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps))
-    shortest = (settings.shortest_scene or settings.num_frames // 2 + 1) if settings.scenes == "auto" else 1
+    shortest = shortest_scene(settings.num_frames) if settings.scenes == "auto" else 1
     scenes = 1 if settings.scenes == "none" else max(1, frames // shortest)
     return scenes + (frames // max(1, every * (settings.num_frames - 1)) if every else 0)
 

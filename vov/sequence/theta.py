@@ -26,6 +26,9 @@ from vov.sequence.settings import SequenceConfig
 
 AUTO_LENGTH = 1024  # d of SCENE_THETA=auto: 0.5 KB at 4 bits an entry
 AUTO_SHARE = 0.5  # of a scene's bytes: a θ that takes more is not even tried
+SCENE_BITS = 4.0  # of an entry of a scene's θ
+BATCH = 8  # windows with fresh noise that a step of the fit sees
+MOST_WINDOWS = 32  # of a scene that its θ is fitted to
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +106,9 @@ class SceneAdapter:
 
     def windows(self, read: Callable, spans: Sequence[Span]) -> list[Window]:
         """What a scene's θ is fitted to: whole chunks, or crops of SCENE_CROP."""
-        ours = self.settings
         if self.crop:
-            return crops(read, spans, self.crop, ours.scene_windows, ours.seed)
-        return windows(read, spans, ours.num_frames, ours.scene_windows)
+            return crops(read, spans, self.crop, MOST_WINDOWS, self.settings.seed)
+        return windows(read, spans, self.settings.num_frames, MOST_WINDOWS)
 
     def remove(self) -> None:
         """Gives the model its own layers back."""
@@ -125,7 +127,7 @@ class SceneAdapter:
             if job.distortion_of(theta) < job.distortion_of(job.theta.detach()):
                 job = self.job(windows, condition, folder, {"unilora_theta_d": theta})
         fitted = job.run()
-        rate = RateModel.from_theta(fitted.theta, self.settings.scene_bits)
+        rate = RateModel.from_theta(fitted.theta, SCENE_BITS)
         return SceneTheta(rate.symbols(fitted.theta).cpu().numpy(), rate.step_value)
 
     def job(self, windows: Sequence[Window], condition: Condition, folder: Path, start: dict) -> Fit:
@@ -144,7 +146,7 @@ class SceneAdapter:
         return dataclasses.replace(
             FitConfig(**model), width=ours.width, height=ours.height, rank=self.spec.rank,
             theta_length=self.spec.theta_length, last_k=self.spec.last_k, lora_preset=self.spec.lora_preset,
-            train_steps=ours.scene_steps, batch_size=ours.scene_batch, lr=ours.scene_lr, noise="random",
+            train_steps=ours.scene_steps, batch_size=BATCH, lr=ours.scene_lr, noise="random",
             timesteps="shifted", seed=ours.seed, save_every=max(1, ours.scene_steps // 20), preview_every=0,
             overwrite=True)
 
