@@ -81,7 +81,7 @@ def commands() -> dict[str, Command]:
         "scripts/export": Command(
             scripts.export.Export, scripts.export.main,
             WAN | {"INPUT": "IN", "OUTPUT": "OUT/x.safetensors", "LAST_K": "2"},
-            ("FORMAT", "LORA_KEYS", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
+            ("FORMAT", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
             shape="weights"),
     }
 

@@ -49,8 +49,6 @@ class EvalConfig(ModelOptions):
     anchor_rates: str = option("0.5,1,2", "sizes of the anchors, as multiples of our bytes")
     anchor_bytes: str = option("", "sizes of the anchors in bytes, instead")
     bd_anchor: str = option("", "codec that BD-rates compare with; default: the first anchor")
-    bd_method: str = option("pchip", "interpolation of BD-rates; akima needs 4 points",
-                            choices=("pchip", "akima", "cubic"))
     reference_curves: str = option("", "CSV: label, clip, metric, bpp, value; published curves, drawn into the plots")
     report_frames: int = option(2, "frames per clip in the report's slider", minimum=1)
     report_video: bool = option(True, "put small videos into the report")
