@@ -24,7 +24,9 @@ class Edit(EditConfig, QwenOptions):
     theta_length: int = override(EditConfig, "theta_length", 65536)
     width: int = override(EditConfig, "width", 512)
     height: int = override(EditConfig, "height", 512)
-    num_frames: int = override(EditConfig, "num_frames", 1, help="pictures have one")
+    num_frames: int = override(EditConfig, "num_frames", 1)
+
+    UNUSED = ("num_frames", "fps")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures to one .vov file of coded noise: `IMAGE=x.png OUT_DIR=runs/x bash image/encode.sh`."""
+"""Pictures to one .vov file of coded noise: `INPUT=x.png OUT_DIR=runs/x bash image/encode.sh`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from vov.noise.options import ScalingConfig
 class Encode(ScalingConfig, QwenOptions):
     """Which pictures, and where the file goes."""
 
-    config: str = option("qwen-image", "preset in configs/ or a YAML file", alias=("CONFIG",))
-    image: str = option("", "one picture; over DESCRIPTION_FILE")
-    caption: str = option("", "what IMAGE shows; may be empty")
+    UNUSED = ("scaling",)
+
+    config: str = option("qwen-image", "preset in configs/ or a YAML file")
+    image: str = option("", "one picture; over DESCRIPTION_FILE", name="INPUT", alias=("IMAGE",))
+    caption: str = option("", "what INPUT shows; may be empty")
     description_file: str = option(EXAMPLES, "one path|caption a line, for several pictures in one file")
     caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1)
     caption_end: int = option(0, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0)
@@ -28,7 +30,7 @@ class Encode(ScalingConfig, QwenOptions):
     name: str = option("", "names the outputs; default: the picture's name, or the description file's")
     width: int = option(0, "pixels; 0: the largest picture's, padded", minimum=0)
     height: int = option(0, "pixels; 0: the largest picture's, padded", minimum=0)
-    shift: float = override(ImageFit, "shift", 0.0)
+    shift: float = override(ImageFit, "shift", 0.0, rare=False)
     seed: int = option(42, "of the decoder's noise", minimum=0)
     steps: int = override(ScalingConfig, "steps", 50, help="sampler steps", minimum=2)
     scaling_bytes: int = override(ScalingConfig, "scaling_bytes", 2000)
@@ -61,4 +63,4 @@ def main(settings: Encode) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(Encode, main, "IMAGE=x.png OUT_DIR=runs/x [VARIABLE=value …] bash image/encode.sh", stages=("encode",))
+    cli.run(Encode, main, "INPUT=x.png OUT_DIR=runs/x [VARIABLE=value …] bash image/encode.sh", stages=("encode",))

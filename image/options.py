@@ -37,8 +37,9 @@ class ImageFit(FitConfig):
 
     config: str = override(FitConfig, "config", "qwen-image")
     name: str = option("", "names the outputs; default: the picture's name, or the description file's", identity=False)
-    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE", identity=False)
-    caption: str = option("", "what IMAGE shows", identity=False)
+    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE", name="INPUT", alias=("IMAGE",),
+                        identity=False)
+    caption: str = option("", "what INPUT shows", identity=False)
     description_file: str = option(EXAMPLES, "one path|caption a line; found here or in image/", identity=False)
     caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1, identity=False)
     caption_end: int = option(1, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0, identity=False)
@@ -64,12 +65,12 @@ class ImageFit(FitConfig):
         """Reads the chosen pictures. Raises VovError for any that is missing, naming all of them."""
         if not self.image:
             if self.caption:
-                raise VovError("CAPTION is set, but IMAGE is not; give a picture, or captions in DESCRIPTION_FILE")
+                raise VovError("CAPTION is set, but INPUT is not; give a picture, or captions in DESCRIPTION_FILE")
             entries = described(self.description_file, self.caption_start, self.caption_end)
             return with_region(read_pictures(entries, self.data_root), self)
         caption = " ".join(self.caption.split())
         if not caption and caption_needed:
-            raise VovError("CAPTION is not set; say what IMAGE shows")
+            raise VovError("CAPTION is not set; say what INPUT shows")
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
         from vov.codec import Source
 
@@ -87,7 +88,7 @@ def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     """
     file = next((p for p in (Path(path), REPO / "image" / path) if p.is_file()), None)
     if file is None:
-        raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or IMAGE and CAPTION")
+        raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or INPUT and CAPTION")
     lines = read_text(file).splitlines()
     entries, problems, seen = [], [], {}
     for number, line in enumerate(lines, 1):

@@ -24,13 +24,13 @@ SHARED = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed", "width",
 class Reconstruct(TextureOption, QwenOptions):
     """BITSTREAM: all the rest but folders is in the file. INIT_LORA_PATH: the variables below, and captions."""
 
-    bitstream: str = option("", "a .vov file; then only OUTPUT_DIR, TEXTURE and CACHE_DIR matter")
+    bitstream: str = option("", "a .vov file; then only OUT_DIR, TEXTURE and CACHE_DIR matter")
     init_lora_path: str = option("", "a checkpoint, ours (which knows its settings) or the reference's")
     description_file: str = option(EXAMPLES, "one path|caption a line, for INIT_LORA_PATH")
     caption_start: int = option(1, "first line to decode", minimum=1)
     caption_end: int = option(0, "last line to decode; 0: all", minimum=0)
     data_root: str = option("./data", "where the originals are; where all are there, PSNR is printed")
-    output_dir: str = option("./recon_out", "gets one PNG a picture", alias=("OUT_DIR",))
+    output_dir: str = option("./recon_out", "gets one PNG a picture", name="OUT_DIR", alias=("OUTPUT_DIR",))
     theta_length: int = override(ImageFit, "theta_length", 65536)
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
     last_k: int = option(60, "the last K blocks are adapted", minimum=1, maximum=HIGHEST["last_k"])
@@ -42,12 +42,12 @@ class Reconstruct(TextureOption, QwenOptions):
     seed: int = option(42, "of the noise", minimum=0, maximum=HIGHEST["seed"])
     decode_steps: int = option(50, "sampler steps", alias=("TEST_STEPS",), minimum=1, maximum=HIGHEST["decode_steps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
-    sampler: str = option("euler", "ODE solver", choices=("euler", "unipc"))
+    sampler: str = option("euler", "ODE solver", choices=("euler", "unipc"), rare=True)
     overwrite: bool = option(False, "replace existing outputs")
 
 
 def main(settings: Reconstruct) -> None:
-    """Decodes to OUTPUT_DIR/NAME.png, or OUTPUT_DIR/NAME/….png when there are several pictures."""
+    """Decodes to OUT_DIR/NAME.png, or OUT_DIR/NAME/….png when there are several pictures."""
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
     from vov import results

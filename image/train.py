@@ -30,5 +30,5 @@ def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
 
 if __name__ == "__main__":
     usage = ("[VARIABLE=value …] [STAGE1_VARIABLE=…] [STAGE2_VARIABLE=…] bash image/train_multi.sh [--flag value …]\n"
-             "One picture: IMAGE=x.png CAPTION='what it shows' bash image/train_multi.sh")
+             "One picture: INPUT=x.png CAPTION='what it shows' bash image/train_multi.sh")
     cli.run(ImageFit, main, usage, stages=("", "stage1", "stage2"))

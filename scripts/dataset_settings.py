@@ -11,7 +11,17 @@ from typing import Any, get_type_hints
 import image.encode
 import video.encode
 from vov import VovError
-from vov.config import cli, load, option, override, preset_path, variables
+from vov.config import (
+    cli,
+    environment_names,
+    fields_of,
+    keys_of,
+    load,
+    option,
+    override,
+    preset_path,
+    variables,
+)
 
 GETS = "gets NAME/ for every item, results.csv and .json, failed.csv, report/ (required)"
 kept: dict[str, Any] = {}  # the model that this process has loaded
@@ -26,7 +36,7 @@ class KeptModel:
         if kept.get("wanted") != wanted:
             kept.clear()  # its memory first
             kept.update(model=super().load(kind, *made), wanted=wanted)
-        kept["model"].collection_dir = self.collection_dir
+        kept["model"].collection_dir = self.collection
         return kept["model"]
 
 
@@ -48,12 +58,14 @@ class SetOptions:
     retries: int = option(2, "how often an item is tried again whose process died", minimum=0, identity=False)
     split_from: int = option(4, "a video with at least so many groups of chunks is shared out, each group a task; a "
                              "group begins at a scene and by KEY_EVERY; 0: never", minimum=0, identity=False)
-    report: bool = option(True, "make report.html with PSNR and MS-SSIM at the end", identity=False)
+    report: bool = option(True, "make report.html with PSNR and MS-SSIM at the end", identity=False, rare=True)
 
 
 @dataclass(frozen=True)
 class VideoSet(KeptModel, SetOptions, video.encode.Encode):
     """A set of videos; the other variables are those of video/encode.sh."""
+
+    UNUSED = ("frames_dir",)
 
     out_dir: str = override(video.encode.Encode, "out_dir", "", help=GETS)
 
@@ -61,6 +73,8 @@ class VideoSet(KeptModel, SetOptions, video.encode.Encode):
 @dataclass(frozen=True)
 class ImageSet(KeptModel, SetOptions, image.encode.Encode):
     """A set of pictures; the other variables are those of image/encode.sh."""
+
+    UNUSED = ("image", "description_file", "caption_start", "caption_end", "data_root")
 
     out_dir: str = override(image.encode.Encode, "out_dir", "", help=GETS)
 
@@ -89,12 +103,14 @@ MANAGED = ("frames_dir", "image", "out_dir", "name", "caption", "overwrite", "de
 def _both() -> type:
     """A class with the fields of both trees; a field of both is the image tree's, which allows more."""
     fields = {name: (name, get_type_hints(cls)[name], field) for cls in (VideoSet, ImageSet)
-              for name, field in variables(cls).items()}
+              for name, field in fields_of(cls).items()}
     return make_dataclass("MixedSet", fields.values(), frozen=True, namespace={
+        "UNUSED": VideoSet.UNUSED + ImageSet.UNUSED + image.encode.Encode.UNUSED,
         "__doc__": "A set of pictures and videos: what is said for all; `settings_of` says what holds for an item."})
 
 
 MixedSet = _both()
+OWN = (*variables(SetOptions), "out_dir", "caption", "config", "overwrite")  # what the set is told, before its items
 
 
 def class_of(arguments: list[str], environ: Mapping[str, str]) -> type:
@@ -105,8 +121,9 @@ def class_of(arguments: list[str], environ: Mapping[str, str]) -> type:
 
 
 def columns_of(tree: str) -> set[str]:
-    """The settings that a row of the manifest may have."""
-    return set(variables(KINDS[tree][0])) - set(MANAGED) - set(variables(SetOptions)) | {"config"}
+    """The names of settings that a row of the manifest may have."""
+    managed = {*MANAGED, *fields_of(SetOptions)} - {"config"}
+    return {name for name, field in keys_of(KINDS[tree][0]).items() if field not in managed}
 
 
 def settings_of(tree: str, family: str, given: Mapping[str, Any], environ: Mapping[str, str],
@@ -124,11 +141,14 @@ def settings_of(tree: str, family: str, given: Mapping[str, Any], environ: Mappi
         raise VovError(f"{strange[0].upper()} is no setting of {tree}/encode.sh; leave the cell empty")
     prefix, cls = f"{tree.upper()}_", KINDS[tree][0]
     own = {name.removeprefix(prefix): value for name, value in environ.items() if name.startswith(prefix) and value}
-    said = {name: value for name, value in given.items() if name in variables(cls) and name.upper() not in own}
+    fields, keys = fields_of(cls), keys_of(cls)
+    said = {name: value for name, value in given.items()
+            if name in fields and not own.keys() & set(environment_names(fields[name]))}
     config = said.pop("config", "") or environ.get("CONFIG", "")
     config = own.get("CONFIG", "") or (config if family else counterpart(tree, config))
     named = {"config": config} if config else {}
-    return load(cls, said | named | dict(cells), {**environ, "CONFIG": ""} | own, "encode")
+    of_row = {keys[name]: value for name, value in cells.items()}
+    return load(cls, said | named | of_row, {**environ, "CONFIG": ""} | own, "encode")
 
 
 def counterpart(tree: str, preset: str) -> str:
@@ -147,13 +167,10 @@ def counterpart(tree: str, preset: str) -> str:
 
 
 def help_text(usage: str, given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """All variables of a set of both kinds, with the values that they have now."""
-    now = load(MixedSet, given, environ, "encode")
-    general = [name for name in variables(MixedSet) if name not in variables(SetOptions)]
-    lines = [f"usage: {usage}", "", "Variables of the set (environment, or --flags in lower case), their value now, "
-             "meaning:", *cli.table([now], [name for name in general if name != "out_dir"])]
-    without = {*MANAGED, *variables(SetOptions)} - {"caption", "overwrite", "config"}
-    for tree, what in (("video", "videos"), ("image", "pictures")):
-        lines += ["", f"Of {what}, as {tree}/encode.sh has them; {tree.upper()}_ before a variable sets it for {what} "
-                  "alone (environment only):", *cli.table([settings_of(tree, "", given, environ)], without)]
-    return "\n".join(lines)
+    """The variables of a set, with the values that they have now; those of its items are encode.sh's own."""
+    now, fields = load(MixedSet, given, environ, "encode"), fields_of(MixedSet)
+    return "\n".join([
+        f"usage: {usage}", "", "Variables of the set (environment, or --flags in lower case), their value, meaning:",
+        *cli.table([now], {name: fields[name] for name in OWN}), "", "Every variable of video/encode.sh and of "
+        "image/encode.sh works too; their --help lists them. VIDEO_ or IMAGE_", "before one sets it for videos or "
+        "pictures alone (environment only)."])

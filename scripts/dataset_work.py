@@ -48,7 +48,7 @@ def job_of(tree: str, item: Listed, name: str, settings: Any, folder: Path) -> J
     place = {KINDS[tree][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption}
     settings = dataclasses.replace(settings, **place)
     model = find_model(settings.model_id or USUAL[tree](), settings.cache_dir)
-    key = key_of(item.path, item.caption, settings, (*MANAGED, *config.variables(SetOptions)), model)
+    key = key_of(item.path, item.caption, settings, (*MANAGED, *config.fields_of(SetOptions)), model)
     return Job(item.path, name, folder, dataclasses.asdict(settings) | {"family": tree}, key)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.dataset_settings import MixedSet, SetOptions, class_of, help_text
+from scripts.dataset_settings import SetOptions, class_of, help_text
 from scripts.dataset_work import jobs_of, report
 from vov import VovError
 from vov.config import cli
@@ -19,7 +19,7 @@ from vov.dataset.jobs import Job
 from vov.runtime.files import REPO, locked
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
-HELP = ("--help", "-h")
+HELP = ("--help", "-h", "--help-all")
 NAMES = {"image": "pictures", "video": "videos"}
 
 
@@ -94,7 +94,7 @@ def resources(settings: SetOptions) -> Any:
 
 if __name__ == "__main__":
     wanted = class_of(sys.argv[1:], os.environ)
-    if wanted is MixedSet and set(HELP) & set(sys.argv):
+    if set(HELP) & set(sys.argv):
         print(help_text(USAGE, flags(wanted), os.environ))
     else:
         cli.run(wanted, main, USAGE, stages=("encode",))

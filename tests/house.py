@@ -32,7 +32,7 @@ COMMANDS = {
     "video/edit/edit_caption.sh": "video.edit:EditCaption", "video/edit/edit_merge.sh": "video.edit:EditMerge",
     "image/edit_caption.sh": "image.edit:EditCaption", "image/edit_merge.sh": "image.edit:EditMerge",
     "video/eval/eval.sh, image/eval.sh": "vov.evaluation.pairs:EvalConfig",
-    "scripts/encode_dataset.sh": "scripts.dataset_settings:MixedSet", "scripts/export.sh": "scripts.export:Export",
+    "scripts/export.sh": "scripts.export:Export",
     "scripts/fetch_models.sh": "vov.evaluation.fetch:FetchConfig",
 }
 MANY = 8  # parameters of a function, beside self and cls
@@ -74,6 +74,7 @@ def variables_by_command() -> dict[str, list[str]]:
         module, name = place.split(":")
         fields = variables(getattr(import_module(module), name)).values()
         found[command] = [environment_names(field)[0] for field in fields]
+    found["scripts/encode_dataset.sh"] = [name.upper() for name in import_module("scripts.dataset_settings").OWN]
     return found
 
 

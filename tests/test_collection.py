@@ -18,7 +18,7 @@ from vov.noise.options import ScalingConfig
 from vov.noise.search import scale
 
 FIT = FitConfig(width=32, height=32, rank=2, theta_length=32, last_k=2, train_steps=2, lr=0.5, batch_size=2,
-                preview_every=0, theta_init=2.0, shift=3.0, decode_steps=3)
+                preview_every=0, shift=3.0, decode_steps=3)
 
 
 def picture(seed):
@@ -36,7 +36,10 @@ def backbone(tiny_qwen):
 def theta(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("collection")
     shown = [collection_fit.Window(picture(seed), "a thing") for seed in (1, 2, 3)]
-    collection_fit.write(folder / "things.vovd", collection_fit.fit(backbone, shown, FIT, "things", folder / "fit"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vov.fitting.fit.THETA_INIT", 2.0)  # so that two steps suffice to change what is decoded
+        stream = collection_fit.fit(backbone, shown, FIT, "things", folder / "fit")
+    collection_fit.write(folder / "things.vovd", stream)
     return folder / "things.vovd"
 
 
@@ -80,7 +83,7 @@ def test_a_missing_or_changed_collection_is_named_in_one_line(backbone, theta, c
     (tmp_path / "x.vov").write_bytes(coded[0])
     changed = dataclasses.replace(collection.read(theta).stream, symbols=np.ones(32, np.int32))
     bitstream.write(tmp_path / "things.vovd", changed)
-    with pytest.raises(VovError, match=f"collection {collection.read(theta).name.hex()} is missing.*COLLECTION_DIR"):
+    with pytest.raises(VovError, match=f"{collection.read(theta).name.hex()} is missing.*set COLLECTION to it"):
         codec.decode_file(tmp_path / "x.vov", backbone)
 
 

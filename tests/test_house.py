@@ -3,6 +3,7 @@
 import ast
 from itertools import pairwise
 
+from tests import house
 from vov.runtime.files import REPO
 
 # From the ground up. A room knows rooms of its own floor and of those below it.
@@ -130,3 +131,9 @@ def test_entry_scripts_are_short():
 def test_both_trees_have_the_same_rooms():
     rooms = [sorted(p.name for p in (REPO / tree).glob("*.py")) for tree in ("image", "video")]
     assert all(a == b for a, b in pairwise(rooms)), rooms
+
+
+def test_no_command_asks_for_more_than_forty_variables_and_the_product_for_more_than_110():
+    named = house.variables_by_command()
+    assert not {command: len(names) for command, names in named.items() if len(names) > 40}
+    assert len(set().union(*named.values())) <= 110

@@ -118,7 +118,7 @@ def test_a_shorter_clip_leaves_no_frames_of_the_longer_one(tmp_path):
 def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):
     (tmp_path / "file").write_text("x")
     settings = Reconstruct(bitstream=str(fitted), output_dir=str(tmp_path / "file"), model_id=str(tiny_wan))
-    with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another OUTPUT_DIR"):
+    with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another OUT_DIR"):
         reconstruct.main(settings)
     path = tmp_path / "out/a.png"
     with (Outputs("a", [path], "x", False), pytest.raises(VovError, match="another run is using it"),

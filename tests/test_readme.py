@@ -49,8 +49,8 @@ RUN = {
 }
 # Beside what a block sets itself: untrained two-layer models, 32×32, a few steps.
 TINY = {"WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "THETA_LENGTH": "300", "RANK": "1",
-        "LORA_PRESET": "qkvo", "TRAIN_STEPS": "2", "BATCH_SIZE": "1", "ACCUM_STEP": "1", "PREVIEW_EVERY": "0",
-        "DEVICE": "cpu", "NUM_GPUS": "1", "ANCHOR_RATES": "1", "FRAME_STEP": "5"}
+        "TRAIN_STEPS": "2", "BATCH_SIZE": "1", "ACCUM_STEP": "1", "DEVICE": "cpu", "NUM_GPUS": "1", "ANCHOR_RATES": "1",
+        "FRAME_STEP": "5"}
 # Numbers that a block sets itself and that would take long.
 SMALLER = (("STEPS=100", "STEPS=6"), ("sample.sh dog 100", "sample.sh dog 6"),
            ("SCALING_BYTES=2000", "SCALING_BYTES=60"), ("bash video/encode", "SCORE=pixel STEPS=4 bash video/encode"),

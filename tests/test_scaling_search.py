@@ -150,7 +150,7 @@ def test_scaled_file_decodes_to_what_the_encoder_saw_on_any_device(model, fit, t
 
 def test_an_original_of_another_size_is_refused(model, fit, tmp_path):
     media.write_frames(tmp_path / "large", ball(5, 40, 48))
-    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 40×48, but the file was made from 32×32"):
+    with pytest.raises(VovError, match=r"ORIGINAL=.*large: 40×48, but the file was made from 32×32"):
         command.main(command.Scale(bitstream=str(fit), original_frames_dir=str(tmp_path / "large"), steps=6,
                                     output=str(tmp_path / "x.vov"), model_id=str(model), device="cpu"))
     assert not (tmp_path / "x.vov").exists()
@@ -196,7 +196,7 @@ def test_a_budget_is_spent_where_it_is_worth_most_and_no_cell_gets_more_than_it_
     assert spent and 85 < size <= 100 and plan.plan[3] == 0 and 6 <= plan.plan[2] / plan.plan[0] <= 10
     capped, spent = allocate(empty, np.full((4, 1), 16 * math.log(2 << 10)), worth, 1000)
     assert not spent and capped.plan[:3].tolist() == [[8], [8], [8]]
-    with pytest.raises(VovError, match="SCALING_BYTES=5"):
+    with pytest.raises(VovError, match="NOISE_BYTES=5"):
         allocate(empty, np.full((4, 1), 1e6), worth, 5)
     for budget in range(500, 1500, 100):  # few cells: what levels leave is used between them
         plan, _ = allocate(empty, np.full((4, 1), 1e6), worth, budget)

@@ -74,7 +74,7 @@ def run_two_stage(tiny_wan, clip, folder, monkeypatch, capsys, **variables):
     ({"STAGE2_DTYPE": "bfloat16"}, "DTYPE is 'float32' in"),
     ({"STAGE2_CAPTION": "a cube"}, "CAPTION is 'a ball' in"),
     ({"STAGE1_CAPTION": "a cube", "STAGE2_CAPTION": "a cube"}, "CAPTION is 'a ball' in"),
-    ({"STAGE2_NUM_FRAMES": "9"}, "NUM_FRAMES is 5 in"),
+    ({"STAGE2_NUM_FRAMES": "9"}, "CHUNK_FRAMES is 5 in"),
     ({"STAGE2_QUANTIZE": "fp8"}, "QUANTIZE is 'none' in"),
     ({"STAGE2_INIT_LORA_PATH": "x.safetensors"}, "stage2 starts from what stage1 ends in"),
     ({"STAGE1_OUT_DIR": "same", "STAGE2_OUT_DIR": "./same/"}, "is the folder of stage1 and of stage2"),
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_not_resumed(tensors, fitted, tiny_wan, tmp_path
     settings = video_settings(tiny_wan, fitted.parent.parent / "clip", tmp_path / "v")
     train.stage1(settings)
     edited(tmp_path / "v/checkpoint.safetensors", tmp_path / "v/checkpoint.safetensors", tensors=tensors)
-    with pytest.raises(VovError, match="remove it or set RESUME=never"):
+    with pytest.raises(VovError, match="remove it to start over"):
         train.stage1(settings)
 
 
@@ -265,7 +265,7 @@ def hostile(path, target, item=None, **changes):
     ({}, dict(index_hash=bytes(8)), "index_hash: differs"),
     ({}, dict(theta_length=299), "index_hash: differs"),
     ({}, dict(width=40), "both must be multiples of 16"),
-    ({}, dict(num_frames=6), "NUM_FRAMES=6: must be 4n.1"),
+    ({}, dict(num_frames=6), "CHUNK_FRAMES=6: must be 4n.1"),
 ])
 def test_valid_but_hostile_headers_are_bounded_before_work(item, changes, message, fitted, tiny_wan, tmp_path):
     path = hostile(fitted, tmp_path / "x.vov", item, **changes)
@@ -319,7 +319,7 @@ def test_what_the_machine_is_to_blame_for_is_one_line(monkeypatch, capsys):
     for error, message in ((OSError(28, os.strerror(28), "/full/x"), "/full/x: the disk is full"),
                            (OSError(5, os.strerror(5), "/dev/x"), "/dev/x: Input/output error; check the disk"),
                            (MemoryError(), "the memory is used up"),
-                           (torch.OutOfMemoryError("CUDA out of memory"), "OFFLOAD=blocks, QUANTIZE=fp8")):
+                           (torch.OutOfMemoryError("CUDA out of memory"), "OFFLOAD=blocks or QUANTIZE=fp8")):
         def main(settings, error=error):
             raise error
         monkeypatch.setattr(sys, "argv", ["x"])

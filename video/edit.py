@@ -17,9 +17,9 @@ class Edit(EditConfig, WanOptions):
 
     name: str = option("HoneyBee", "names the output, and the caption file of a checkpoint that knows no caption")
     output_video: str = option("", "the edited clip; default edits/NAME.mp4. A contact sheet is put beside it",
-                               alias=("OUTPUT",))
+                               name="OUTPUT", alias=("OUTPUT_VIDEO",))
     original_frames_dir: str = option("", "the original clip, for PSNR, LPIPS and the contact sheet (optional)",
-                                      alias=("ORIGINAL",))
+                                      name="ORIGINAL", alias=("ORIGINAL_FRAMES_DIR",))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run(settings: EditCaption | EditMerge) -> None:
     if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
         settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
     output = Path(settings.output_video or f"edits/{settings.name}.mp4")
-    print(run_command(sources, settings, WanBackbone, ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
+    print(run_command(sources, settings, WanBackbone, ("ORIGINAL", settings.original_frames_dir), output))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A video of any length to one .vov file: `FRAMES_DIR=film.mp4 OUT_DIR=runs/film bash video/encode.sh`."""
+"""A video of any length to one .vov file: `INPUT=film.mp4 OUT_DIR=runs/film bash video/encode.sh`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video.options import WanOptions
+from video.options import CLIP_NAMES, WanOptions
 from vov import VovError
 from vov.config import cli, option, override
 from vov.model.options import ModelOptions
@@ -21,10 +21,10 @@ if TYPE_CHECKING:  # --help needs no torch
 class Encode(SequenceConfig, WanOptions):
     """Where the video is and where the file goes."""
 
-    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file", alias=("CONFIG",))
-    frames_dir: str = option("", "a video file or a folder of frames (required)")
+    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file")
+    frames_dir: str = option("", "a video file or a folder of frames (required)", name="INPUT", alias=CLIP_NAMES)
     out_dir: str = option("", "gets NAME.vov, its decode, result.json (required)")
-    name: str = option("", "names the outputs; default: that of FRAMES_DIR")
+    name: str = option("", "names the outputs; default: that of INPUT")
     caption: str = option("", "what the video shows; may be empty, and then costs nothing")
     model_id: str = override(ModelOptions, "model_id", "", alias=("WAN_MODEL_ID",))
     overwrite: bool = option(False, "replace existing outputs")
@@ -33,7 +33,7 @@ class Encode(SequenceConfig, WanOptions):
 def main(settings: Encode) -> None:
     """Codes, decodes, measures."""
     if not settings.frames_dir or not settings.out_dir:
-        raise VovError("FRAMES_DIR and OUT_DIR must be set; see --help")
+        raise VovError("INPUT and OUT_DIR must be set; see --help")
     from vov.sequence.command import encode
 
     if said := encode(settings, *_what(settings)):
@@ -59,5 +59,5 @@ def _what(settings: Encode) -> tuple[type[Backbone], str, str, Path]:
 
 
 if __name__ == "__main__":
-    cli.run(Encode, main, "FRAMES_DIR=film.mp4 OUT_DIR=runs/film [VARIABLE=value …] bash video/encode.sh",
+    cli.run(Encode, main, "INPUT=film.mp4 OUT_DIR=runs/film [VARIABLE=value …] bash video/encode.sh",
             stages=("encode",))

@@ -13,6 +13,8 @@ from vov.media.roi import with_region
 from vov.model.options import ModelOptions
 from vov.runtime.files import REPO, read_text
 
+CLIP_NAMES = ("FRAMES_DIR", "ORIGINAL_FRAMES_DIR")  # of INPUT, as the paper's own scripts call it
+
 
 @dataclass(frozen=True)
 class WanOptions(ModelOptions):
@@ -27,11 +29,13 @@ class VideoFit(FitConfig):
 
     config: str = override(FitConfig, "config", "wan2.1-1.3b")
     name: str = option("HoneyBee", "name of the clip: names the outputs and the default caption file", identity=False)
-    frames_dir: str = option("", "the clip: a folder of frames or a video file (required)", identity=False)
+    frames_dir: str = option("", "the clip: a video file or a folder of frames (required)", name="INPUT",
+                             alias=CLIP_NAMES, identity=False)
     caption: str = option("", "what the clip shows; over CAPTION_FILE", identity=False)
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
                                identity=False)
-    num_frames: int = option(81, "frames to code, 4n+1", minimum=1, maximum=HIGHEST["num_frames"])
+    num_frames: int = option(81, "frames to code, 4n+1", name="CHUNK_FRAMES", alias=("NUM_FRAMES",), minimum=1,
+                             maximum=HIGHEST["num_frames"])
     fps: float = option(0.0, "frames per second: a video is brought to it, a folder's frames have it; 0: the "
                         "source's (24 for a folder)", minimum=0, maximum=HIGHEST["fps"])
     model_id: str = override(FitConfig, "model_id", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
@@ -45,7 +49,7 @@ class VideoFit(FitConfig):
         from vov.media import read_clip
 
         if not self.frames_dir:
-            raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
+            raise VovError("INPUT is not set; give a video file or a folder of frames")
         clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
         return with_region([Source(clip.frames, clip.fps, self.read_caption(), self.name)], self)[0]
 

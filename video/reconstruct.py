@@ -1,4 +1,4 @@
-"""Decodes a .vov file: `BITSTREAM=x.vov OUTPUT_DIR=… bash video/reconstruct/reconstruct.sh`."""
+"""Decodes a .vov file: `BITSTREAM=x.vov OUT_DIR=… bash video/reconstruct/reconstruct.sh`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Reconstruct(TextureOption, WanOptions):
     """Where the file and the model are; how to decode is in the file's header."""
 
     bitstream: str = option("", "the .vov file (required)")
-    output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", alias=("OUT_DIR",))
-    start_at: int = option(0, "of a sequence: first frame to decode; only the chunks that are needed are", minimum=0)
+    output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", name="OUT_DIR", alias=("OUTPUT_DIR",))
+    start_at: int = option(0, "of a sequence: first frame to decode; only the chunks that are needed are", name="START",
+                           alias=("START_AT",), minimum=0)
     frames: int = option(0, "of a sequence: how many frames; 0: to the end", minimum=0)
     overwrite: bool = option(False, "replace existing outputs")
 
@@ -51,4 +52,4 @@ def main(settings: Reconstruct) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(Reconstruct, main, "BITSTREAM=x.vov [OUTPUT_DIR=…] bash video/reconstruct/reconstruct.sh")
+    cli.run(Reconstruct, main, "BITSTREAM=x.vov [OUT_DIR=…] bash video/reconstruct/reconstruct.sh")

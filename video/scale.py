@@ -19,8 +19,8 @@ class Scale(ScalingConfig, WanOptions):
     name: str = option("HoneyBee", "name of the clip: first argument of sample.sh")
     bitstream: str = option("", "the fitted .vov file; default WEIGHTS_DIR/NAME.vov")
     weights_dir: str = option("", "folder of a fit, as left by run_two_stage.sh; default checkpoints/NAME/two_stage")
-    original_frames_dir: str = option("", "the original clip: a folder of frames or a video (required)",
-                                      alias=("FRAMES_DIR",))
+    original_frames_dir: str = option("", "the original clip: a video or a folder of frames (required)",
+                                      name="ORIGINAL", alias=("ORIGINAL_FRAMES_DIR", "FRAMES_DIR", "INPUT"))
     output: str = option("", "the new file; default scaled/NAME.vov. Frames, a video and a .json are put beside it")
     rank: int = option(0, "the file knows it; a value that contradicts the file is an error", minimum=0)
     last_k: int = option(0, "likewise", minimum=0)
@@ -40,7 +40,7 @@ def main(settings: Scale) -> None:
         raise VovError(f"{path}: no such file; set BITSTREAM, or WEIGHTS_DIR to the folder of a finished stage 2 "
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
     if not settings.original_frames_dir:
-        raise VovError("ORIGINAL_FRAMES_DIR is not set; give the original clip that the noise is chosen for")
+        raise VovError("ORIGINAL is not set; give the original clip that the noise is chosen for")
     stream = codec.read_file(path, WanBackbone, settings.decode_limit)
     header = stream.header
     for name in ("rank", "last_k"):
@@ -49,7 +49,7 @@ def main(settings: Scale) -> None:
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
-                            stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
+                            stream.items[0].original_height, "ORIGINAL")
     source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
     (source,) = with_region([source], settings)
     with command.outputs_of(path, header.dtype, [source], settings, output) as outputs:

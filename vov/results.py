@@ -120,7 +120,7 @@ def decode_to(folder: Path, stem: str, names: Sequence[str], frames: int, identi
               decode: Callable[[], list[media.Clip]]) -> list[Path]:
     """Writes the clips that decode() gives, which is not called when all is there; returns `decoded_paths`."""
     paths = decoded_paths(folder, stem, len(names), frames)
-    with Outputs(stem, paths, identity, overwrite, "OUTPUT_DIR") as outputs:
+    with Outputs(stem, paths, identity, overwrite, "OUT_DIR") as outputs:
         if not outputs.complete:
             save_clips(outputs, folder, stem, names, decode())
             outputs.finish()

@@ -5,16 +5,20 @@ from vov.config.fields import (
     STAGES,
     checked,
     environment_names,
+    fields_of,
+    keys_of,
     load,
     number_list,
     option,
     override,
     preset_path,
+    rare,
     read_preset,
     save,
     shown,
+    unused,
     variables,
 )
 
-__all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "load", "number_list", "option", "override",
-           "preset_path", "read_preset", "save", "shown", "variables"]
+__all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "fields_of", "keys_of", "load", "number_list",
+           "option", "override", "preset_path", "rare", "read_preset", "save", "shown", "unused", "variables"]

@@ -91,7 +91,7 @@ class SequenceDecoder:
         total, item, header = self.code.frames, self.stream.items[0], self.model.header
         end = total if count is None else start + count
         if not 0 <= start < end <= total:
-            raise VovError(f"START_AT={start} FRAMES={count}: the video has {total} frames, from 0")
+            raise VovError(f"START={start} FRAMES={count}: the video has {total} frames, from 0")
         first, last = (next(n for n, e in enumerate(self.ends) if frame < e) for frame in (start, end - 1))
         for at, frames in self.chunks(first, last):
             for frame in frames[max(0, start - at):end - at]:

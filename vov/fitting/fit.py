@@ -35,6 +35,8 @@ from vov.runtime.files import content_hash
 from vov.runtime.random import Stream, uniform
 
 log = logging.getLogger(__name__)
+THETA_INIT = 0.02  # θ starts uniform in ± this
+WEIGHT_DECAY = 1e-4  # AdamW's, decoupled
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
 MEANING = {"content": "the clip or pictures", "captions": "the caption", "start": "the checkpoint it starts from",
            "model": "the model", "precision": "DTYPE or QUANTIZE"}
@@ -121,7 +123,7 @@ class Fit:
     def run(self) -> Fitted:
         """Fits, or goes on fitting; returns when all steps are done. A signal ends it after the step at hand, saved."""
         path, done = self.folder / "checkpoint.safetensors", 0
-        if path.is_file() and self.settings.resume == "auto":
+        if path.is_file():
             done = self._resume(path)
         if self.world.first:
             config.save(self.settings, self.folder / "config.yaml")
@@ -183,8 +185,7 @@ class Fit:
             if theta.shape != (length,):
                 raise VovError(f"INIT_LORA_PATH holds θ of length {theta.numel()}; set THETA_D_LENGTH={theta.numel()}")
             return theta.to(self.device, copy=True)
-        bound = self.settings.theta_init
-        return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * bound) - bound
+        return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * THETA_INIT) - THETA_INIT
 
     def _initial_rate(self, start: dict[str, Tensor]) -> RateModel:
         bits = self.steering.bits if self.steering else self.settings.init_bits
@@ -203,8 +204,7 @@ class Fit:
             speed.compile_blocks(blocks)
 
     def _make_optimizer(self) -> None:
-        groups = [{"params": [self.theta], "lr": self.settings.learning_rate,
-                   "weight_decay": self.settings.weight_decay}]
+        groups = [{"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.rate:
             groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]
@@ -380,7 +380,7 @@ class Fit:
             told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
             changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
             changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
-            reason = ", ".join(changed[:6]) if theirs else "an earlier version of this program"
+            reason = ", ".join(changed[:6]) if theirs and changed else "an earlier version of this program"
             if self.settings.overwrite:
                 log.info("%s: of another run (other: %s); OVERWRITE=1: starting over", path, reason)
                 return 0

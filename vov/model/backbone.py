@@ -43,7 +43,7 @@ class Backbone(abc.ABC):
         clean_first_frame: whether the transformer takes a time for each latent frame, so that a known first one is
             given clean, at t = 0 (Wan2.2-TI2V's `expand_timesteps`).
         attention: the attention kernel that was chosen for a large model on a recent GPU; empty: PyTorch chooses.
-        collection_dir: where shared θ are looked for first (COLLECTION_DIR), see `fitting.collection`.
+        collection_dir: where shared θ are looked for first (COLLECTION), see `decoding.collection`.
         usual_model: hub id of the tree's model, where neither a file nor the user names one.
     """
 

@@ -51,11 +51,11 @@ class WanBackbone(Backbone):
                            f"{max(1, round(width / self.unit)) * self.unit} and "
                            f"{max(1, round(height / self.unit)) * self.unit}")
         if frames % self.temporal != 1:
-            raise VovError(f"NUM_FRAMES={frames}: must be {self.temporal}n+1; nearest is "
+            raise VovError(f"CHUNK_FRAMES={frames}: must be {self.temporal}n+1; nearest is "
                            f"{(frames - 1) // self.temporal * self.temporal + 1}")
         longest = self.transformer.config.rope_max_seq_len  # positions along each axis
         if max((frames - 1) // self.temporal + 1, height // self.unit, width // self.unit) > longest:
-            raise VovError(f"NUM_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "
+            raise VovError(f"CHUNK_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "
                            f"{(longest - 1) * self.temporal + 1} frames of {longest * self.unit} pixels a side; use "
                            "fewer")
 

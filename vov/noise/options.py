@@ -9,9 +9,10 @@ import numpy as np
 
 from vov import VovError
 from vov.bitstream.noise_code import ETA_UNIT, INDEPENDENT, TRELLIS, NoiseCode
-from vov.config import option
+from vov.config import option, override
 from vov.config.rate_targets import TargetOptions
 from vov.media.roi import RoiOptions
+from vov.model.options import ModelOptions
 
 SCORES = ("likelihood", "pixel", "lookahead", "blend")
 GRADIENT = ("lookahead", "blend")  # those that take a backward pass a step
@@ -34,24 +35,30 @@ class TextureOption:
 
 
 @dataclass(frozen=True)
-class ScalingConfig(TargetOptions, RoiOptions):
-    """How noise is coded; both trees extend it. A target takes the place of SCALING_BYTES."""
+class NoiseOptions(TargetOptions, RoiOptions):
+    """How noise is chosen: for the pictures or the clip of a file, and for a video of any length alike."""
 
-    collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
-                             "file names it by 16 bytes, the decoder needs it too", identity=False)
-    scaling: bool = option(True, "0: no noise section, only STEPS changes")
+    collection: str = override(ModelOptions, "collection", "", help="a .vovd file of scripts/fit_collection.sh: its θ "
+                               "adapts the model; the file names it by 16 bytes, the decoder needs it too", alias=())
     steps: int = option(0, "sampler steps; 0: the file's own", minimum=0)
-    scheme: str = option("atoms", "atoms: signed atoms on a trellis, one a step or as many as SCALING_BYTES allow; "
-                         "paper: one index of 1024 candidates a step", choices=("atoms", "paper"))
-    scaling_bytes: int = option(0, "bytes for the noise, spent on the steps that gain most; 0: an atom or index a step",
-                                minimum=0)
-    end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
-                              "grid; -1: for scheme atoms one that follows the size, and of a picture its content "
-                              "too; else 0", minimum=-1)
     score: str = option("likelihood", "what a candidate is chosen for: likelihood, pixel, lookahead, blend",
                         choices=SCORES)
     lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
                                   "pixel in the others", minimum=1)
+    end_level: float = option(-1.0, "σ from which the last step goes straight to 0, to the model's mean; 0: the plain "
+                              "grid; -1: for atoms one that follows the size, and of a picture its content too; else "
+                              "0", minimum=-1, rare=True)
+
+
+@dataclass(frozen=True)
+class ScalingConfig(NoiseOptions):
+    """How noise is coded in one file; both trees extend it. A target takes the place of NOISE_BYTES."""
+
+    scaling: bool = option(True, "0: no noise section, only STEPS changes")
+    scheme: str = option("atoms", "atoms: signed atoms on a trellis, one a step or as many as NOISE_BYTES allow; "
+                         "paper: one index of 1024 candidates a step", choices=("atoms", "paper"))
+    scaling_bytes: int = option(0, "bytes for the noise, spent on the steps that gain most; 0: an atom or index a step",
+                                name="NOISE_BYTES", alias=("SCALING_BYTES",), minimum=0)
 
     def code(self, steps: int, size: int, items: int, still: bool = False) -> NoiseCode:
         """An empty code with these parameters, one atom or index a step, for `steps` sampler steps and `size` values.

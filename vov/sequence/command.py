@@ -125,13 +125,13 @@ def _run(encoder: SequenceEncoder, title: str, here: World):
 
 def decode_to(stream: Bitstream, load: Callable[[], Backbone], folder: Path, name: str, identity: str,
               settings: Any, file: str = "the file") -> list[Path]:
-    """`decode` of the frames START_AT and FRAMES ask for, unless that is there; returns what was written.
+    """`decode` of the frames START and FRAMES ask for, unless that is there; returns what was written.
 
     load: gives the model. identity: of what is decoded, see `results.made_from`. settings: with these, TEXTURE and
     OVERWRITE.
     """
     paths = [folder / name, folder / f"{name}.mp4"]  # even of a single frame
-    with Outputs(name, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
+    with Outputs(name, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
         if not outputs.complete:
             outputs.forget()  # both are written in one pass
             outputs.make(paths[0], lambda: decode(stream, load(), folder, name, settings.start_at,
