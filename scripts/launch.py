@@ -67,7 +67,7 @@ def help_text(environ: Mapping[str, str]) -> str:
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Runs the module; returns the exit code."""
     command = [sys.executable, "-m", *arguments]
-    if {"--help", "-h"} & set(arguments):
+    if {"--help", "-h", "--help-all"} & set(arguments):
         code = subprocess.run(command, check=False).returncode
         if code == 0:
             print(help_text(environ))

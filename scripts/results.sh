@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case "${1:-}" in quick | full) export EXTENT=$1; shift ;; esac
-vov_run scripts.experiments.results "$@"
+vov_run scripts.results "$@"

@@ -1,7 +1,6 @@
 """Claims about work beside work: order, bounds, errors."""
 
 import threading
-import time
 
 import pytest
 
@@ -9,17 +8,20 @@ from vov.runtime.background import Behind, ahead
 
 
 def test_items_come_in_order_and_at_most_so_many_are_made_before_they_are_asked_for():
-    made = []
+    made, full, asked = [], threading.Event(), threading.Event()
 
     def source():
         for number in range(20):
             made.append(number)
+            if number == 4:  # one was taken, three wait: this one is in the thread's hand
+                full.set()
+            assert number < 5 or asked.is_set(), "made before there was room"
             yield number
 
     items = ahead(source(), 3)
     assert next(items) == 0
-    time.sleep(0.3)
-    assert 3 <= len(made) <= 5  # one was taken, three wait, one is in the thread's hand
+    assert full.wait(30) and made == [0, 1, 2, 3, 4]
+    asked.set()
     assert list(items) == list(range(1, 20))
 
 

@@ -16,7 +16,8 @@ def aimed(score, every=1, steps=0):
     def velocity(x, t):  # x̂0 = x − t·v = M x
         return (x - torch.einsum("ij,bjthw->bithw", mixing, x)) / t
 
-    aim, step = Aim(velocity, target, score, None, every=every, done=steps), stochastic_step(0.8, 0.7, 1.0)
+    aim, step = Aim(velocity, target, score, None, every=every), stochastic_step(0.8, 0.7, 1.0)
+    aim.steps = steps
     v = aim.velocity(x, 0.8)
     guess = x - 0.8 * v
     error = target - guess

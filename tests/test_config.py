@@ -1,12 +1,15 @@
 """Claims about configuration: who wins, what is refused, and that every shipped preset is valid."""
 
-from dataclasses import fields
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import pytest
 
+from tests import house
 from vov import VovError, config
 from vov.commands.options import VideoFit
-from vov.config import cli, load, number_list
+from vov.config import cli, load, number_list, option, override
+from vov.config.retired import RETIRED, retired_lines
 from vov.fitting.settings import FitConfig
 from vov.runtime.files import REPO
 
@@ -42,9 +45,117 @@ def test_command_line_beats_environment_beats_yaml_beats_default(tmp_path):
     assert load(FitConfig, {}, environ | {"STAGE2_LR": "1"}, "stage1").lr == 0.5
 
 
-@pytest.mark.parametrize("name", ["V_LENGTH", "THETA_D_LENGTH", "THETA_LENGTH"])
-def test_old_names_still_set_the_length(name):
-    assert load(FitConfig, {}, {name: "77"}).theta_length == 77
+COMMANDS = [getattr(import_module(module), name) for module, name in (
+    place.split(":") for place in house.COMMANDS.values())]
+
+
+@pytest.mark.parametrize("cls", COMMANDS, ids=house.COMMANDS)
+def test_no_two_settings_of_a_command_have_the_same_name(cls):
+    names = [name for field in config.fields_of(cls).values() for name in config.environment_names(field)]
+    assert len(names) == len(set(names))
+
+
+OLD = {  # command: {name that users have typed: (what it sets now, an example)}, of /video and /image alike
+    "video/encode.sh": {"FRAMES_DIR": "frames_dir", "NUM_FRAMES": "num_frames", "WAN_MODEL_ID": "model_id"},
+    "image/encode.sh": {"IMAGE": "image", "SCALING_BYTES": "scaling_bytes"},
+    "video/train/run_two_stage.sh": {
+        "FRAMES_DIR": "frames_dir", "ORIGINAL_FRAMES_DIR": "frames_dir", "V_LENGTH": "theta_length",
+        "THETA_D_LENGTH": "theta_length", "NUM_FRAMES": "num_frames", "TEST_STEPS": "decode_steps"},
+    "image/train_multi.sh": {"IMAGE": "image", "GRAD_ACCUM_STEPS": "accum_step", "TEST_CFG": "guidance"},
+    "video/scaling/sample.sh": {"ORIGINAL_FRAMES_DIR": "original_frames_dir", "FRAMES_DIR": "original_frames_dir",
+                                "SCALING_BYTES": "scaling_bytes"},
+    "video/reconstruct/reconstruct.sh": {"OUTPUT_DIR": "output_dir", "START_AT": "start_at",
+                                         "COLLECTION_DIR": "collection"},
+    "image/reconstruct_multi.sh": {"OUTPUT_DIR": "output_dir", "CFG": "guidance"},
+    "video/edit/edit_caption.sh": {"OUTPUT_VIDEO": "output_video", "ORIGINAL_FRAMES_DIR": "original_frames_dir",
+                                   "V_LENGTH": "theta_length", "NUM_FRAMES": "num_frames"},
+    "image/edit_caption.sh": {"IMAGE": "original", "OUTPUT_IMAGE": "output"},
+    "video/eval/eval.sh, image/eval.sh": {"NUM_FRAMES": "num_frames", "MEDIA": "media_dir", "MEDIA_DIR": "media_dir"},
+}
+
+
+@pytest.mark.parametrize(("command", "name", "field"), [
+    (command, name, field) for command, names in OLD.items() for name, field in names.items()])
+def test_names_that_users_have_typed_go_on_working_as_variable_flag_and_key(command, name, field, tmp_path):
+    cls = COMMANDS[list(house.COMMANDS).index(command)]
+    assert str(getattr(load(cls, {}, {name: "7"}), field)) in ("7", "7.0")
+    given = cli.parse(cls, ["--" + name.lower().replace("_", "-"), "7"], "usage")
+    assert given[field] == "7"
+    if "config" in config.fields_of(cls):
+        (tmp_path / "p.yaml").write_text(f"{name.lower()}: 7\n")
+        assert str(getattr(load(cls, {}, {"CONFIG": str(tmp_path / "p.yaml")}), field)) in ("7", "7.0")
+
+
+def test_the_first_name_of_a_setting_counts_over_its_older_ones():
+    from video.encode import Encode
+
+    assert load(Encode, {}, {"FRAMES_DIR": "a", "INPUT": "b"}).frames_dir == "b"
+    with pytest.raises(VovError, match="NUM_FRAMES: chunk_frames='x' is not a whole number"):
+        load(Encode, {}, {"NUM_FRAMES": "x"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A variable, a part of a recipe, and one that has no effect in the class below."""
+
+    config: str = option("", "preset")
+    steps: int = option(1, "steps", name="SAMPLER_STEPS", alias=("STEPS",))
+    decay: float = option(0.5, "how fast", minimum=0, rare=True)
+    idle: int = option(0, "of no use here")
+
+
+@dataclass(frozen=True)
+class Command(Recipe):
+    """Has no use for one of them."""
+
+    UNUSED = ("idle",)
+    steps: int = override(Recipe, "steps", 3)
+
+
+def test_a_rare_setting_is_set_by_a_preset_or_by_set_and_is_no_variable(tmp_path):
+    (tmp_path / "p.yaml").write_text("decay: 0.25\nidle: 4\nsampler_steps: 5\n")
+    preset = {"CONFIG": str(tmp_path / "p.yaml")}
+    assert load(Command, {}, {"DECAY": "0.125"}).decay == 0.125  # as some commands were typed once
+    assert (load(Command, {}, preset).decay, load(Command, {}, preset).steps) == (0.25, 5)
+    given = cli.parse(Command, ["--set", "decay=2", "--set", "STEPS = 7"], "usage")
+    assert load(Command, given, preset) == replace(load(Command, {}, preset), decay=2.0, steps=7)
+    assert set(config.variables(Command)) == {"config", "steps"} and set(config.rare(Command)) == {"decay"}
+    with pytest.raises(SystemExit):
+        cli.parse(Command, ["--decay", "2"], "usage")
+    with pytest.raises(VovError, match="decay='-1' must be at least 0"):
+        load(Command, cli.parse(Command, ["--set", "decay=-1"], "usage"), {})
+
+
+@pytest.mark.parametrize("text", ["decay", "dcay=1", "idle=1", "=1"])
+def test_set_refuses_what_means_nothing(text):
+    with pytest.raises(VovError, match=r"--set .*: not NAME=VALUE with a setting of this command; --help-all lists"):
+        cli.parse(Command, ["--set", text], "usage")
+
+
+def test_a_variable_that_is_none_any_more_gets_one_line(monkeypatch, capsys):
+    typed = {"FIRST_STEP": "3", "STAGE2_DECAY": "1", "IDLE": "2", "STEPS": "9", "CODED_STEPS": "", "DECAY": "2"}
+    for name, value in typed.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["x"])
+    cli.run(Command, lambda *found: None, "usage", stages=("", "stage2"))
+    assert capsys.readouterr().err.splitlines() == [
+        "FIRST_STEP is no longer a variable: every step is coded",
+        "STAGE2_DECAY is read, but is a part of recipes now: put decay into the stage2 section of a preset",
+        "IDLE has no effect in this command",
+        "DECAY is read, but is a part of recipes now: write --set decay=2, or put it into a preset"]
+    assert retired_lines({"BRANCH": "x", "SHIFT": "1"}, {"BRANCH"}, (), ()) == []
+
+
+def test_a_preset_of_before_is_read_without_the_keys_that_are_gone(tmp_path, caplog):
+    (tmp_path / "p.yaml").write_text("weight_decay: 0.0001\nsteps: 2\nstage1:\n  theta_init: 0.02\n")
+    assert load(Command, {}, {"CONFIG": str(tmp_path / "p.yaml")}, "stage1").steps == 2
+    assert "weight_decay is no longer a setting: it is the paper's, 1e-4" in caplog.text
+
+
+def test_no_retired_name_is_a_name_of_any_setting():
+    names = {name for cls in COMMANDS for field in config.fields_of(cls).values()
+             for name in config.environment_names(field)}
+    assert not names & set(RETIRED)
 
 
 @pytest.mark.parametrize(("environ", "message"), [
@@ -74,7 +185,7 @@ def test_an_unknown_yaml_key_is_an_error(tmp_path):
         load(FitConfig, {}, {"CONFIG": str(tmp_path / "q.yaml")})
 
 
-@pytest.mark.parametrize("name", ["WIDTH", "HEIGHT", "RANK", "LAST_K", "THETA_D_LENGTH", "PROJ_SEED", "SEED"])
+@pytest.mark.parametrize("name", ["WIDTH", "HEIGHT", "RANK", "LAST_K", "THETA_D_LENGTH", "SEED"])
 def test_what_no_file_can_hold_no_command_takes(name):
     from image.edit import EditCaption
     from image.reconstruct import Reconstruct
@@ -123,8 +234,12 @@ def test_help_names_every_variable_with_its_value(monkeypatch):
     monkeypatch.setenv("LAST_K", "3")
     text = cli.help_text(VideoFit, {}, "usage line", ["", "stage1", "stage2"])
     assert "usage line" in text
-    for field in fields(VideoFit):
-        assert field.name.upper() in text and field.metadata["help"], field.name
+    rows = {line.split()[0] for line in text.splitlines() if line.split()}
+    for name, field in config.variables(VideoFit).items():
+        assert config.environment_names(field)[0] in rows and field.metadata["help"], name
+    assert not {name for name in config.rare(VideoFit)} & rows and "--help-all" in text
+    everything = cli.help_text(VideoFit, {}, "usage line", ["stage1"], everything=True)
+    assert set(config.rare(VideoFit)) <= {line.split()[0] for line in everything.splitlines() if line.split()}
     assert "WAN_MODEL_ID" in text and "V_LENGTH" in text
     row = next(line for line in text.splitlines() if line.startswith("LAST_K"))
     assert row.split()[1] == "3"

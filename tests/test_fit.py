@@ -126,7 +126,8 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone,
     assert (tmp_path / "run" / "log.jsonl").read_text() == before
     with pytest.raises(VovError, match=r"other: LR\)"):
         fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
-    fit(backbone, dataclasses.replace(settings, lr=0.01, resume="never"), tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -151,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(backbone, tmp_path,
         del target[name]
     save_file(tensors, path, {"vov": json.dumps(facts)})
     before = path.read_bytes()
-    with pytest.raises(VovError, match=f"{name}: .*RESUME=never"):
+    with pytest.raises(VovError, match=f"{name}: .*remove it to start over"):
         fit(backbone, settings, tmp_path / "run")
     assert path.read_bytes() == before
 

@@ -63,7 +63,7 @@ def test_frames_that_a_file_has_not_are_refused(tiny_wan, tiny_qwen):
 
 def test_there_is_a_golden_file_of_every_kind():
     names = {"video_theta", "video_noise", "video_sequence", "album_theta", "image_noise", "image_shared",
-             "video_trellis", "video_sequence_trellis"}
+             "video_trellis", "video_sequence_trellis", "video_blocks", "video_start", "image_atoms"}
     assert names <= {path.stem for path in FILES}
 
 

@@ -177,7 +177,7 @@ def test_other_bad_descriptions(tmp_path, album):
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)
     assert described(str(album / "captions.txt"), 2, 2) == [("sub/grey b.jpg", "grey")]
-    with pytest.raises(VovError, match="CAPTION is set, but IMAGE is not"):
+    with pytest.raises(VovError, match="CAPTION is set, but INPUT is not"):
         ImageFit(caption="x").sources()
     with pytest.raises(VovError, match="CAPTION is not set"):
         ImageFit(image=str(album / "a.png")).sources()

@@ -112,7 +112,7 @@ def test_two_processes_share_the_chains_of_a_sequence_and_write_the_file_of_one(
     media.write_frames(tmp_path / "clip", ball(17, 32, 32))
     settings = {"CONFIG": "nano-video", "MODEL_ID": "tiny-wan", "CACHE_DIR": str(tiny_wan.parent), "DEVICE": "cpu",
                 "FRAMES_DIR": str(tmp_path / "clip"), "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "STEPS": "4",
-                "KEY_EVERY": "2", "SCENE_THETA": "40", "SCENE_STEPS": "3", "SCENE_BATCH": "2", "TARGET_BYTES": "500",
+                "KEY_EVERY": "2", "SCENE_THETA": "40", "SCENE_STEPS": "3", "TARGET_BYTES": "500",
                 "RANK": "1"}
     for processes, folder in (("2", "two"), ("1", "one")):
         done = bash("video/encode.sh", OMP_NUM_THREADS="1", NUM_GPUS=processes, OUT_DIR=str(tmp_path / folder),

@@ -220,11 +220,9 @@ def test_replay_ignores_steps_that_are_not_coded():
         assert torch.equal(hook(i, x, x), x) == (i not in (3, 5))
 
 
-def test_more_bits_than_shifts_are_refused_before_the_search():
-    with pytest.raises(VovError, match=r"BITS=5: there are only 16 shifts to choose from; set BITS to 4 or less"):
-        ScalingConfig(scheme="atoms", bits=5).code(3, 16, 1)
-    assert ScalingConfig(scheme="atoms", bits=4).code(3, 16, 1).bits == 4
-    assert ScalingConfig(scheme="paper", bits=5).code(3, 16, 1).bits == 5
+def test_atoms_name_the_shifts_of_a_small_latent_and_the_paper_1024_candidates_of_any():
+    assert [ScalingConfig().code(3, size, 1).bits for size in (16, 1 << 20, 1 << 28)] == [4, 20, 24]
+    assert ScalingConfig(scheme="paper").code(3, 16, 1).bits == 10
 
 
 def test_texture_puts_the_last_jump_off_and_leaves_the_coded_steps():

@@ -36,8 +36,7 @@ class Bench:
                              minimum=0)
     decode_steps: str = option("1", "sampler steps of whole decodes, file to mp4; none: none")
     vae: bool = option(True, "the VAE alone, too")
-    attention: str = option("auto", "as in the commands, but 8bit", choices=("auto", "cudnn", "flash"))
-    eight_bits: bool = option(False, "also a sampler step with attention in 8 bits, and its error")
+    attention: str = option("auto", "as in the commands", choices=("auto", "cudnn", "flash"))
     profile: bool = option(False, "also where the time of a step goes, by kind of kernel")
     repeats: int = option(5, "timed steps of each kind", minimum=1)
     batch_size: int = option(1, "samples of a step", minimum=1)
@@ -133,13 +132,6 @@ def fitting(settings: Bench, mode: str, backbone, clip, watch, work, ceilings) -
     watch(f"{mode}: sampler step", lambda: decoder.latents(theta, condition), settings.repeats,
           floor=ceilings.floor(work, 1, 1, 0), tera=(work.linear + work.attention) / 1e12)
     settings.kernels(f"{mode}: sampler step", lambda: decoder.latents(theta, condition))
-    if settings.eight_bits:
-        plain = decoder.latents(theta, condition)
-        backbone.choose_attention("8bit")
-        error = float((decoder.latents(theta, condition) - plain).norm() / plain.norm())
-        watch(f"{mode}: sampler step, attention in 8 bits", lambda: decoder.latents(theta, condition),
-              settings.repeats, relative_error=error)
-        backbone.choose_attention(settings.attention)
     encoder.close()
 
 

@@ -1,4 +1,4 @@
-"""What could make a decode faster, each alone at Wan2.1's shape: the VAE's arithmetic and layout, 8-bit attention.
+"""What could make a decode faster, each alone at Wan2.1's shape: the VAE's arithmetic and layout, attention.
 
 Errors are relative, ‖out − reference‖ / ‖reference‖, against float32 without TF32.
 """
@@ -123,11 +123,10 @@ def attention(settings: Parts, watch, device) -> None:
         from sageattention import sageattn
 
         row("SageAttention, 8-bit Q and K", lambda: sageattn(q, k, v, tensor_layout="HND", is_causal=False))
-    for wanted in ("flash", "8bit"):
-        try:
-            row(choose_attention(torch.nn.Identity(), device, wanted), backwards=wanted == "flash")
-        except VovError as problem:
-            print(problem)
+    try:
+        row(choose_attention(torch.nn.Identity(), device, "flash"), backwards=True)
+    except VovError as problem:
+        print(problem)
 
 
 if __name__ == "__main__":

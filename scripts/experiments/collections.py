@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from image.options import ImageFit, QwenOptions
-from vov.noise.bare import bare
 
-from scripts.experiments.rows import Rows, key
+from image.options import ImageFit, QwenOptions
+from scripts.results.kept import Rows, key
 from vov import bitstream, codec, media, metrics
 from vov.config import cli, number_list, option, override
 from vov.decoding import collection
 from vov.fitting import collection_fit
 from vov.model.backbone import Backbone
+from vov.noise.bare import bare
 from vov.noise.options import ScalingConfig
 from vov.noise.search import scale
 

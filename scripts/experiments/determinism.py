@@ -60,7 +60,7 @@ def main(settings: Study) -> None:
     if torch.cuda.is_available():
         ways["GPU"] = ("cuda", 1)
         ways |= {f"GPU, bfloat16, ATTENTION={kernel}": ("cuda", 1, "bfloat16", kernel)
-                 for kernel in ("cudnn", "flash", "8bit")}
+                 for kernel in ("cudnn", "flash")}
     original, where = settings.original, settings.cache_dir
     for path in settings.files.split(","):
         found = {}
@@ -68,7 +68,7 @@ def main(settings: Study) -> None:
             try:
                 found[name] = decode(path, where, *way)
             except VovError as problem:
-                if "ATTENTION" not in name:  # a kernel that is not here, or refused for coded noise, is only said
+                if "ATTENTION" not in name:  # a kernel that is not here is only said
                     raise
                 print(f"{path}: {name}: {problem}")
         first = found["1 thread"]

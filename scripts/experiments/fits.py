@@ -24,7 +24,7 @@ FIXED = ("config", "name", "frames_dir", "model_id", "cache_dir", "device", "dty
 def grid(text: str) -> list[Point]:
     """'a=1,2 b=3' → [{a: 1, b: 3}, {a: 2, b: 3}]; VovError for anything that a fit of one model cannot vary."""
     axes: dict[str, list[tuple[str, str]]] = {}
-    known = [name for name in config.variables(VideoFit) if name not in FIXED]
+    known = [name for name in config.fields_of(VideoFit) if name not in FIXED]
     for part in text.split():
         name, _, values = part.partition("=")
         stage, _, variable = name.rpartition(".")

@@ -28,7 +28,7 @@ class Sweep:
 def main(settings: Sweep) -> None:
     """Prints a line per fit."""
     from scripts.experiments import fits
-    from scripts.experiments.rows import Rows, key
+    from scripts.results.kept import Rows, key
     from vov.model.wan import WanBackbone
 
     if not settings.clips:
@@ -61,7 +61,7 @@ def main(settings: Sweep) -> None:
 
 def line(row: dict, remark: str) -> str:
     """One fit as text."""
-    from scripts.experiments.rows import four_digits
+    from scripts.results.kept import four_digits
 
     return (f"{row['clip']:<18} {row['vary']:<60} {row['bytes']:>7} bytes {row['psnr']:6.2f} dB MS-SSIM "
             f"{four_digits(row['ms_ssim'])} {row['seconds']['fit']:6.1f} s{remark}")

@@ -28,7 +28,7 @@ class Targets:
 
 def main(settings: Targets) -> None:
     """Makes the files that results.jsonl does not have yet, prints asked and got."""
-    from scripts.experiments.rows import Rows, key
+    from scripts.results.kept import Rows, key
 
     if not settings.sources:
         raise VovError("SOURCES is not set; give pictures or clips with commas between")

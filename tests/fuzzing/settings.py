@@ -46,7 +46,7 @@ def environments(cls: type) -> st.SearchStrategy[dict[str, str]]:
 @st.composite
 def presets(draw, cls: type) -> bytes:
     """YAML: the right keys with any value, in any place; or odd text."""
-    keys = st.sampled_from([*config.variables(cls), "stage1", "stage2"]) | edits.TEXT
+    keys = st.sampled_from([*config.keys_of(cls), "stage1", "stage2"]) | edits.TEXT
     section = st.dictionaries(keys, edits.JUNK, max_size=3)
     tree = draw(st.dictionaries(keys, edits.JUNK | section, max_size=4) | edits.JUNK)
     try:

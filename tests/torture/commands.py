@@ -123,7 +123,7 @@ def all_commands(media: Path) -> list[Command]:
             "sequence with a theta for each scene",
             "video.encode:main",
             "video/encode.sh",
-            sequence | {"SCENE_THETA": "40", "SCENE_STEPS": "8", "SCENE_BATCH": "2", "TARGET_BYTES": "600"},
+            sequence | {"SCENE_THETA": "40", "SCENE_STEPS": "8", "TARGET_BYTES": "600"},
         ),
         Command(
             "noise of pictures",

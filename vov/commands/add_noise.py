@@ -24,12 +24,12 @@ if TYPE_CHECKING:  # --help needs no torch
 class AddNoiseVideo(ScalingConfig, WanOptions):
     """A .vov file, the original, and where the result goes; RANK and LAST_K are the file's own."""
 
-    name: str = option("", "name of the clip: first argument of sample.sh; default: that of ORIGINAL_FRAMES_DIR, "
+    name: str = option("", "name of the clip: first argument of sample.sh; default: that of ORIGINAL, "
                        f"without one {REFERENCE_CLIP}")
     bitstream: str = option("", "the fitted .vov file; default WEIGHTS_DIR/NAME.vov")
     weights_dir: str = option("", "folder of a fit, as left by run_two_stage.sh; default checkpoints/NAME/two_stage")
-    original_frames_dir: str = option("", "the original clip: a folder of frames or a video (required)",
-                                      alias=("FRAMES_DIR",))
+    original_frames_dir: str = option("", "the original clip: a video or a folder of frames (required)",
+                                      name="ORIGINAL", alias=("ORIGINAL_FRAMES_DIR", "FRAMES_DIR", "INPUT"))
     output: str = option("", "the new file, in a folder of its own; default scaled/NAME/NAME.vov. Frames, a video and "
                          "result.json are put beside it")
     rank: int = option(0, "the file knows it; a value that contradicts the file is an error", minimum=0)
@@ -63,7 +63,7 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
         raise VovError(f"{path}: no such file; set BITSTREAM, or WEIGHTS_DIR to the folder of a finished stage 2 "
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
     if not settings.original_frames_dir:
-        raise VovError("ORIGINAL_FRAMES_DIR is not set; give the original clip that the noise is chosen for")
+        raise VovError("ORIGINAL is not set; give the original clip that the noise is chosen for")
     stream = read(path, "video", settings.decode_limit)
     refuse_video(stream)
     header = stream.header
@@ -73,7 +73,7 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
-                            stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
+                            stream.items[0].original_height, "ORIGINAL")
     originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, name)], settings)
     _run(stream, path, originals, settings, Path(settings.output or f"scaled/{name}/{name}.vov"))
 
@@ -178,7 +178,7 @@ def code_items(stream: Bitstream, load: Callable[[], Backbone], originals: Seque
     else:
         _search(stream, backbone, originals, settings, path, (outputs, clock))
     return finish(outputs, path, read(path, limit=0), backbone, [one.frames for one in originals], clock,
-                  settings.collection_dir, encoder_psnr=outputs.notes["encoder_psnr"],
+                  settings.collection, encoder_psnr=outputs.notes["encoder_psnr"],
                   scaling={k: v for k, v in vars(settings).items() if k in ScalingConfig.__dataclass_fields__})
 
 
@@ -198,7 +198,7 @@ def _search(stream: Bitstream, backbone: Backbone, originals: Sequence[Original]
         name = f"{asked.scaling_bytes}-{spend}" if spend else f"{asked.scaling_bytes}"
         place = outputs.record.with_name(f".search-{outputs.mark}-{name}.safetensors")
         states.append(ResumableSearch(place, f"{outputs.identity} {RULES} {name}", backbone.device))
-        how = NoiseRun(states[-1], bar.update, spend, settings.collection_dir)
+        how = NoiseRun(states[-1], bar.update, spend, settings.collection)
         return add_noise(stream, backbone, originals, asked, how)
 
     with tqdm(unit="step", desc=path.stem, disable=None) as bar:

@@ -10,7 +10,7 @@ from vov.commands.encode import EncodePictures, EncodeVideo
 from vov.commands.export import Export
 from vov.commands.fetch import FetchConfig
 from vov.commands.options import ImageFit, VideoFit
-from vov.config import environment_names, variables
+from vov.config import environment_names, fields_of, unused
 from vov.config.spelling import TABLE
 from vov.dataset.options import SetOptions
 from vov.evaluation.pairs import EvalConfig
@@ -45,10 +45,12 @@ def text() -> str:
     """A line for every variable: its name, its key in presets (none for an alias), the commands that know it."""
     found: dict[str, tuple[str, list[str]]] = {}
     for script, cls in COMMANDS.items():
-        for key, field in variables(cls).items():
+        for key, field in fields_of(cls).items():
+            if key in unused(cls):
+                continue
             for name in environment_names(field):
                 named, scripts = found.get(name, ("", []))
-                found[name] = key if name == key.upper() else named, [*scripts, script]
+                found[name] = name.lower() if name == environment_names(field)[0] else named, [*scripts, script]
     rows = [f"{name}\t{key}\t{' '.join(scripts)}\n" for name, (key, scripts) in sorted(found.items())]
     return "variable\tkey\tcommands\n" + "".join(rows)
 

@@ -11,6 +11,7 @@ import numpy as np
 from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import cli, option, override
+from vov.config.rate_targets import NO_TARGET
 from vov.dataset.items import Listed, read_items
 from vov.fitting.settings import FitConfig
 from vov.model.registry import backbone_class
@@ -19,15 +20,19 @@ from vov.runtime.files import locked, refuse_existing
 
 @dataclass(frozen=True)
 class CollectionFit(FitConfig):
-    """What the θ is fitted to, and how. A preset's NOISE and TIMESTEPS do not count."""
+    """What the θ is fitted to, and how. It must serve noise that it has never seen, of files of any size."""
+
+    UNUSED = ("noise", "timesteps", "decode_steps", "guidance", "sampler", "init_lora_path", "preview_every", "roi",
+              "roi_weight", *NO_TARGET)
 
     family: str = option("", "image or video; empty: video where CONFIG says wan or video, else image",
                          choices=("", "image", "video"), identity=False)
     manifest: str = option("", "a CSV file (path, caption) or a folder of pictures or clips (required)", identity=False)
     name: str = option("", "names the .vovd file; default: that of MANIFEST", identity=False)
     caption: str = option("", "what items show that say nothing themselves", identity=False)
-    windows: int = option(4, "of a clip: how many runs of NUM_FRAMES frames, evenly spread", minimum=1)
-    num_frames: int = option(81, "of a clip: frames of a window, 4n+1", minimum=1, maximum=HIGHEST["num_frames"])
+    windows: int = option(4, "of a clip: how many runs of CHUNK_FRAMES frames, evenly spread", minimum=1)
+    num_frames: int = option(81, "of a clip: frames of a window, 4n+1", name="CHUNK_FRAMES", alias=("NUM_FRAMES",),
+                             minimum=1, maximum=HIGHEST["num_frames"])
     theta_length: int = override(FitConfig, "theta_length", 4096)
     lr: float = override(FitConfig, "lr", 0.05)
     batch_size: int = override(FitConfig, "batch_size", 8)
@@ -49,7 +54,7 @@ def windows_of(item: Listed, settings: CollectionFit) -> tuple[list, float]:
         return [Window(fit_geometry(read_image(item.path)[None], *size, settings.resize), item.caption)], 0.0
     source, long = FrameSource(item.path, size=size, resize=settings.resize), settings.num_frames
     if len(source) < long:
-        raise VovError(f"{item.path}: has {len(source)} frames, a window needs NUM_FRAMES={long}; lower it")
+        raise VovError(f"{item.path}: has {len(source)} frames, a window needs CHUNK_FRAMES={long}; lower it")
     starts = np.unique(np.linspace(0, len(source) - long, settings.windows).round().astype(int))
     return [Window(np.stack(list(source.read(int(start), long))), item.caption) for start in starts], source.fps
 

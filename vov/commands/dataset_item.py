@@ -17,7 +17,7 @@ from typing import Any
 from vov import VovError, media
 from vov.commands import encode
 from vov.commands.run_report import NAME
-from vov.config import cli, load, preset_path, variables
+from vov.config import cli, environment_names, fields_of, keys_of, load, preset_path
 from vov.dataset.items import Listed, read_items
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.dataset.options import SetOptions
@@ -58,8 +58,9 @@ MEDIA = {"video": (Video, encode.encode_video, "frames_dir"), "image": (Picture,
 
 
 def columns_of(medium: str) -> set[str]:
-    """The settings that a row of the manifest may have."""
-    return set(variables(MEDIA[medium][0])) - set(MANAGED) | {"config"}
+    """The names of settings that a row of the manifest may have."""
+    managed = {*MANAGED, *fields_of(SetOptions)} - {"config"}
+    return {name for name, field in keys_of(MEDIA[medium][0]).items() if field not in managed}
 
 
 def settings_of(medium: str, family: str, given: Mapping[str, Any], environ: Mapping[str, str],
@@ -76,11 +77,14 @@ def settings_of(medium: str, family: str, given: Mapping[str, Any], environ: Map
     if strange := sorted(set(cells) - columns_of(medium)):
         raise VovError(f"{strange[0].upper()} is no setting of {medium}/encode.sh; leave the cell empty")
     own = {name.removeprefix(prefix): value for name, value in environ.items() if name.startswith(prefix) and value}
-    said = {name: value for name, value in given.items() if name in variables(cls) and name.upper() not in own}
+    fields, keys = fields_of(cls), keys_of(cls)
+    said = {name: value for name, value in given.items()
+            if name in fields and not own.keys() & set(environment_names(fields[name]))}
     config = said.pop("config", "") or environ.get("CONFIG", "")
     config = own.get("CONFIG", "") or (config if family else counterpart(medium, config))
     named = {"config": config} if config else {}
-    return load(cls, said | named | dict(cells), {**environ, "CONFIG": ""} | own, "encode")
+    of_row = {keys[name]: value for name, value in cells.items()}
+    return load(cls, said | named | of_row, {**environ, "CONFIG": ""} | own, "encode")
 
 
 def counterpart(medium: str, preset: str) -> str:

@@ -25,8 +25,10 @@ class DecodeVideo(TextureOption, WanOptions):
     """Where the file and the model are; how to decode is in the file's header."""
 
     bitstream: str = option("", "the .vov file (required)")
-    output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", alias=("OUT_DIR",))
-    start_at: int = option(0, "first frame to decode; of a long video only the chunks that are needed are", minimum=0)
+    output_dir: str = option("./recon_out", "gets NAME/00000.png … and NAME.mp4", name="OUT_DIR",
+                             alias=("OUTPUT_DIR",))
+    start_at: int = option(0, "first frame to decode; of a long video only the chunks that are needed are",
+                           name="START", alias=("START_AT",), minimum=0)
     frames: int = option(0, "how many frames; 0: to the end", minimum=0)
     overwrite: bool = option(False, "replace existing outputs")
 
@@ -35,13 +37,13 @@ class DecodeVideo(TextureOption, WanOptions):
 class DecodePictures(TextureOption, QwenOptions):
     """BITSTREAM: all the rest but folders is in the file. INIT_LORA_PATH: the variables below, and captions."""
 
-    bitstream: str = option("", "a .vov file; then only OUTPUT_DIR, TEXTURE and CACHE_DIR matter")
+    bitstream: str = option("", "a .vov file; then only OUT_DIR, TEXTURE and CACHE_DIR matter")
     init_lora_path: str = option("", "a checkpoint, ours (which knows its settings) or the reference's")
     description_file: str = option(EXAMPLES, "one path|caption a line, for INIT_LORA_PATH")
     caption_start: int = option(1, "first line to decode", minimum=1)
     caption_end: int = option(0, "last line to decode; 0: all", minimum=0)
     data_root: str = option("./data", "where the originals are; where all are there, PSNR is printed")
-    output_dir: str = option("./recon_out", "gets one PNG a picture", alias=("OUT_DIR",))
+    output_dir: str = option("./recon_out", "gets one PNG a picture", name="OUT_DIR", alias=("OUTPUT_DIR",))
     theta_length: int = override(ImageFit, "theta_length", 65536)
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
     last_k: int = option(60, "the last K blocks are adapted", minimum=1, maximum=HIGHEST["last_k"])
@@ -53,7 +55,7 @@ class DecodePictures(TextureOption, QwenOptions):
     seed: int = option(42, "of the noise", minimum=0, maximum=HIGHEST["seed"])
     decode_steps: int = option(50, "sampler steps", alias=("TEST_STEPS",), minimum=1, maximum=HIGHEST["decode_steps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
-    sampler: str = option("euler", "ODE solver", choices=("euler", "unipc"))
+    sampler: str = option("euler", "ODE solver", choices=("euler", "unipc"), rare=True)
     overwrite: bool = option(False, "replace existing outputs")
 
 
@@ -66,7 +68,7 @@ def decode_video(settings: DecodeVideo) -> None:
 
 
 def decode_pictures(settings: DecodePictures) -> None:
-    """Decodes to OUTPUT_DIR/NAME.png, or OUTPUT_DIR/NAME/….png when there are several pictures."""
+    """Decodes to OUT_DIR/NAME.png, or OUT_DIR/NAME/….png when there are several pictures."""
     if bool(settings.bitstream) == bool(settings.init_lora_path):
         raise VovError("give either BITSTREAM (a .vov file) or INIT_LORA_PATH (a checkpoint)")
     (path,) = _decode_file(settings, "image") if settings.bitstream else _decode_checkpoint(settings)
@@ -87,10 +89,10 @@ def _decode_file(settings: DecodeVideo | DecodePictures, medium: str, start: int
     part = (start, count or 0) if start or count else ()
     identity = made_from(settings, stream.header.dtype, path, *part, *settings.textures)
     paths = decoded_paths(folder, path.stem, stream)
-    with Outputs(path.stem, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
+    with Outputs(path.stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
         save_outputs(outputs, stream, lambda: settings.load(backbone_class(medium), stream.header, str(path)), paths,
                      lambda decoder: save(decoder, folder, path.stem, (), start, count), settings.texture,
-                     settings.collection_dir)
+                     settings.collection)
         outputs.finish()
     return paths
 
@@ -113,7 +115,7 @@ def _decode_checkpoint(settings: DecodePictures) -> list[Path]:
     stem, folder = Path(path).stem, Path(settings.output_dir)
     paths = [folder / stem] if len(entries) > 1 else [folder / f"{stem}.png"]
     identity = made_from(settings, "", path, entries, sorted(values.items()))
-    with Outputs(stem, paths, identity, settings.overwrite, "OUTPUT_DIR") as outputs:
+    with Outputs(stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
         if not outputs.complete:
             backbone = settings.load(backbone_class("image"), found.metadata, path)
             stream = as_file(found, path, backbone, fit, entries)

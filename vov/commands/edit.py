@@ -28,9 +28,9 @@ class _Video(EditConfig, WanOptions):
     name: str = option("", "names the output, and the caption file of a checkpoint that knows no caption; default: the "
                        "name of the first fit, and no caption file")
     output_video: str = option("", "the edited clip; default edits/NAME.mp4. A contact sheet is put beside it",
-                               alias=("OUTPUT",))
+                               name="OUTPUT", alias=("OUTPUT_VIDEO",))
     original_frames_dir: str = option("", "the original clip, for PSNR, LPIPS and the contact sheet (optional)",
-                                      alias=("ORIGINAL",))
+                                      name="ORIGINAL", alias=("ORIGINAL_FRAMES_DIR",))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class _Picture(EditConfig, QwenOptions):
     theta_length: int = override(EditConfig, "theta_length", 65536)
     width: int = override(EditConfig, "width", 512)
     height: int = override(EditConfig, "height", 512)
-    num_frames: int = override(EditConfig, "num_frames", 1, help="pictures have one")
+    num_frames: int = override(EditConfig, "num_frames", 1)
+
+    UNUSED = ("num_frames", "fps")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def edit_video(settings: EditVideo | MergeVideos) -> None:
     if settings.name and path.is_file() and not settings.base_caption and not sources[0].endswith(".vov"):
         settings = dataclasses.replace(settings, base_caption=VideoFit(caption_file=str(path)).read_caption())
     output = Path(settings.output_video or f"edits/{settings.name or Path(sources[0]).stem}.mp4")
-    print(_edit(sources, settings, "video", ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
+    print(_edit(sources, settings, "video", ("ORIGINAL", settings.original_frames_dir), output))
 
 
 def edit_picture(settings: EditPicture | MergePictures) -> None:

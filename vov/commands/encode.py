@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vov import VovError
-from vov.commands.options import EXAMPLES, ImageFit, QwenOptions, WanOptions
+from vov.commands.options import CLIP_NAMES, EXAMPLES, ImageFit, QwenOptions, WanOptions
 from vov.config import option, override
 from vov.model.options import ModelOptions
 from vov.model.registry import backbone_class
@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # --help needs no torch
 class EncodeVideo(SequenceConfig, WanOptions):
     """Where the video is and where the file goes."""
 
-    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file", alias=("CONFIG",))
-    frames_dir: str = option("", "a video file or a folder of frames (required)")
+    config: str = option("wan2.1-1.3b", "preset in configs/ or a YAML file")
+    frames_dir: str = option("", "a video file or a folder of frames (required)", name="INPUT", alias=CLIP_NAMES)
     out_dir: str = option("", "gets NAME.vov, its decode, result.json (required)")
-    name: str = option("", "names the outputs; default: that of FRAMES_DIR")
+    name: str = option("", "names the outputs; default: that of INPUT")
     caption: str = option("", "what the video shows; may be empty, and then costs nothing")
     model_id: str = override(ModelOptions, "model_id", "", alias=("WAN_MODEL_ID",))
     overwrite: bool = option(False, "replace existing outputs")
@@ -46,9 +46,11 @@ class EncodeVideo(SequenceConfig, WanOptions):
 class EncodePictures(ScalingConfig, QwenOptions):
     """Which pictures, and where the file goes."""
 
-    config: str = option("qwen-image", "preset in configs/ or a YAML file", alias=("CONFIG",))
-    image: str = option("", "one picture; over DESCRIPTION_FILE")
-    caption: str = option("", "what IMAGE shows; may be empty")
+    UNUSED = ("scaling",)
+
+    config: str = option("qwen-image", "preset in configs/ or a YAML file")
+    image: str = option("", "one picture; over DESCRIPTION_FILE", name="INPUT", alias=("IMAGE",))
+    caption: str = option("", "what INPUT shows; may be empty")
     description_file: str = option(EXAMPLES, "one path|caption a line, for several pictures in one file")
     caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1)
     caption_end: int = option(0, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0)
@@ -57,7 +59,7 @@ class EncodePictures(ScalingConfig, QwenOptions):
     name: str = option("", "names the outputs; default: the picture's name, or the description file's")
     width: int = option(0, "pixels; 0: the largest picture's, padded", minimum=0)
     height: int = option(0, "pixels; 0: the largest picture's, padded", minimum=0)
-    shift: float = override(ImageFit, "shift", 0.0)
+    shift: float = override(ImageFit, "shift", 0.0, rare=False)
     seed: int = option(42, "of the decoder's noise", minimum=0)
     steps: int = override(ScalingConfig, "steps", 50, help="sampler steps", minimum=2)
     scaling_bytes: int = override(ScalingConfig, "scaling_bytes", 2000)
@@ -103,7 +105,7 @@ def encode_video(settings: EncodeVideo) -> None:
 
 def refuse_missing(settings: EncodeVideo) -> None:
     """Raises VovError where the video or the folder is not named."""
-    missing = [name.upper() for name in ("frames_dir", "out_dir") if not getattr(settings, name)]
+    missing = [name for name, value in (("INPUT", settings.frames_dir), ("OUT_DIR", settings.out_dir)) if not value]
     if missing:
         raise VovError(f"{' and '.join(missing)} must be set; see --help")
 

@@ -21,8 +21,6 @@ class Export:
     output: str = option("", "file (.safetensors) to write; for FORMAT=peft a folder (required)")
     format: str = option("lora", "lora (diffusers, ComfyUI), peft (PeftModel.from_pretrained), reference (checkpoint)",
                          choices=("lora", "peft", "reference"))
-    lora_keys: str = option("comfyui", "names in a Wan LoRA: comfyui (opens in diffusers too), diffusers",
-                            choices=("comfyui", "diffusers"))
     cache_dir: str = option("../pretrained_models", "where the foundation models are; only their shapes are read")
     overwrite: bool = option(False, "replace existing outputs")
     model_id: str = option("", "hub id or folder of the foundation model; default: the one that the input names",
@@ -69,7 +67,7 @@ def main(settings: Export) -> None:
     if settings.format == "peft" and output.is_file():
         raise VovError(f"OUTPUT={output}: is a file; FORMAT=peft writes a folder")
     identity = content_hash(path_hash(settings.input) if there(settings.input) else "", settings.format,
-                            settings.lora_keys, settings.model_id, sorted(settings.given().items()))
+                            settings.model_id, sorted(settings.given().items()))
     with Outputs(output.name, [output], identity, settings.overwrite, "OUTPUT") as outputs:
         if outputs.complete:
             print(f"{output} is there already, from the same input and settings")
@@ -98,7 +96,7 @@ def write(settings: Export, output: Path, outputs: Outputs) -> None:
     else:
         factors = projection.factors(projection.expand(found.theta))
         outputs.make(output, lambda: lora.write_lora(output, adapter.names, factors, backbone.tree,
-                                                     settings.lora_keys, {"model_id": name, **found.told}))
+                                                     {"model_id": name, **found.told}))
     print(f"{output}: {settings.format} of {len(adapter.names)} layers, rank {projection.rank}, for {name}")
     if "decode_steps" in found.notes:
         print(f"fitted to {found.notes['decode_steps']} sampler steps from our noise of seed "

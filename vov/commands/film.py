@@ -57,7 +57,7 @@ def encode(settings: EncodeVideo) -> str:
                 return table(json.loads(place.read_bytes()))
             outputs.make(path, lambda: write_bytes(path, data))
             return table(finish(outputs, path, read(path, limit=0), backbone, [source], clock,
-                                settings.collection_dir))
+                                settings.collection))
 
 
 def _coded(settings: EncodeVideo, backbone: Backbone, source: FrameSource, here: World) -> Bitstream | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # --help, and a signal in its first seconds, need no torch
 
 log = logging.getLogger(__name__)
 EXAMPLES = "./descriptions/example_descriptions.txt"
+CLIP_NAMES = ("FRAMES_DIR", "ORIGINAL_FRAMES_DIR")  # of INPUT, as the paper's own scripts call it
 REFERENCE_CLIP = "HoneyBee"  # NAME of the reference's commands, where nothing says which clip it is
 
 
@@ -57,12 +58,14 @@ class VideoFit(FitConfig):
 
     config: str = override(FitConfig, "config", "wan2.1-1.3b")
     name: str = option("", "name of the clip: names the outputs and the default caption file; default: that of "
-                       f"FRAMES_DIR, without one {REFERENCE_CLIP}", identity=False)
-    frames_dir: str = option("", "the clip: a folder of frames or a video file (required)", identity=False)
+                       f"INPUT, without one {REFERENCE_CLIP}", identity=False)
+    frames_dir: str = option("", "the clip: a video file or a folder of frames (required)", name="INPUT",
+                             alias=CLIP_NAMES, identity=False)
     caption: str = option("", "what the clip shows; over CAPTION_FILE", identity=False)
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
                                identity=False)
-    num_frames: int = option(81, "frames to code, 4n+1", minimum=1, maximum=HIGHEST["num_frames"])
+    num_frames: int = option(81, "frames to code, 4n+1", name="CHUNK_FRAMES", alias=("NUM_FRAMES",), minimum=1,
+                             maximum=HIGHEST["num_frames"])
     fps: float = option(0.0, "frames per second: a video is brought to it, a folder's frames have it; 0: the "
                         "source's (24 for a folder)", minimum=0, maximum=HIGHEST["fps"])
     model_id: str = override(FitConfig, "model_id", USUAL["video"], help="hub id or folder of the model",
@@ -81,7 +84,7 @@ class VideoFit(FitConfig):
         from vov.media.original import Original
 
         if not self.frames_dir:
-            raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
+            raise VovError("INPUT is not set; give a video file or a folder of frames")
         clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
         return with_region([Original(clip.frames, clip.fps, self.read_caption(), self.clip_name)], self)
 
@@ -114,8 +117,9 @@ class ImageFit(FitConfig):
 
     config: str = override(FitConfig, "config", "qwen-image")
     name: str = option("", "names the outputs; default: the picture's name, or the description file's", identity=False)
-    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE", identity=False)
-    caption: str = option("", "what IMAGE shows", identity=False)
+    image: str = option("", "one picture, with CAPTION; over DESCRIPTION_FILE", name="INPUT", alias=("IMAGE",),
+                        identity=False)
+    caption: str = option("", "what INPUT shows", identity=False)
     description_file: str = option(EXAMPLES, "one path|caption a line; found here or in image/", identity=False)
     caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1, identity=False)
     caption_end: int = option(1, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0, identity=False)
@@ -145,12 +149,12 @@ class ImageFit(FitConfig):
 
         if not self.image:
             if self.caption:
-                raise VovError("CAPTION is set, but IMAGE is not; give a picture, or captions in DESCRIPTION_FILE")
+                raise VovError("CAPTION is set, but INPUT is not; give a picture, or captions in DESCRIPTION_FILE")
             entries = described(self.description_file, self.caption_start, self.caption_end)
             return with_region(read_pictures(entries, self.data_root), self)
         caption = " ".join(self.caption.split())
         if not caption and caption_needed:
-            raise VovError("CAPTION is not set; say what IMAGE shows")
+            raise VovError("CAPTION is not set; say what INPUT shows")
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
         return with_region([Original(read_image(self.image)[None], 0.0, caption, Path(self.image).name)], self)
 

@@ -23,7 +23,7 @@ def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     """
     file = next((p for p in (Path(path), REPO / "image" / path) if p.is_file()), None)
     if file is None:
-        raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or IMAGE and CAPTION")
+        raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or INPUT and CAPTION")
     lines = read_text(file).splitlines()
     entries, problems, seen = [], [], {}
     for number, line in enumerate(lines, 1):

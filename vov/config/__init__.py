@@ -5,18 +5,22 @@ from vov.config.fields import (
     STAGES,
     checked,
     environment_names,
+    fields_of,
+    keys_of,
     load,
     number_list,
     option,
     override,
     preset_path,
+    rare,
     read_preset,
     save,
     shown,
     unread_keys,
+    unused,
     variables,
 )
 
-__all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "load", "number_list", "option", "override",
-           "preset_path", "read_preset", "save", "shown", "unread_keys",
-           "variables"]
+__all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "fields_of", "keys_of", "load", "number_list",
+           "option", "override", "preset_path", "rare", "read_preset", "save", "shown", "unread_keys",
+           "unused", "variables"]

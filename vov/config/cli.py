@@ -6,17 +6,30 @@ The only place in the package that knows argparse.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vov import VovError
-from vov.config import STAGES, environment_names, load, spelling, unread_keys, variables
+from vov.config import (
+    STAGES,
+    environment_names,
+    fields_of,
+    keys_of,
+    load,
+    rare,
+    spelling,
+    unread_keys,
+    unused,
+    variables,
+)
+from vov.config.retired import RETIRED, retired_lines
 from vov.runtime import signals
 from vov.runtime.files import write_problem
 
@@ -58,20 +71,22 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
 
 def set_in_vain(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],
                 more: Mapping[str, type] | None = None) -> list[str]:
-    """A line for every variable in the environment that is not the command's but was probably meant for it, and one
-    for keys of its preset that only others read; in the first process of a run alone. `run` explains the arguments."""
+    """A line for every variable in the environment that is not the command's but was probably meant for it, or was
+    one once, and for keys of its preset that only others read; in the first process of a run alone."""
     if os.environ.get("VOV_SPELLING") == "0" or (
             "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") not in ("", "0", None)):
         return []
     prefixes = [f"{stage.upper()}_" for stage in STAGES] if set(STAGES) & set(stages) else []
     prefixes += ["IMAGE_", "VIDEO_"] if more else []
-    fields = variables(cls)
-    own = [name for one in (cls, *(more or {}).values()) for field in variables(one).values()
-           for name in environment_names(field)]
-    lines = spelling.notes(_script(usage), own, os.environ, prefixes)
+    own, recipe, idle = (
+        {name for one in (cls, *(more or {}).values()) for field in chosen(one) for name in
+         environment_names(fields_of(one)[field])} for chosen in (variables, rare, unused))
+    lines = retired_lines(os.environ, own, recipe - own, idle - own)
+    lines += spelling.notes(_script(usage), [*own, *recipe, *idle, *RETIRED], os.environ, prefixes)
     preset = given.get("config") or os.environ.get("CONFIG", "")
-    read = preset and "config" in fields and "encode" not in stages  # to encode.sh every preset says what fits need
-    if read and (keys := unread_keys(preset, set(fields))):
+    # To encode.sh every preset says what fits need.
+    read = preset and "config" in fields_of(cls) and "encode" not in stages
+    if read and (keys := unread_keys(preset, set(keys_of(cls)))):
         lines.append(f"CONFIG={preset}: {', '.join(keys)}: not read by this command, here ignored")
     return lines
 
@@ -103,8 +118,8 @@ def machine_problem(error: Exception) -> str:
         problem = write_problem(error, Path(path), "OUT_DIR")
         return str(problem or f"{path}: {error.strerror or error}; check the disk and run the same command again")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ("the memory is used up; set OFFLOAD=blocks, QUANTIZE=fp8 or CHECKPOINTING=full where the command has "
-                "them, or take fewer frames or pixels")
+        return ("the memory is used up; set OFFLOAD=blocks or QUANTIZE=fp8, of a fit also --set checkpointing=full, or "
+                "take fewer frames or pixels")
     return ""
 
 
@@ -113,18 +128,28 @@ def parse(cls: type, argv: list[str], usage: str, stages: Sequence[str] = ("",),
     """{field: text} of the flags given; `--help` prints every variable with its value and exits 0. more: see `run`."""
     parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
-    names = [name for one in (cls, *(more or {}).values()) for name in variables(one)]
-    for name in dict.fromkeys(names):
-        parser.add_argument("--" + name.replace("_", "-"), "--" + name, dest=name, default=None)
+    parser.add_argument("--help-all", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    flags: dict[str, str] = {}
+    for one in (cls, *(more or {}).values()):
+        for field, about in variables(one).items():
+            for name in (*(name.lower() for name in environment_names(about)), field):
+                flags.setdefault(f"--{name.replace('_', '-')}", field)
+                flags.setdefault(f"--{name}", field)
+    for flag, field in flags.items():
+        parser.add_argument(flag, dest=field, default=None)
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
         print(f"error: {_unknown_flag(unknown[0], cls, _script(usage))}", file=sys.stderr)
         sys.exit(2)
     given = vars(parsed)
-    if given.pop("help"):
-        print(help_text(cls, given, usage, stages, defaults))
+    asked, everything, said = given.pop("help"), given.pop("help_all"), given.pop("set")
+    given |= dict(_assigned((cls, *(more or {}).values()), text) for text in said)
+    if asked or everything:
+        print(help_text(cls, given, usage, stages, defaults, everything))
         if more:
-            print(f"\nEvery variable and flag of {' and '.join(more)} works too.")
+            print(f"\nEvery variable and flag of {' and '.join(more)} works too; their --help lists them. VIDEO_ or "
+                  "IMAGE_ before one sets it for\nvideos or pictures alone (environment only).")
         sys.exit(0)
     return given
 
@@ -135,31 +160,45 @@ def _unknown_flag(flag: str, cls: type, script: str) -> str:
         return f"{one_line(flag)!r:.80} is no flag; give --name value, see --help"
     name = flag[2:].partition("=")[0].upper().replace("-", "_")
     sisters = spelling.sisters_of(name, script)
-    names = spelling.suggestions(name, [key.upper() for key in variables(cls)], sister=bool(sisters))
+    own = [known for field in variables(cls).values() for known in environment_names(field)]
+    names = spelling.suggestions(name, own, sister=bool(sisters))
     told = f" (it is one of {sisters[0]})" if sisters else ""
     wanted = spelling.question(["--" + one.lower().replace("_", "-") for one in names], "; --help lists them")
     return f"{one_line(flag).partition('=')[0]:.80} is not a flag of this command{told}{wanted}"
 
 
+def _assigned(classes: Sequence[type], text: str) -> tuple[str, str]:
+    """(field, value) of `--set name=value`. Raises VovError for a name that means nothing here."""
+    name, equals, value = text.partition("=")
+    key = name.strip().lower().replace("-", "_")
+    field = next((keys_of(cls)[key] for cls in classes if keys_of(cls).get(key, "") not in {"", *unused(cls)}), "")
+    if not equals or not field:
+        raise VovError(f"--set {text:.80}: not NAME=VALUE with a setting of this command; --help-all lists them")
+    return field, value.strip()
+
+
 def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],
-              defaults: Mapping[str, Any] | None = None) -> str:
+              defaults: Mapping[str, Any] | None = None, everything: bool = False) -> str:
     """The table of variables: name, the value it would have now (environment and preset applied), meaning.
 
-    Where stages differ, their values stand with commas between.
+    Where stages differ, their values stand with commas between. everything: rare settings too.
     """
     shown = [stage for stage in stages if stage] or [""]
     now = [load(cls, given, os.environ, stage, defaults) for stage in shown]
     title = "Variables (environment, or --flags in lower case), their value now, meaning:"
-    return "\n".join([f"usage: {usage}", "", title, *table(now), *_stage_notes(cls, shown)])
+    lines = [f"usage: {usage}", "", title, *table(now, variables(cls)), *_stage_notes(cls, shown)]
+    if others := rare(cls):
+        lines += ["", "Parts of a recipe, set by a preset or by --set name=value"]
+        lines[-1] += ":" if everything else "; --help-all shows them."
+        lines += table(now, others) if everything else []
+    return "\n".join(lines)
 
 
-def table(now: Sequence[Any], without: Collection[str] = ()) -> list[str]:
-    """Lines of a table of variables: name, value, meaning. now: configurations of one class; values that differ stand
-    with commas between. without: fields that are left out."""
+def table(now: Sequence[Any], fields: Mapping[str, dataclasses.Field]) -> list[str]:
+    """Lines of a table of settings: name, value, meaning. now: configurations of one class; values that differ stand
+    with commas between. fields: which."""
     rows = []
-    for name, field in variables(type(now[0])).items():
-        if name in without:
-            continue
+    for name, field in fields.items():
         names = environment_names(field)
         values = list(dict.fromkeys(str(int(value) if isinstance(value, bool) else value)
                                     for value in (getattr(one, name) for one in now)))
@@ -169,7 +208,7 @@ def table(now: Sequence[Any], without: Collection[str] = ()) -> list[str]:
             text += f" ({' | '.join(map(str, choices))})"
         if len(names) > 1:
             text += f" [also {', '.join(names[1:])}]"
-        rows.append((names[0], ", ".join(values), text))
+        rows.append((name if field.metadata.get("rare") else names[0], ", ".join(values), text))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     return [f"{a:<{widths[0]}}  {b:<{min(widths[1], 28)}}  {c}" for a, b, c in rows]
 
@@ -178,7 +217,7 @@ def _stage_notes(cls: type, stages: Sequence[str]) -> list[str]:
     """What a command of several stages says of variables for one stage alone."""
     if len(stages) < 2:
         return []
-    own = [name.upper() for name, field in variables(cls).items() if field.metadata.get("per_stage")]
+    own = [environment_names(field)[0] for field in variables(cls).values() if field.metadata.get("per_stage")]
     prefixes = " and ".join(f"{stage.upper()}_" for stage in stages)
     return ["", f"{prefixes} before a variable set it for one stage alone (STAGE1_OUT_DIR, STAGE2_LR, …); possible for",
             f"{', '.join(own)}."]

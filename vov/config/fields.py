@@ -1,9 +1,20 @@
 """Configuration: frozen dataclasses filled from the command line, the environment, a YAML preset, defaults.
 
 A field `train_steps` is the flag `--train-steps`, the environment variable `TRAIN_STEPS` and the YAML key
-`train_steps`. The first source that names it wins, in that order. Older names that users already type are
-aliases in the field's metadata. `STAGE2_LR=…` sets `LR` for stage 2 alone; a preset has `stage1:` and
-`stage2:` sections for the same purpose.
+`train_steps`. The first source that names it wins, in that order. Where the user's word is another one than the
+program's, `name` says it; older names that users already type are aliases. All of them are flags, variables and keys.
+`STAGE2_LR=…` sets `LR` for stage 2 alone; a preset has `stage1:` and `stage2:` sections for the same purpose.
+
+Three kinds of settings, from what everybody may want to what only a recipe needs:
+
+    variable    as above: `--help` lists it
+    rare        a part of a recipe rather than of a command: a preset sets it, or `--set name=value`. `--help-all`
+                lists it. It has no flag; typed as a variable, as some could be once, it is read, and the command says
+                how to write it now
+    unused      inherited, and without effect in this command, which names it in its class's UNUSED: only passed over
+                in presets, since these serve several commands
+
+What nobody sets is none of them but a constant beside the code that takes it.
 """
 
 from __future__ import annotations
@@ -14,52 +25,96 @@ import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, get_args, get_type_hints
 
 import yaml
 
 from vov import VovError
 from vov.config import spelling
+from vov.config.retired import retired_key
 from vov.runtime.files import REPO, read_text, write_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
 SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for encode.sh alone
 
 
-def option(default: Any, help: str, *, alias: tuple[str, ...] = (), choices: tuple[Any, ...] = (),
-           minimum: float | None = None, maximum: float | None = None, identity: bool = True,
-           per_stage: bool = False, words: Mapping[str, float] | None = None) -> Any:
-    """A dataclass field that explains itself.
+class About(TypedDict, total=False):
+    """What a field says of itself, beside its default and its help.
 
-    Args:
-        alias: further environment variables that set it.
+    Attributes:
+        name: the variable that sets it, where that is not the field's own name in capitals.
+        alias: further variables that set it.
+        choices: the values that it may have.
         minimum, maximum: bounds of a number; floats are finite in any case.
         identity: whether it shapes the result; a run is resumed only by one whose identity is the same. Folders, speed
-            and reporting do not, nor do paths whose content is looked at instead.
+            and reporting do not, nor do paths whose content is looked at instead. Default: True.
         per_stage: whether stage 1 and stage 2 may differ in it.
         words: what may be said instead of some numbers: {"auto": 0.0}.
+        rare: see above.
     """
-    metadata = {"help": help, "alias": alias, "choices": choices, "minimum": minimum, "maximum": maximum,
-                "identity": identity, "per_stage": per_stage, "words": words or {}}
-    return dataclasses.field(default=default, metadata=metadata)
+
+    name: str
+    alias: tuple[str, ...]
+    choices: tuple[Any, ...]
+    minimum: float | None
+    maximum: float | None
+    identity: bool
+    per_stage: bool
+    words: Mapping[str, float]
+    rare: bool
+    help: str
 
 
-def override(parent: type, name: str, default: Any, **changed: Any) -> Any:
-    """The field `name` of `parent` with another default; `changed` replaces parts of its metadata (help, alias, …)."""
-    metadata = dict(parent.__dataclass_fields__[name].metadata) | changed
-    return dataclasses.field(default=default, metadata=metadata)
+def option(default: Any, help: str, **about: Unpack[About]) -> Any:
+    """A dataclass field that explains itself."""
+    return dataclasses.field(default=default, metadata={"identity": True, "help": help, **about})
+
+
+def override(parent: type, field: str, default: Any, **changed: Unpack[About]) -> Any:
+    """The field `field` of `parent` with another default; `changed` replaces what it says of itself."""
+    return dataclasses.field(default=default, metadata=dict(parent.__dataclass_fields__[field].metadata) | changed)
+
+
+def fields_of(cls: type) -> dict[str, dataclasses.Field]:
+    """{field name: field} of a configuration class, whatever sets them: what it declares itself, then its bases'."""
+    found = {field.name: field for field in dataclasses.fields(cls)}
+    order = dict.fromkeys(name for one in cls.__mro__ for name in vars(one).get("__annotations__", ()) if name in found)
+    return {name: found[name] for name in order}
 
 
 def variables(cls: type) -> dict[str, dataclasses.Field]:
-    """{field name: field} of a configuration class, in order."""
-    return {field.name: field for field in dataclasses.fields(cls)}
+    """{field name: field} of what flags and environment variables set, and --help lists."""
+    return {name: field for name, field in fields_of(cls).items()
+            if not field.metadata.get("rare") and name not in unused(cls)}
+
+
+def rare(cls: type) -> dict[str, dataclasses.Field]:
+    """{field name: field} of what presets set, and --set."""
+    return {name: field for name, field in fields_of(cls).items()
+            if field.metadata.get("rare") and name not in unused(cls)}
+
+
+def unused(cls: type) -> set[str]:
+    """The fields that have no effect in a command."""
+    return {name for one in cls.__mro__ for name in vars(one).get("UNUSED", ())}
 
 
 def environment_names(field: dataclasses.Field) -> tuple[str, ...]:
     """The environment variables that set a field, the canonical one first."""
-    own = field.name.upper()
-    return (own, *(name for name in field.metadata.get("alias", ()) if name != own))
+    names = (field.metadata.get("name", field.name.upper()), *field.metadata.get("alias", ()))
+    return tuple(dict.fromkeys(names))
+
+
+def keys_of(cls: type) -> dict[str, str]:
+    """{every name of a setting in lower case, as flags and presets have it: its field}."""
+    found = {}
+    for name, field in fields_of(cls).items():
+        found |= {one.lower(): name for one in environment_names(field)} | {name: name}
+    return found
 
 
 def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str], stage: str = "",
@@ -76,7 +131,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
     """
     if "TORCHELASTIC_RUN_ID" in environ:  # torchrun's RANK is not the LoRA's; common.sh hands that on as VOV_RANK
         environ = {k: v for k, v in environ.items() if k != "RANK"}
-    fields = variables(cls)
+    fields, idle = fields_of(cls), unused(cls)
     types = get_type_hints(cls)
     values = dict(defaults or {})
 
@@ -92,16 +147,17 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         named = from_environment("config")
         preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
         if preset:
-            values |= {k: _parse(preset, k, v, types[k], fields[k])
-                       for k, v in read_preset(preset, set(fields), stage).items() if v is not None}
+            keys = keys_of(cls)
+            values |= {keys[k]: _parse(preset, v, types[keys[k]], fields[keys[k]])
+                       for k, v in read_preset(preset, set(keys), stage).items() if v is not None}
             values["config"] = preset
-    for name in fields:
-        found = from_environment(name)
+    for name, field in fields.items():
+        found = from_environment(name) if name not in idle else None
         if found:
-            values[name] = _parse(found[0], name, found[1], types[name], fields[name])
+            values[name] = _parse(found[0], found[1], types[name], field)
         if arguments.get(name) is not None:
-            flag = "--" + name.replace("_", "-")
-            values[name] = _parse(flag, name, arguments[name], types[name], fields[name])
+            flag = "--" + environment_names(field)[0].lower().replace("_", "-")
+            values[name] = _parse(flag, arguments[name], types[name], field)
     return cls(**values)
 
 
@@ -124,6 +180,9 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
     """
     path = preset_path(preset)
     tree, sections = _read_sections(path)
+    for part in (tree, *sections.values()):
+        for key in [key for key in part if key not in known and retired_key(key, path)]:
+            del part[key]
     own = ("encode",) if stage == "encode" else STAGES
     for name, part in {"": tree, **sections}.items():
         legal = known if name in own else known | spelling.preset_keys()
@@ -194,11 +253,12 @@ def shown(value: Any) -> str:
 
 def checked(cls: type, name: str, value: Any, source: str) -> Any:
     """A value of field `name` of `cls` that stands in a file: of its type, its choices, its range, or VovError."""
-    return _parse(source, name, value, get_type_hints(cls)[name], variables(cls)[name])
+    return _parse(source, value, get_type_hints(cls)[name], fields_of(cls)[name])
 
 
-def _parse(source: str, name: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
+def _parse(source: str, value: Any, kind: Any, field: dataclasses.Field) -> Any:
     """`value`, text or a YAML or JSON scalar, as a field of type `kind` holds it."""
+    name = environment_names(field)[0].lower()
     kind = next((k for k in get_args(kind) if k is not type(None)), kind)
     try:
         if not isinstance(value, str | int | float) or "\0" in str(value):

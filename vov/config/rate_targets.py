@@ -18,7 +18,8 @@ SLACK = 0.03  # share of a size that may stay unused
 class TargetOptions:
     """What the finished file is to have; of all four, one may be set."""
 
-    target_bytes: int = option(0, "size of the whole file, met to 3 % and never exceeded", minimum=0, per_stage=True)
+    target_bytes: int = option(0, "size of the whole file, sound apart, met to 3 % and never exceeded", minimum=0,
+                               per_stage=True)
     target_bpp: float = option(0.0, "size of the whole file in bits a pixel, likewise", minimum=0, per_stage=True)
     target_kbps: float = option(0.0, "size of the whole file in kilobits a second, likewise", minimum=0,
                                 per_stage=True)

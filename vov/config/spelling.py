@@ -49,7 +49,7 @@ def table() -> dict[str, Known]:
 def preset_keys() -> frozenset[str]:
     """The keys that a preset may have: those of every command that reads presets."""
     readers = set(table()["CONFIG"].scripts)
-    return frozenset(known.key for known in table().values() if known.key and readers & set(known.scripts))
+    return frozenset(name.lower() for name, known in table().items() if readers & set(known.scripts))
 
 
 def distance(one: str, other: str) -> int:

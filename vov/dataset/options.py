@@ -29,5 +29,5 @@ class SetOptions:
     retries: int = option(2, "how often an item is tried again whose process died", minimum=0, identity=False)
     split_from: int = option(4, "a video with at least so many groups of chunks is shared out, each group a task; a "
                              "group begins at a scene and by KEY_EVERY; 0: never", minimum=0, identity=False)
-    report: bool = option(True, "make report.html with PSNR and MS-SSIM at the end", identity=False)
+    report: bool = option(True, "make report.html with PSNR and MS-SSIM at the end", identity=False, rare=True)
     overwrite: bool = option(False, "code everything anew", identity=False)

@@ -74,11 +74,13 @@ def remember(path: str) -> bytes:
 
 
 def find(name: bytes, folder: str = "", beside: str | Path = "") -> Collection:
-    """The collection of this name: in `folder` (COLLECTION_DIR), beside a file, in the cache.
+    """The collection of this name: in `folder` (COLLECTION; of a .vovd file the folder that it is in), beside a file,
+    in the cache.
 
     Raises VovError that names it when it is nowhere.
     """
-    places = [Path(folder)] if folder else []
+    given = Path(folder)
+    places = [given.parent if given.suffix == SUFFIX else given] if folder else []
     places += [Path(beside).parent] if beside else []
     places.append(cache_folder() / "collections")
     for place in places:
@@ -87,7 +89,7 @@ def find(name: bytes, folder: str = "", beside: str | Path = "") -> Collection:
                 if path.stat().st_size <= MAX_FILE and name_of(path.read_bytes()) == name:
                     return read(path)
     raise VovError(f"{beside or 'the file'}: collection {name.hex()} is missing: no {SUFFIX} file with this hash in "
-                   f"{', '.join(map(str, places))}; get it from whoever made the file and set COLLECTION_DIR")
+                   f"{', '.join(map(str, places))}; get it from whoever made the file and set COLLECTION to it")
 
 
 @contextmanager

@@ -170,7 +170,7 @@ class Decoder:
         total = chosen[-1].first + chosen[-1].frames
         end = total if count is None else start + count
         if not 0 <= start < end <= total:
-            raise VovError(f"START_AT={start} FRAMES={count}: the video has {total} frames, from 0")
+            raise VovError(f"START={start} FRAMES={count}: the video has {total} frames, from 0")
         shown, header = self.stream.items[item], self.stream.header
         needed = [one for one in chosen if one.first < end and start < one.first + one.frames]
         for one, frames in self.decoded(needed):

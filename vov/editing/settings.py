@@ -35,7 +35,8 @@ class EditConfig(ModelOptions):
     proj_seed: int = option(42, "seed of UniLoRA's indices", minimum=0, maximum=HIGHEST["proj_seed"])
     width: int = option(832, "pixels", minimum=1, maximum=HIGHEST["width"])
     height: int = option(480, "pixels", minimum=1, maximum=HIGHEST["height"])
-    num_frames: int = option(81, "frames", minimum=1, maximum=HIGHEST["num_frames"])
+    num_frames: int = option(81, "frames", name="CHUNK_FRAMES", alias=("NUM_FRAMES",), minimum=1,
+                             maximum=HIGHEST["num_frames"])
     fps: float = option(16.0, "frames per second", minimum=0, maximum=HIGHEST["fps"])
     shift: float = option(0.0, "σ grid shift; 0: the model's own", minimum=0, maximum=HIGHEST["shift"])
     lora_preset: str = option("qkvo", "adapted linears", choices=("qkvo", "qkv", "qkvo_mlp"))

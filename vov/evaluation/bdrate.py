@@ -2,8 +2,8 @@
 
 BD-rate is the average difference in rate at equal quality, in per cent (negative: fewer bytes); BD-metric the average
 difference in quality at equal rate, in the metric's unit. Both integrate over the range that the curves share, on a
-logarithmic rate axis (Bjøntegaard, VCEG-M33), with Akima or PCHIP interpolation as JVET does, by the `bjontegaard`
-package (Herglotz et al. 2022/2024).
+logarithmic rate axis (Bjøntegaard, VCEG-M33), with PCHIP interpolation, which two points suffice for, by the
+`bjontegaard` package (Herglotz et al. 2022/2024).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _checked(anchor: Curve, test: Curve, metric: str) -> tuple[np.ndarray, ...]:
     return a_rate, a_value, t_rate, t_value
 
 
-def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr", method: str = "pchip") -> float:
+def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr") -> float:
     """Per cent of rate that `test` needs more (+) or less (−) than `anchor` at equal quality.
 
     Raises Unavailable when a curve has fewer than two points or the curves share no range of quality.
@@ -48,11 +48,11 @@ def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr", method: str = "pch
     a_rate, a_value, t_rate, t_value = _checked(anchor, test, metric)
     if min(a_value[-1], t_value[-1]) <= max(a_value[0], t_value[0]):
         raise Unavailable("the curves share no range of quality")
-    return float(bjontegaard.bd_rate(a_rate, a_value, t_rate, t_value, method=_method(method, a_rate, t_rate),
+    return float(bjontegaard.bd_rate(a_rate, a_value, t_rate, t_value, method="pchip",
                                      require_matching_points=False, min_overlap=0))
 
 
-def bd_metric(anchor: Curve, test: Curve, metric: str = "psnr", method: str = "pchip") -> float:
+def bd_metric(anchor: Curve, test: Curve, metric: str = "psnr") -> float:
     """Average value of `test` minus that of `anchor` at equal rate, in the metric's unit and sense.
 
     Raises Unavailable when a curve has fewer than two points or the curves share no range of rates.
@@ -63,10 +63,5 @@ def bd_metric(anchor: Curve, test: Curve, metric: str = "psnr", method: str = "p
     if min(a_rate[-1], t_rate[-1]) <= max(a_rate[0], t_rate[0]):
         raise Unavailable("the curves share no range of rates")
     sign = -1.0 if METRICS[metric].lower else 1.0
-    return sign * float(bjontegaard.bd_psnr(a_rate, a_value, t_rate, t_value, method=_method(method, a_rate, t_rate),
+    return sign * float(bjontegaard.bd_psnr(a_rate, a_value, t_rate, t_value, method="pchip",
                                             require_matching_points=False, min_overlap=0))
-
-
-def _method(method: str, a: np.ndarray, b: np.ndarray) -> str:
-    """PCHIP for curves too short for the method asked."""
-    return method if min(len(a), len(b)) >= 4 else "pchip"

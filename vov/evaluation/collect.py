@@ -44,7 +44,7 @@ def collect(pairs: Sequence[Pair], suite: Suite, settings: EvalConfig, anchors: 
         "notes": [*notes, *([f"JOD: {suite.conditions()}"] if suite.conditions() else [])],
         "items": rows,
         "summary": summarise(pairs),
-        "bd": deltas(pairs, bd_anchor(pairs, settings, anchors), settings.bd_method),
+        "bd": deltas(pairs, bd_anchor(pairs, settings, anchors)),
         "reference_curves": curves,
     })
 
@@ -106,7 +106,7 @@ def bd_anchor(pairs: Sequence[Pair], settings: EvalConfig, anchors: Sequence[tup
     return chosen
 
 
-def deltas(pairs: Sequence[Pair], anchor: str, method: str) -> list[dict]:
+def deltas(pairs: Sequence[Pair], anchor: str) -> list[dict]:
     """BD-rate and BD-metric of every codec with two or more rates against the codec `anchor`, clip by clip."""
     if not anchor:
         return []
@@ -119,16 +119,16 @@ def deltas(pairs: Sequence[Pair], anchor: str, method: str) -> list[dict]:
         test, reference = curves[metric, codec, clip], curves.get((metric, anchor, clip), ())
         if codec != anchor and metric != "warp_original" and min(len(test), len(reference)) >= 2:
             rows.append({"metric": metric, "codec": codec, "anchor": anchor, "clip": clip,
-                         **delta(reference, test, metric, method)})
+                         **delta(reference, test, metric)})
     return rows
 
 
-def delta(reference: bdrate.Curve, test: bdrate.Curve, metric: str, method: str) -> dict[str, Any]:
+def delta(reference: bdrate.Curve, test: bdrate.Curve, metric: str) -> dict[str, Any]:
     """Both deltas of one curve against another; None, with the reason, where there is none."""
     found: dict[str, Any] = {}
     for key, function in (("bd_rate_percent", bdrate.bd_rate), ("bd_metric", bdrate.bd_metric)):
         try:
-            found[key] = function(reference, test, metric, method)
+            found[key] = function(reference, test, metric)
         except Unavailable as error:
             found[key], found[f"{key}_reason"] = None, str(error)
     return found

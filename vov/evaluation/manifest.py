@@ -39,7 +39,7 @@ def _pair(row: dict[str, str | None], base: Path, place: str) -> Pair:
         raise VovError(f"{place}: needs name, original, and decoded or bitstream")
     for file in (original, decoded, bitstream):
         if file and not there(base / file):
-            raise VovError(f"{place}: {base / file} does not exist; MEDIA_DIR is what paths start from")
+            raise VovError(f"{place}: {base / file} does not exist; DATA_ROOT is what paths start from")
     rate = file_rate(base / bitstream) if bitstream else own_rate(base / decoded) or _stated_rate(cells, place)
     return Pair(name, cells.get("clip") or Path(original).stem, cells.get("codec") or name, base / original,
                 base / decoded, **rate)

@@ -31,15 +31,17 @@ class EvalConfig(ModelOptions):
     manifest: str = option("", "CSV: name, original, decoded (or .vov) [, clip, codec, bitstream | bytes | bpp]; "
                            "many pairs in one run")
     media_dir: str = option("", "what relative paths in MANIFEST start from; default: the manifest's folder",
-                            alias=("MEDIA",))
-    num_frames: int = option(0, "compare the first N frames; 0: all, which must be equally many", minimum=0)
+                            name="DATA_ROOT", alias=("MEDIA_DIR", "MEDIA"))
+    num_frames: int = option(0, "compare the first N frames; 0: all, which must be equally many", name="FRAMES",
+                             alias=("NUM_FRAMES",), minimum=0)
     out_dir: str = option("./results", "gets results.json, results.csv, results.md, rd.svg, report.html")
     work_dir: str = option("./fvd_clips", "scratch: streams of the anchors, frames decoded from .vov files")
     overwrite: bool = option(False, "replace existing results")
     metrics: str = option("all", "which to compute, with commas between: psnr, ssim, ms_ssim, lpips_vgg, lpips_alex, "
                           "dists, stlpips_vgg, stlpips_alex, ssimulacra2, jod (ColorVideoVDP; seconds a frame on a "
                           "CPU), vmaf, xpsnr, warp, fvd; all: what is installed")
-    jod_display: str = option("standard_4k", "display and distance of ColorVideoVDP: standard_4k, standard_fhd, …")
+    jod_display: str = option("standard_4k", "display and distance of ColorVideoVDP: standard_4k, standard_fhd, …",
+                             rare=True)
     skip_metrics: bool = option(False, "only PSNR, flicker and FVD")
     skip_fvd: bool = option(False, "no FVD")
     frame_step: int = option(1, "SSIM, MS-SSIM, LPIPS, DISTS, ST-LPIPS and SSIMULACRA2 of every N-th frame", minimum=1)
@@ -49,11 +51,9 @@ class EvalConfig(ModelOptions):
     anchor_rates: str = option("0.5,1,2", "sizes of the anchors, as multiples of our bytes")
     anchor_bytes: str = option("", "sizes of the anchors in bytes, instead")
     bd_anchor: str = option("", "codec that BD-rates compare with; default: the first anchor")
-    bd_method: str = option("pchip", "interpolation of BD-rates; akima needs 4 points",
-                            choices=("pchip", "akima", "cubic"))
     reference_curves: str = option("", "CSV: label, clip, metric, bpp, value; published curves, drawn into the plots")
-    report_frames: int = option(2, "frames per clip in the report's slider", minimum=1)
-    report_video: bool = option(True, "put small videos into the report")
+    report_frames: int = option(2, "frames per clip in the report's slider", minimum=1, rare=True)
+    report_video: bool = option(True, "put small videos into the report", rare=True)
 
 
 @dataclass
@@ -225,11 +225,11 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int, limit: float = 1.0) -> No
         original = pair.reference()
         counts = (len(original), count)
         if num_frames > min(counts):
-            raise VovError(f"{pair.name}: NUM_FRAMES={num_frames}, but the original has {counts[0]} frames "
-                           f"and the reproduction {counts[1]}; set NUM_FRAMES={min(counts)} or less")
+            raise VovError(f"{pair.name}: FRAMES={num_frames}, but the original has {counts[0]} frames "
+                           f"and the reproduction {counts[1]}; set FRAMES={min(counts)} or less")
         if not num_frames and counts[0] != counts[1]:
             raise VovError(f"{pair.name}: the original has {counts[0]} frames, the reproduction {counts[1]}; "
-                           f"set NUM_FRAMES={min(counts)} to compare the first {min(counts)}")
+                           f"set FRAMES={min(counts)} to compare the first {min(counts)}")
         height, width = next(iter(original)).shape[:2]
         if (width, height) != size:
             raise VovError(f"{pair.name}: the original is {width}×{height}, the reproduction {size[0]}×{size[1]}; "

@@ -20,7 +20,7 @@ from vov import VovError
 from vov.runtime.files import atomic
 
 FORMAT = "vov-checkpoint-1"
-CURE = "the file is damaged: remove it or set RESUME=never"
+CURE = "the file is damaged: remove it to start over"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from vov.fitting.rate_control import RateControl
 
 log = logging.getLogger(__name__)
+THETA_INIT = 0.02  # θ starts uniform in ± this
+WEIGHT_DECAY = 1e-4  # AdamW's, decoupled
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
 
 
@@ -105,7 +107,6 @@ class Fit:
                  context: FitContext | None = None):
         context = context or FitContext()
         backbone, shift = model.backbone, context.shift
-        backbone.refuse_eight_bits("a fit")
         self.backbone, self.model, self.projection, self.items = backbone, model, model.projection, items
         self.settings, self.folder, self.preview, self.world = settings, folder, context.preview, context.world
         self.device, self.notes, self.rate_control = backbone.device, context.notes, context.rate_control
@@ -139,7 +140,7 @@ class Fit:
     def run(self) -> Fitted:
         """Fits, or goes on fitting; returns when all steps are done. A signal ends it after the step at hand, saved."""
         path, done = self.folder / "checkpoint.safetensors", 0
-        if path.is_file() and self.settings.resume == "auto":
+        if path.is_file():
             done = self._resume(path)
         if self.world.first:
             config.save(self.settings, self.folder / "config.yaml")
@@ -201,8 +202,7 @@ class Fit:
             if theta.shape != (length,):
                 raise VovError(f"INIT_LORA_PATH holds θ of length {theta.numel()}; set THETA_D_LENGTH={theta.numel()}")
             return theta.to(self.device, copy=True)
-        bound = self.settings.theta_init
-        return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * bound) - bound
+        return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * THETA_INIT) - THETA_INIT
 
     def _initial_rate(self, start: dict[str, Tensor]) -> RateModel:
         bits = self.rate_control.bits if self.rate_control else self.settings.init_bits
@@ -221,8 +221,7 @@ class Fit:
             speed.compile_blocks(blocks)
 
     def _make_optimizer(self) -> None:
-        groups = [{"params": [self.theta], "lr": self.settings.learning_rate,
-                   "weight_decay": self.settings.weight_decay}]
+        groups = [{"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.rate:
             groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]

@@ -29,7 +29,7 @@ def same_run(found: Checkpoint, ours: dict, settings: FitConfig, path: Path) -> 
         told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
         changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
         changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
-        reason = ", ".join(changed[:6]) if theirs else "an earlier version of this program"
+        reason = ", ".join(changed[:6]) if theirs and changed else "an earlier version of this program"
         if settings.overwrite:
             log.info("%s: of another run (other: %s); OVERWRITE=1: starting over", path, reason)
             return False

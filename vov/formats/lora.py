@@ -19,12 +19,12 @@ WAN_NAMES |= {"ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2"}  # diffusers' nam
 
 
 def write_lora(path: str | Path, names: Sequence[str], factors: Sequence[tuple[Tensor, Tensor]], tree: str,
-               kind: str = "comfyui", metadata: Mapping[str, Any] | None = None) -> None:
+               metadata: Mapping[str, Any] | None = None) -> None:
     """Writes the A and B of every layer as a LoRA of scale 1, float32.
 
     Opens with `WanPipeline.load_lora_weights` or `QwenImagePipeline.load_lora_weights` (outputs equal to the bit in
-    float32) and, as kind "comfyui", in ComfyUI as well. kind "diffusers" keeps diffusers' own names for Wan; for
-    Qwen-Image, whose layers are called the same in both, the kinds are one.
+    float32) and in ComfyUI. Wan's layers have the names of Wan's own checkpoints, which both know; Qwen-Image's are
+    called the same everywhere.
 
     Args:
         names: dotted names of the linears in diffusers' transformer (`Adapter.names`).
@@ -32,11 +32,11 @@ def write_lora(path: str | Path, names: Sequence[str], factors: Sequence[tuple[T
         tree: "video" (Wan) or "image" (Qwen-Image).
         metadata: caption, model_id, ... as strings or numbers; the rank is added.
     """
-    if tree not in ("video", "image") or kind not in ("comfyui", "diffusers"):
-        raise VovError(f"{path}: tree {tree!r}, kind {kind!r}; choose video or image, and comfyui or diffusers")
+    if tree not in ("video", "image"):
+        raise VovError(f"{path}: tree {tree!r}; choose video or image")
     tensors, ranks = {}, set()
     for name, (a, b) in zip(names, factors, strict=True):
-        renamed = tree == "video" and kind == "comfyui"
+        renamed = tree == "video"
         key = _wan_name(path, name) if renamed else f"transformer.{name}"
         tensors[f"{key}.lora_A.weight"] = finite(path, f"{key}.lora_A.weight", a)
         tensors[f"{key}.lora_B.weight"] = finite(path, f"{key}.lora_B.weight", b)
@@ -52,5 +52,5 @@ def write_lora(path: str | Path, names: Sequence[str], factors: Sequence[tuple[T
 def _wan_name(path: str | Path, name: str) -> str:
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if not match or match[2] not in WAN_NAMES:
-        raise VovError(f"{path}: {name}: has no ComfyUI name; export with kind diffusers")
+        raise VovError(f"{path}: {name}: has no name in a LoRA for Wan; export with FORMAT=peft")
     return f"diffusion_model.blocks.{match[1]}.{WAN_NAMES[match[2]]}"

@@ -61,7 +61,7 @@ class FrameSource:
                  keep_times: bool = False, size: tuple[int, int] | None = None, resize: str = "crop"):
         self.path = Path(path)
         if not str(path) or not self.path.exists():
-            raise VovError(f"{path or 'FRAMES_DIR'}: no such folder, video or image; give a path that exists")
+            raise VovError(f"{path or 'INPUT'}: no such folder, video or image; give a path that exists")
         if not 0 <= fps <= timing.HIGHEST_FPS:
             raise VovError(f"FPS={fps:g}: must lie in 0…{timing.HIGHEST_FPS}; 0 keeps the rate of {self.path}")
         self._medium = _medium(self.path)
@@ -215,5 +215,5 @@ def read_clip(path: str | Path, count: int = 0, **options) -> Clip:
     """
     source = FrameSource(path, **options)
     if count > len(source):
-        raise VovError(f"{path}: has {len(source)} frames, {count} are asked for; lower NUM_FRAMES (4n+1)")
+        raise VovError(f"{path}: has {len(source)} frames, {count} are asked for; lower CHUNK_FRAMES (4n+1)")
     return source.clip(0, count or None)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vov import VovError
 from vov.bitstream import Header
 from vov.model import fingerprint, speed
-from vov.model.attention import choose_attention, refuse_eight_bits
+from vov.model.attention import choose_attention
 from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 from vov.model.memory import load_transformer, split_precision, tile_vae, tiles
@@ -96,10 +96,6 @@ class Backbone(abc.ABC):
     def choose_attention(self, wanted: str = "auto") -> None:
         """Takes a kernel for attention, `attention.CHOICES`; its name is `self.attention`."""
         self.attention = choose_attention(self.transformer, self.device, wanted)
-
-    def refuse_eight_bits(self, what: str) -> None:
-        """Raises VovError when attention in 8 bits would spoil `what`."""
-        refuse_eight_bits(self.attention, what)
 
     @classmethod
     def refuse_other_class(cls, path: Path, wanted: str) -> None:

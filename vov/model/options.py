@@ -24,22 +24,21 @@ class ModelOptions:
                             identity=False)
     device: str = option("auto", "cuda, cpu or auto", choices=("auto", "cuda", "cpu"), identity=False)
     dtype: str = option("auto", "arithmetic of the frozen model; auto: the file's; of a new fit bfloat16 on GPU, "
-                        "float32 on CPU", choices=("auto", "float32", "bfloat16", "float16"))
+                        "float32 on CPU", choices=("auto", "float32", "bfloat16", "float16"), rare=True)
     quantize: str = option("auto", "storage of the frozen weights: none; fp8 (half the memory); nf4 (a quarter, needs "
                            "bitsandbytes); auto: the file's, of a new fit none",
                            choices=("auto", "none", "fp8", "nf4"))
     offload: str = option("none", "none; blocks: blocks wait on the host and visit the GPU in turn (slower, least "
                           "memory)", choices=("none", "blocks"), identity=False)
     attention: str = option("auto", "on an H100 or later: cudnn; flash (FlashAttention 4 or 3, see requirements-"
-                            "hopper.txt); 8bit (to decode θ alone, faster and coarser); auto: of large models flash "
-                            "where it is installed, else cudnn", choices=("auto", "cudnn", "flash", "8bit"),
-                            identity=False)
+                            "hopper.txt); auto: of large models flash where it is installed, else cudnn",
+                            choices=("auto", "cudnn", "flash"), identity=False, rare=True)
     decode_limit: float = option(1.0, "how much decoding a file may ask for, times 1,000 sampler steps, 2^28 pixels at "
                                  "a time (a picture: 2^24), 3e10 pixels × steps in all; 0: any", minimum=0,
                                  identity=False)
-
-    collection_dir: str = option("", "where θ of collections (.vovd) are looked for; then beside the file, then in the "
-                                 "cache", identity=False)
+    collection: str = option("", "the .vovd file of a collection that the file names, or a folder of such; looked for "
+                             "there, then beside the file, then in the cache", alias=("COLLECTION_DIR",),
+                             identity=False)
 
     def precision(self, stored: str = "", source: str = "the file") -> str:
         """DTYPE and QUANTIZE as `Backbone.load` and headers write them: "auto", "bfloat16-fp8", …

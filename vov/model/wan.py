@@ -56,10 +56,10 @@ class WanBackbone(Backbone):
             above, middle = below + self.temporal, below + self.temporal / 2
             nearest = f"nearest are {below} and {above}" if frames == middle else (
                 f"nearest is {below if frames < middle else above}")
-            raise VovError(f"NUM_FRAMES={frames}: must be {self.temporal}n+1; {nearest}")
+            raise VovError(f"CHUNK_FRAMES={frames}: must be {self.temporal}n+1; {nearest}")
         longest = self.transformer.config.rope_max_seq_len  # positions along each axis
         if max((frames - 1) // self.temporal + 1, height // self.unit, width // self.unit) > longest:
-            raise VovError(f"NUM_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "
+            raise VovError(f"CHUNK_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "
                            f"{(longest - 1) * self.temporal + 1} frames of {longest * self.unit} pixels a side; use "
                            "fewer")
 

@@ -25,8 +25,8 @@ class Chooser(Replay):
     """
 
     def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, number: int,
-                 direction: Callable[[Step, Tensor, float], Wanted], on_theta_end=None):
-        super().__init__(code, sigmas, seed, number, on_theta_end)
+                 direction: Callable[[Step, Tensor, float], Wanted]):
+        super().__init__(code, sigmas, seed, number)
         self.direction = direction
         self.chosen = [np.zeros(0, np.int32) for _ in range(code.steps)]
         self.energy, self.worth = np.zeros(code.plan.shape), np.zeros(code.plan.shape)

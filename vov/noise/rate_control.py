@@ -61,7 +61,7 @@ def whole(settings: ScalingConfig, stream: Bitstream, sources: Sequence[Original
 
 
 def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingConfig:
-    """SCALING_BYTES for a file of at most `size` bytes. Raises VovError when nothing is left for noise."""
+    """NOISE_BYTES for a file of at most `size` bytes. Raises VovError when nothing is left for noise."""
     besides = len(bitstream.to_bytes(replace(stream, noise=None))) + 5 + len(varint(size))  # type, length, CRC
     if size - besides < 8:
         raise VovError(f"{asked(settings).upper()}: {size:,} bytes are too few: the file takes {besides:,} without "

@@ -108,15 +108,12 @@ class Search:
         saved = self.resume.begin()
         if self.thetas:
             self.thetas.bind(task.scene)
-            if saved and 0 < code.theta_steps <= saved.done:
-                self.thetas.unbind()
         if saved and saved.finished:
             return Choice(np.concatenate(saved.chosen), saved.energy, saved.worth, saved.x, sigmas, velocity)
         done = saved.done if saved else 0
         aim = Aim(velocity, task.target, self.score, task.weights, chained=task.start.known is not None,
                   importance=task.importance, every=self.every, done=done)
-        chooser = Chooser(code, sigmas, self.sampling.header.seed, task.start.number, aim.direction,
-                          self.thetas.unbind if self.thetas else None)
+        chooser = Chooser(code, sigmas, self.sampling.header.seed, task.start.number, aim.direction)
         if saved:
             chooser.restore(saved.chosen, saved.energy, saved.worth)
         x = euler(aim.velocity, saved.x if saved else task.start.noise, sigmas[done:-1],

@@ -21,6 +21,7 @@ from vov.fitting.distributed import World
 from vov.media import FrameSource
 from vov.media.roi import masks
 from vov.model.backbone import Backbone
+from vov.noise.options import usual_branch
 from vov.runtime import signals
 from vov.runtime.files import content_hash
 from vov.runtime.state import StateStore
@@ -89,8 +90,8 @@ class SequenceEncoder:
         rate = 8 * self.budget / count / self.sizes[-1 if count > 1 else 0]
         end = settings.jump(rate)
         steps = settings.steps - 1 if end else settings.steps
-        branch = settings.branch_bits(min(self.bits) + 1, 8 * self.budget / count / steps)
-        return {"eta": round(settings.eta * ETA_UNIT), "first": 0, "steps": steps, "start": 0, "end": end,
+        branch = usual_branch(min(self.bits) + 1, 8 * self.budget / count / steps)
+        return {"eta": ETA_UNIT, "first": 0, "steps": steps, "start": 0, "end": end,
                 "branch": branch}
 
     def fixed_bytes(self) -> int:

@@ -13,6 +13,11 @@ from vov.runtime.files import read_text
 WIDTH = 160  # frames are looked at this small: detection needs no more
 
 
+def shortest_scene(chunk: int) -> int:
+    """Fewest frames of a scene that is detected: half a chunk, since each scene takes a chunk of its own."""
+    return chunk // 2 + 1
+
+
 def scene_starts(text: str, frames: Iterable[np.ndarray], count: int, shortest: int) -> list[int]:
     """The first frame of every scene, beginning with 0.
 

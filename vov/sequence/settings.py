@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vov import VovError
-from vov.config import option, rate_targets
+from vov.config import option, override, rate_targets
 from vov.media.geometry import Geometry
-from vov.media.roi import RoiOptions
 from vov.model.options import ModelOptions
-from vov.noise.options import SCORES, USUAL_ATOMS, jump_level, usual_branch
+from vov.noise.options import NoiseOptions, jump_level
 
 
 @dataclass(frozen=True)
-class SequenceConfig(ModelOptions, RoiOptions):
+class SequenceConfig(NoiseOptions, ModelOptions):
     """Geometry, scenes, rate and search."""
 
     width: int = option(832, "pixels of a coded frame, a multiple of the model's unit", minimum=1)
     height: int = option(480, "pixels of a coded frame, a multiple of the model's unit", minimum=1)
-    num_frames: int = option(81, "frames that the model makes at a time, 4n+1", minimum=1)
+    num_frames: int = option(81, "frames that the model makes at a time, 4n+1", name="CHUNK_FRAMES",
+                             alias=("NUM_FRAMES",), minimum=1)
     resize: str = option("pad", "how frames are brought to WIDTH×HEIGHT: crop (cover and cut the centre), stretch or "
                          "pad (both undone on decode)", choices=("crop", "stretch", "pad"))
     start: str = option("0", "first frame of the source: its number, or a time such as 2.5s")
@@ -30,36 +30,22 @@ class SequenceConfig(ModelOptions, RoiOptions):
     key_every: int = option(0, "every so many chunks one stands alone, so that decoding can start there; 0: only the "
                             "first of a scene", minimum=0)
 
-    collection: str = option("", "a .vovd file of scripts/fit_collection.sh: its θ adapts the model; the "
-                             "file names it by 16 bytes, the decoder needs it too", identity=False)
     scene_theta: int = option(0, "length d of a θ for each scene, fitted to its chunks; 0: none", minimum=0,
                               maximum=1 << 24)
     scene_steps: int = option(1000, "optimiser steps of a scene's θ", minimum=1)
     scene_lr: float = option(0.05, "peak learning rate of a scene's θ", minimum=0)
     scene_crop: str = option("", "WIDTHxHEIGHTxFRAMES of random windows that a scene's θ is fitted to instead of whole "
                              "chunks: smaller ones make a fit of a large model cheaper")
-    rank: int = option(1, "LoRA rank of a scene's θ", minimum=1)
-    lora_preset: str = option("", "which linears a scene's θ adapts: qkv, qkvo, qkvo_mlp; empty: the tree's first")
+    rank: int = option(1, "LoRA rank of a scene's θ", minimum=1, rare=True)
+    lora_preset: str = option("", "which linears a scene's θ adapts: qkv, qkvo, qkvo_mlp; empty: the tree's first",
+                              rare=True)
 
-    bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else USUAL_RATE",
-                                    minimum=0)
-    usual_rate: float = option(60.0, "bytes of noise a frame where no rate is asked for", minimum=1)
-    target_bytes: int = option(0, "size of the whole file, sound apart, met to 3 % and never exceeded", minimum=0)
-    target_bpp: float = option(0.0, "size of the whole file in bits a pixel, likewise", minimum=0)
-    target_kbps: float = option(0.0, "size of the whole file in kilobits a second, likewise", minimum=0)
-    target_psnr: float = option(0.0, "PSNR of the decoded video in dB, met to 0.1 by coding it at up to twenty rates",
-                                minimum=0)
-    steps: int = option(40, "sampler steps", minimum=2)
+    bytes_per_frame: float = option(0.0, "rate of the noise; 0: from TARGET_BYTES or TARGET_KBPS, else the preset's "
+                                    "usual one", minimum=0)
+    usual_rate: float = option(60.0, "bytes of noise a frame where no rate is asked for", minimum=1, rare=True)
+    steps: int = override(NoiseOptions, "steps", 40, help="sampler steps", minimum=2)
+    score: str = override(NoiseOptions, "score", "blend")
     shift: float = option(3.0, "σ grid shift; 0: the model's own", minimum=0)
-    eta: float = option(1.0, "diffusion strength", minimum=0)
-    end_level: float = option(-1.0, "σ from which the last step goes straight to 0; -1: by the bits a latent value",
-                              minimum=-1)
-    branch: int = option(0, "bits that an atom of the noise costs, see `vov.noise.trellis`; 0: 4, or more where a "
-                         f"step would have over {USUAL_ATOMS} atoms; -1: a whole label, no trellis", minimum=-1)
-    score: str = option("blend", "what an atom is chosen for: likelihood, pixel, lookahead, blend",
-                        choices=SCORES)
-    lookahead_every: int = option(1, "lookahead and blend take their backward pass in every so many steps alone; are "
-                                  "pixel in the others", minimum=1)
     seed: int = option(42, "of the decoder's noise and the candidates", minimum=0)
 
     def one_rate(self) -> None:
@@ -90,12 +76,6 @@ class SequenceConfig(ModelOptions, RoiOptions):
         if level >= 1:
             raise VovError(f"END_LEVEL={level:g}: must be below 1")
         return round(1024 * level) if self.steps > 2 else 0
-
-    def branch_bits(self, bits: int, spent: float) -> int:
-        """BRANCH for labels of `bits` bits and `spent` bits a step; 0: no trellis."""
-        if self.branch > bits:
-            raise VovError(f"BRANCH={self.branch}: a candidate has only {bits} bits; lower it")
-        return max(0, self.branch) if self.branch else usual_branch(bits, spent)
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """How frames of this size are brought to the model's."""

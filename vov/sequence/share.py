@@ -9,7 +9,7 @@ from vov.media import FrameSource
 from vov.model.backbone import Backbone
 from vov.sequence.encode import SequenceEncoder, VideoPlan
 from vov.sequence.plan import groups, spans
-from vov.sequence.scenes import scene_starts
+from vov.sequence.scenes import scene_starts, shortest_scene
 from vov.sequence.settings import SequenceConfig
 
 
@@ -22,7 +22,7 @@ def most_groups(settings: SequenceConfig, clip: str) -> int:
     if settings.target_psnr or (settings.scenes == "none" and not every):
         return 1
     frames = len(FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps))
-    shortest = settings.num_frames // 2 + 1 if settings.scenes == "auto" else 1
+    shortest = shortest_scene(settings.num_frames) if settings.scenes == "auto" else 1
     scenes = 1 if settings.scenes == "none" else max(1, frames // shortest)
     return scenes + (frames // max(1, every * (settings.num_frames - 1)) if every else 0)
 
@@ -30,7 +30,7 @@ def most_groups(settings: SequenceConfig, clip: str) -> int:
 def encoder_of(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource,
                folder: Path) -> SequenceEncoder:
     """The encoder of a video whose chunks go to `folder`; source: its frames in their own geometry."""
-    starts = scene_starts(settings.scenes, source, len(source), settings.num_frames // 2 + 1)
+    starts = scene_starts(settings.scenes, source, len(source), shortest_scene(settings.num_frames))
     planned = spans(starts, len(source), settings.num_frames, settings.key_every, backbone.temporal)
     fitted = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps,
                          size=(settings.width, settings.height), resize=settings.resize)

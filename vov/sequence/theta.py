@@ -66,7 +66,7 @@ def crop(settings: SequenceConfig, backbone: Backbone) -> tuple[int, int, int] |
         raise VovError(f"SCENE_CROP={settings.scene_crop}: is not WIDTHxHEIGHTxFRAMES, such as 416x240x33")
     width, height, frames = map(int, found)
     if not (1 <= width <= settings.width and 1 <= height <= settings.height and 1 <= frames <= settings.num_frames):
-        raise VovError(f"SCENE_CROP={settings.scene_crop}: must lie in WIDTHxHEIGHTxNUM_FRAMES, "
+        raise VovError(f"SCENE_CROP={settings.scene_crop}: must lie in WIDTHxHEIGHTxCHUNK_FRAMES, "
                        f"{settings.width}x{settings.height}x{settings.num_frames}")
     try:
         backbone.check_geometry(width, height, frames)

@@ -11,13 +11,14 @@ from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from scripts.experiments import results_ways
-from scripts.experiments.results_originals import Original
-from scripts.experiments.rows import Rows, key
+from scripts.results import ways
+from scripts.results.kept import Rows, key
+from scripts.results.originals import Original
+from scripts.results.settings import Results
 from vov import media
 from vov.evaluation import explicit
 from vov.evaluation.anchors import anchor_points
@@ -27,13 +28,10 @@ from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
 from vov.runtime.files import REPO, content_hash
 
-if TYPE_CHECKING:
-    from scripts.experiments.results import Results
-
 logger = logging.getLogger(__name__)
 
 
-class Bench:
+class Comparison:
     """Makes and keeps rows.
 
     Args:
@@ -72,10 +70,10 @@ class Bench:
         """The row of one of our ways at one size; none, and a note, when the command refuses."""
         settings, quick = self.settings, self.settings.extent == "quick"
         out = self.folder / original.kind / original.name / f"{way}-{asked}"
-        more, share = settings.shared(original.kind) if results_ways.WAYS[way].shared else ("", 0.0)
+        more, share = settings.shared(original.kind) if ways.WAYS[way].shared else ("", 0.0)
         values = {"name": original.name, "original": str(original.path), "out": str(out), "fps": f"{original.fps:g}",
                   "bytes": str(asked - round(share)), "caption": original.caption, "more": more}
-        command = results_ways.commands(way, original.kind, values, quick)
+        command = ways.commands(way, original.kind, values, quick)
         named = command.replace(str(self.folder), "OUT")
         found = key(self.backbone(original.kind), [original.source()], way, named, share, self.metrics)
         if rows := self.kept.find(found):
@@ -86,7 +84,7 @@ class Bench:
             self.note(f"{original.name}, {way}, {asked:,} bytes: {problem}")
             return []
         file = out / f"{original.name}.vov"
-        decoded = results_ways.decoded_path(original.kind, out, original.name)
+        decoded = ways.decoded_path(original.kind, out, original.name)
         return self.add(found, original, way, asked, file, decoded, round(file.stat().st_size + share), command)
 
     def codec(self, original: Original, name: str, preset: str, asked: int) -> list[dict]:
@@ -111,7 +109,7 @@ class Bench:
         place = self.folder / original.kind / original.name / f"explicit-{asked}"
         (file,) = explicit.encode(clip, backbone, [asked], place)
         frames = explicit.decode_file(file, backbone).frames
-        return self.add(found, original, results_ways.EXPLICIT, asked, file, list(frames), file.stat().st_size,
+        return self.add(found, original, ways.EXPLICIT, asked, file, list(frames), file.stat().st_size,
                         f"vov.evaluation.explicit, {file.stem}")
 
     def add(self, found: str, original: Original, way: str, asked: int, file: Path, decoded: Any, size: int,
@@ -139,7 +137,7 @@ class Bench:
             preset = dict(self.settings.codecs(original.kind)).get(name)
             if preset is not None:
                 yield from self.codec(original, name, preset, asked)
-            elif name == results_ways.EXPLICIT:
+            elif name == ways.EXPLICIT:
                 yield from self.explicit(original, asked)
             else:
                 yield from self.ours(original, name, asked)
@@ -151,13 +149,12 @@ class Bench:
             every = [round(size * (len(original.frames) if original.kind == "sequences" else 1))
                      for size in sizes[original.kind]]
             others = [name for name, _ in settings.codecs(original.kind)]
-            others += [results_ways.EXPLICIT] if settings.takes_explicit() else []
+            others += [ways.EXPLICIT] if settings.takes_explicit() else []
             found += [(0, original, name, size) for name in others for size in every]
-            ours = results_ways.chosen(settings.extent, original.kind, settings.ways,
-                                       settings.collection(original.kind))
+            ours = ways.chosen(settings.extent, original.kind, settings.ways, settings.collection(original.kind))
             for rank, name in enumerate(ours, 1):
                 found += [(rank, original, name, size)
-                          for size in results_ways.sizes_of(name, original.kind, every, settings.extent)]
+                          for size in ways.sizes_of(name, original.kind, every, settings.extent)]
         return [tuple(rest) for _, *rest in sorted(found, key=lambda one: one[0])]
 
     def note(self, text: str) -> None:

@@ -1,21 +1,14 @@
-"""All results in one command: ours and the codecs that people use, at equal bytes."""
+"""The variables of `scripts/results.sh`."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import shlex
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from vov import VovError
-from vov.config import cli, number_list, option
+from scripts.results.ways import ANCHORS
+from vov.config import option
 from vov.model.options import ModelOptions
-from vov.runtime.files import REPO
-
-logger = logging.getLogger(__name__)
-FRAMES = 17  # of a clip
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,6 @@ class Results(ModelOptions):
 
     def codecs(self, kind: str) -> list[tuple[str, str]]:
         """(codec, preset) of a kind."""
-        from scripts.experiments.results_ways import ANCHORS
         from vov.evaluation.anchors import CODECS, parse_anchors
 
         found = parse_anchors(ANCHORS[kind] if self.anchors == "auto" else self.anchors)
@@ -84,77 +76,3 @@ class Results(ModelOptions):
         given = {"WAN_MODEL_ID": self.video_model, "QWEN_MODEL_ID": self.image_model, "CACHE_DIR": self.cache_dir,
                  "DEVICE": self.device, "NUM_GPUS": "1", "PREVIEW_EVERY": "0", "OVERWRITE": "1", "AUDIO": "none"}
         return given | {"METRICS": "", "OUT": "", "RESULTS": "", "VOV_SPELLING": "0"}  # they are for several commands
-
-
-def main(settings: Results) -> None:
-    """Measures what is not measured yet; writes and prints everything."""
-    from scripts.experiments import results_document, results_page, results_rows
-    from vov.evaluation.catalogue import left_out
-    from vov.evaluation.measure import Suite
-    from vov.model.lookup import pick_device
-
-    place = Path(settings.results)
-    if settings.redraw:
-        document = results_document.read(place / "results.json")
-        found = {"means": results_document.means(document["rows"]), "bd": results_document.deltas(document["rows"])}
-        results_page.write(document | found, place, Path(settings.out))
-        return
-    if Path.cwd() != REPO:  # where the commands run
-        settings = dataclasses.replace(settings, out=str(Path(settings.out).resolve()))
-    originals, sizes = read(settings), read_sizes(settings)
-    before = results_document.read(place / "results.json") if settings.add else None
-    suite = Suite(pick_device(settings.device), skipped=left_out(settings.metrics, False, True, False))
-    if before is not None:
-        results_document.refuse_mixture(before, settings.extent, suite, place / "results.json")
-    bench, rows = results_rows.Bench(settings, models(settings), suite), []
-    for row in bench.rows(originals, sizes):
-        print(results_page.line(row), flush=True)
-        rows.append(row)
-    if not rows:
-        raise VovError("nothing was measured; give clips, videos or pictures, and codecs or ways to code them")
-    document = results_document.build(rows, settings, suite, originals, bench.notes)
-    if before is not None:
-        document = results_document.added(before, document)
-    results_page.write(document, place, Path(settings.out))
-    print(f"{place / 'tables.md'}")
-
-
-def models(settings: Results) -> dict:
-    """{kind: loads its model}."""
-    def load(tree: str):
-        if tree == "video":
-            from vov.model.wan import WanBackbone as Kind
-        else:
-            from vov.model.qwen import QwenBackbone as Kind
-        return dataclasses.replace(settings, model_id=getattr(settings, f"{tree}_model")).load(Kind)
-
-    video = partial(load, "video")
-    return {"clips": video, "sequences": video, "pictures": partial(load, "image")}
-
-
-def read(settings: Results) -> list:
-    """The originals, all mistakes of the settings before any work."""
-    from scripts.experiments import results_originals, results_ways
-
-    length = {"clips": FRAMES, "sequences": settings.sequence_frames or {"quick": 33, "full": 120}[settings.extent]}
-    found = []
-    for kind in results_ways.KINDS:
-        results_ways.chosen(settings.extent, kind, settings.ways, "")
-        if (path := settings.collection(kind)) and not Path(path).is_file():
-            raise VovError(f"{path}: no such θ of a collection; make it with scripts/fit_collection.sh")
-        text = getattr(settings, kind)
-        found += results_originals.read(kind, "" if text == "none" else text, settings.media_dir,
-                                        Path(settings.out) / "originals", length.get(kind, 1), settings.picture_side,
-                                        settings.show)
-    return found
-
-
-def read_sizes(settings: Results) -> dict[str, list[float]]:
-    """{kind: sizes, smallest first}."""
-    given = {"clips": "clip_bytes", "sequences": "sequence_rates", "pictures": "picture_bytes"}
-    return {kind: sorted(number_list(name.upper(), getattr(settings, name), positive=True))
-            for kind, name in given.items()}
-
-
-if __name__ == "__main__":
-    cli.run(Results, main, "bash scripts/results.sh [quick|full] [--flag value …]")

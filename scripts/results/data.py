@@ -8,20 +8,17 @@ import platform
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from scripts.experiments import results_ways
+from scripts.results.originals import Original
+from scripts.results.settings import Results
+from scripts.results.ways import EXPLICIT, KINDS, WAYS
 from vov import VovError
 from vov.evaluation.catalogue import METRICS
 from vov.evaluation.collect import delta, ffmpeg_version, finite
 from vov.evaluation.measure import Suite
-
-if TYPE_CHECKING:
-    from scripts.experiments.results import Results
-    from scripts.experiments.results_originals import Original
 
 # what BD-rates are against
 BD_ANCHORS = {"clips": ("x264", "x265", "vvc", "explicit", "random"), "sequences": ("x265", "vvc", "independent"),
@@ -39,7 +36,7 @@ def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequ
         "threads": torch.get_num_threads(),
         "versions": versions(suite),
         "minutes": round(sum(row["seconds"] or 0 for row in shown) / 60, 1),
-        "originals": {kind: [one.name for one in originals if one.kind == kind] for kind in results_ways.KINDS},
+        "originals": {kind: [one.name for one in originals if one.kind == kind] for kind in KINDS},
         "free": sorted({f"{one.kind}/{one.name}" for one in originals if one.free}),
         "metrics": names,
         "unavailable": {name: suite.unavailable.get(name, "needs larger pictures or more frames")
@@ -75,7 +72,7 @@ def added(before: dict, now: dict) -> dict:
     found = {key: sorted({*before[key], *now[key]}) for key in ("dates", "devices", "free")}
     commands = list(dict.fromkeys([*before["command"].split(" && "), now["command"]]))
     originals = {kind: list(dict.fromkeys(before["originals"][kind] + now["originals"][kind]))
-                 for kind in results_ways.KINDS}
+                 for kind in KINDS}
     return now | found | {
         "command": " && ".join(commands), "originals": originals, "metrics": [key for key in METRICS if key in names],
         "minutes": round(sum(row["seconds"] or 0 for row in rows) / 60, 1),
@@ -107,7 +104,7 @@ def means(rows: Sequence[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["asked"], row["way"]), []).append(row)
-    count = {kind: len({row["clip"] for row in rows if row["kind"] == kind}) for kind in results_ways.KINDS}
+    count = {kind: len({row["clip"] for row in rows if row["kind"] == kind}) for kind in KINDS}
     found = []
     for (kind, asked, way), group in groups.items():
         if len(group) == count[kind]:
@@ -117,8 +114,8 @@ def means(rows: Sequence[dict]) -> list[dict]:
                           "seconds": None if any(row["seconds"] is None for row in group) else float(
                               np.mean([row["seconds"] for row in group])),
                           "metrics": {name: float(np.mean([row["metrics"][name] for row in group])) for name in names}})
-    order = [*results_ways.WAYS, results_ways.EXPLICIT]
-    return sorted(found, key=lambda m: (list(results_ways.KINDS).index(m["kind"]), m["asked"],
+    order = [*WAYS, EXPLICIT]
+    return sorted(found, key=lambda m: (list(KINDS).index(m["kind"]), m["asked"],
                                         order.index(m["way"]) if m["way"] in order else len(order)))
 
 

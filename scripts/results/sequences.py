@@ -94,7 +94,7 @@ def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str
 
 def anchors(settings: Sequences, clip: str, rates: list[float]) -> Iterator[dict]:
     """Rows of the conventional codecs: the finest stream that is not larger, where there is one."""
-    from scripts.experiments.rows import quality
+    from scripts.results.kept import quality
 
     if settings.anchors == "none":
         return

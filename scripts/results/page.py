@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.experiments import curves_figure, results_ways
-from scripts.experiments.results_document import BD_ANCHORS
+from scripts.results import figure, ways
+from scripts.results.data import BD_ANCHORS
 from vov import media
 from vov.evaluation.catalogue import METRICS
 from vov.runtime.files import REPO, write_bytes
@@ -32,12 +32,12 @@ def write(document: dict, place: Path, made: Path) -> None:
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     write_bytes(place / "results.json", text.encode())
     write_bytes(place / "tables.md", tables(document).encode())
-    for kind in results_ways.KINDS:
+    for kind in ways.KINDS:
         if curve := curve_rows(document, kind):
             names = {name: f"{METRICS[name].label} {'(lower is better)' if METRICS[name].lower else ''}"
                      for name in document["metrics"] if any(name in row for row in curve)}
-            title = f"{results_ways.KINDS[kind]}: mean of {', '.join(document['originals'][kind])}"
-            curves_figure.draw({"rows": curve, "title": title}, place / f"{kind}_curves", names)
+            title = f"{ways.KINDS[kind]}: mean of {', '.join(document['originals'][kind])}"
+            figure.draw(curve, title, place / f"{kind}_curves", names)
     for path in document["free"]:
         kind, name = path.split("/")
         if (picture := side_by_side(document, kind, name, made)) is not None:
@@ -51,9 +51,9 @@ def write(document: dict, place: Path, made: Path) -> None:
 
 
 def curve_rows(document: dict, kind: str) -> list[dict]:
-    """The means of a kind as `curves_figure.draw` takes them."""
-    return [{"fit": row["way"], "scheme": "none" if row["way"] == "random" else "", "bytes": row["bytes"],
-             **row["metrics"]} for row in document["means"] if row["kind"] == kind]
+    """The means of a kind as `figure.draw` takes them."""
+    return [{"way": row["way"], "bytes": row["bytes"], **row["metrics"]}
+            for row in document["means"] if row["kind"] == kind]
 
 
 def line(row: dict) -> str:
@@ -82,7 +82,7 @@ def table(document: dict, rows: Sequence[dict], bold: bool = True) -> str:
         cells = [shown(name, row["metrics"].get(name)) for name in names]
         cells = [f"**{cell}**" if bold and cell and cell == shown(name, best[name]) else cell
                  for name, cell in zip(names, cells, strict=True)]
-        name = results_ways.title(row["way"], document["extent"] == "quick") + larger(row)
+        name = ways.title(row["way"], document["extent"] == "quick") + larger(row)
         seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
         lines.append("| " + " | ".join([name, f"{row['bytes']:,.0f}", *cells, seconds]) + " |")
     return "\n".join(lines)
@@ -90,7 +90,7 @@ def table(document: dict, rows: Sequence[dict], bold: bool = True) -> str:
 
 def by_size(document: dict, kind: str, name: str, ways: Sequence[str]) -> str:
     """One metric as Markdown, a line for each size; the best of a line bold, – where a way has no file of that size."""
-    lines = [f"| bytes ≤ | {' | '.join(map(results_ways.title, ways))} |", "| --: |" + " --: |" * len(ways)]
+    lines = [f"| bytes ≤ | {' | '.join(map(ways.title, ways))} |", "| --: |" + " --: |" * len(ways)]
     for asked in sizes(document, kind):
         rows = [row for row in at(document, kind, asked) if row["way"] in ways and not larger(row)]
         best = shown(name, extreme(name, rows))
@@ -113,15 +113,15 @@ def extreme(name: str, rows: Sequence[dict]) -> float | None:
 
 def lead(document: dict, rows: Sequence[dict]) -> str:
     """A sentence for each metric: whether the best of our ways leads or loses against the best of the other codecs."""
-    ours = [row for row in rows if row["way"] in results_ways.WAYS]
-    others = [row for row in rows if row["way"] not in (*results_ways.WAYS, results_ways.EXPLICIT)]
+    ours = [row for row in rows if row["way"] in ways.WAYS]
+    others = [row for row in rows if row["way"] not in (*ways.WAYS, ways.EXPLICIT)]
     leads, loses = [], []
     for name in document["metrics"]:
         own, other = extreme(name, ours), extreme(name, others)
         if own is not None and other is not None:
             winner = next(row["way"] for row in others if row["metrics"].get(name) == other)
             difference = f"{own - other:+.{METRICS[name].digits}f}"
-            text = f"{METRICS[name].label} ({difference} against {results_ways.title(winner)})"
+            text = f"{METRICS[name].label} ({difference} against {ways.title(winner)})"
             (leads if better(name, own, other) else loses).append(text)
     if not leads + loses:
         return ALONE if ours else "None of our ways was measured at this size."
@@ -132,19 +132,19 @@ def lead(document: dict, rows: Sequence[dict]) -> str:
 def bd_table(document: dict, kind: str) -> str:
     """BD-rates of a kind: a line for each way and metric, a column for each anchor."""
     found = [row for row in document["bd"] if row["kind"] == kind and row["way"] in
-             (*results_ways.WAYS, results_ways.EXPLICIT)]
+             (*ways.WAYS, ways.EXPLICIT)]
     anchors = [name for name in BD_ANCHORS[kind] if any(row["anchor"] == name for row in found)]
-    order = [*results_ways.WAYS, results_ways.EXPLICIT]
+    order = [*ways.WAYS, ways.EXPLICIT]
     if not found:
         return "No way of ours has two sizes, and a BD-rate needs two."
-    heads = ["", "metric", *map(results_ways.title, anchors)]
+    heads = ["", "metric", *map(ways.title, anchors)]
     lines = [f"| {' | '.join(heads)} |", "| :-- | :-- |" + " --: |" * len(anchors)]
     for way, name in sorted({(row["way"], row["metric"]) for row in found},
                             key=lambda one: (order.index(one[0]), list(METRICS).index(one[1]))):
         values = {row["anchor"]: row for row in found if (row["way"], row["metric"]) == (way, name)}
         cells = [f"{values[anchor]['bd_rate_percent']:+.1f} %" if anchor in values else "" if anchor == way else "n/a"
                  for anchor in anchors]
-        lines.append(f"| {' | '.join([results_ways.title(way), METRICS[name].label, *cells])} |")
+        lines.append(f"| {' | '.join([ways.title(way), METRICS[name].label, *cells])} |")
     return "\n".join(lines)
 
 
@@ -174,7 +174,7 @@ def tables(document: dict) -> str:
              "than asked; a codec without such a file for every original has no line). Metrics are of the decoded "
              "frames. Bold: the best of the column. Seconds are of encoding and decoding, for codecs of the search "
              "for the size; – where a run went on with a fit that was there.", made(document) + "."]
-    for kind, words in results_ways.KINDS.items():
+    for kind, words in ways.KINDS.items():
         for number, asked in enumerate(sizes(document, kind)):
             names = ", ".join(document["originals"][kind])
             parts += [f"## {words.capitalize()}", f"Mean of {names}.",
@@ -209,7 +209,7 @@ def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray
     from scripts.demo import label_columns
 
     rows = [row for row in document["rows"] if (row["kind"], row["clip"]) == (kind, name)]
-    ours = [row for row in rows if row["way"] in results_ways.WAYS]
+    ours = [row for row in rows if row["way"] in ways.WAYS]
     leading = [row for row in ours if row["way"] == "frozen"] or ours
     counts = Counter(row["asked"] for row in rows)
     asked = max(sorted({row["asked"] for row in leading}), key=counts.get, default=0)
@@ -220,7 +220,7 @@ def side_by_side(document: dict, kind: str, name: str, made: Path) -> np.ndarray
     frames = media.read_image(original)[None] if kind == "pictures" else media.read_clip(original).frames
     first = frames[len(frames) // 2]
     tiles = [first, *(media.read_image(made / row["picture"]) for row in rows)]
-    titles = ["original", *(f"{results_ways.title(row['way'])}\n{row['bytes']:,} bytes, "
+    titles = ["original", *(f"{ways.title(row['way'])}\n{row['bytes']:,} bytes, "
                             f"{shown('psnr', row['metrics']['psnr'])} dB" for row in rows)]
     zoom, columns = -(-360 // first.shape[1]), 3
     strips = []

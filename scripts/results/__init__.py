@@ -1,0 +1,1 @@
+"""The results harness: `bash scripts/results.sh` and `bash scripts/sequences.sh`."""

@@ -1,5 +1,0 @@
-#!/usr/bin/env bash
-# PSNR and MS-SSIM against bytes: θ alone, θ with coded noise, explicit latents, conventional codecs. --help.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-vov_run scripts.experiments.anchors_curve "$@"
