@@ -30,8 +30,8 @@ print(*(name for name in needed if find_spec(name) is None))' 2>/dev/null) || mi
 # vov_run MODULE [flags]: one process.
 vov_run() { vov_ready; exec "$VOV_PYTHON" -m "$@"; }
 
-# vov_launch MODULE [flags]: NUM_GPUS processes, on NNODES machines; scripts/launch.py says how.
-vov_launch() { vov_ready; exec "$VOV_PYTHON" -m scripts.launch "$@"; }
+# vov_launch MODULE [flags]: NUM_GPUS processes, on NNODES machines; vov/runtime/launch.py says how.
+vov_launch() { vov_ready; exec "$VOV_PYTHON" -m vov.runtime.launch "$@"; }
 
 # vov_variable NAME DEFAULT MEANING: a variable that only an entry script has, for --help.
 vov_variable() { export VOV_HELP="${VOV_HELP:+$VOV_HELP$'\n'}$1"$'\t'"$2"$'\t'"$3"; }

@@ -75,7 +75,7 @@ def record(text: str, folder: Path, environ: dict[str, str]) -> tuple[list[Call]
 
 def replay(arguments: list[str], environ: dict[str, str], monkeypatch) -> None:
     """`python -m MODULE …` in this process, with the environment that bash gave it; an exit code but 0 fails."""
-    while arguments[:2] == ["-m", "scripts.launch"]:  # which would replace this process
+    while arguments[:2] == ["-m", "vov.runtime.launch"]:  # which would replace this process
         arguments = ["-m", *arguments[2:]]
     assert arguments[0] == "-m", arguments
     with monkeypatch.context() as patch:

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from scripts.launch import help_text, plan
-from scripts.processes import LaunchError, Plan, meeting_point
+from vov import VovError
 from vov.runtime.files import REPO
+from vov.runtime.launch import help_text, plan
+from vov.runtime.processes import Plan, meeting_point
 
 # A module that stands for a fit: no torch, so that a test takes a second.
 STUB = """
@@ -29,6 +30,8 @@ elif what == "lose" and rank == 0:
     os._exit(70)
 elif what == "lose":
     sys.exit("error: the cause")
+elif what == "all lose":
+    os._exit(70)
 elif what == "handle":
     def stop(number, frame):
         if rank == 0:
@@ -75,7 +78,7 @@ def test_plans():
     ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: must be a whole number from 0 to 65535"),
 ])
 def test_what_cannot_work_is_refused_by_name(variables, message):
-    with pytest.raises(LaunchError, match=message):
+    with pytest.raises(VovError, match=message):
         plan(variables, lambda: 0)
 
 
@@ -88,7 +91,7 @@ def test_a_taken_port_is_one_line_that_names_the_variable(tmp_path):
     assert code == 1 and errors.count("\n") == 1 and f"MASTER_PORT={port}" in errors
     chosen, held = meeting_point(Plan(2, port=0))
     assert chosen.port > 0
-    with pytest.raises(LaunchError, match="MASTER_PORT"):  # a run that has not opened its port yet
+    with pytest.raises(VovError, match="MASTER_PORT"):  # a run that has not opened its port yet
         for _ in range(2):
             held += meeting_point(chosen)[1]
     for lock in held:
@@ -113,6 +116,19 @@ def test_processes_are_told_their_place_and_share_the_cores(tmp_path):
 def test_an_error_of_any_process_is_one_line_and_exit_code_1(what, message, tmp_path):
     code, _, errors = end(start(tmp_path, what, str(tmp_path / "up")))
     assert (code, errors) == (1, message)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_the_end_of_another_machine_is_an_error_here_too(tmp_path):
+    machine = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NUM_GPUS": "1"}
+    code, _, errors = end(start(tmp_path, "all lose", **machine))
+    assert code == 1 and errors.splitlines()[1:] == ["error: a process on another machine has ended; its terminal says "
+                                                     "why"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,10 +163,7 @@ def test_two_machines_meet(tmp_path):
         "import torch\nfrom vov.fitting.distributed import world\n"
         "with world() as here:\n    value = torch.tensor(float(here.rank))\n    both = here.gather(value)\n"
         "    print(here.rank, here.size, [float(one) for one in both])\n")
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = str(free.getsockname()[1])
-    nodes = []
+    port, nodes = free_port(), []
     for node in ("0", "1"):
         environ = os.environ | {"VOV_PYTHON": sys.executable, "PYTHONPATH": str(tmp_path), "NUM_GPUS": "1",
                                 "NNODES": "2", "NODE_RANK": node, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts import launch
 from tests import readme
 from tests.test_fit import ball
 from vov import media
 from vov.formats import reference
+from vov.runtime import launch
 from vov.runtime.files import REPO
 
 GOLDEN = REPO / "tests" / "golden"

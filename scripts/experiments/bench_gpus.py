@@ -1,4 +1,4 @@
-"""How a random-noise fit scales over GPUs: one process of the group that `scripts/launch.py` starts.
+"""How a random-noise fit scales over GPUs: one process of the group that `vov/runtime/launch.py` starts.
 
 Every step has SAMPLES samples of fresh noise, whatever the number of processes, so times compare at equal work.
 """

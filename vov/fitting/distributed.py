@@ -14,8 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vov import VovError
-
-PEER_LOST = 70  # exit code when another process has ended first; scripts/launch.py then shows what that one said
+from vov.runtime.processes import PEER_LOST
 
 
 @contextmanager
@@ -79,7 +78,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Joins the group that scripts/launch.py or torchrun announces (NCCL on GPU, gloo on CPU); alone otherwise.
+    """Joins the group that vov/runtime/launch.py or torchrun announces (NCCL on GPU, gloo on CPU); alone otherwise.
 
     Raises VovError when MASTER_PORT is taken.
     """

@@ -1,10 +1,14 @@
 """Starts a module in one process, or in NUM_GPUS processes on each of NNODES machines; common.sh calls this.
 
-    python -m scripts.launch MODULE [flags]
+    python -m vov.runtime.launch MODULE [flags]
 
 The exit code is that of the process that failed first: 1 (its one line is on the terminal), 130 interrupted, 143
-terminated. torchrun starts processes in the same way, but prints a report of its own after an error or a signal, in
-which the line that says what to do is easily missed.
+terminated.
+
+PyTorch's elastic launcher (torchrun), called through its Python API, cannot end in one line: after an error it sends
+SIGTERM to the others at once, so the line is shown twice or the exit code is that of the SIGTERM, and after a signal it
+does not tell who ended how. It also imports PyTorch before it starts anything, gives a process that hangs 30 seconds
+whatever it is told, and does not hear a signal while it waits for another machine.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from scripts.processes import Crew, LaunchError, Plan, gpus, meeting_point
+from vov import VovError
+from vov.runtime.processes import Crew, Plan, gpus, meeting_point
 
 HELP = (("NUM_GPUS", "2", "processes on this machine, at most one a GPU; without a GPU: 1, or so many CPU processes"),
         ("NNODES", "1", "machines that take part; start the same command on each, with OUT_DIR on a shared disk"),
@@ -30,26 +35,26 @@ def whole(environ: Mapping[str, str], name: str, default: int, low: int, high: i
     """A variable as a whole number from `low` to `high`; empty counts as unset."""
     text = environ.get(name, "") or str(default)
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise LaunchError(f"{name}={text}: must be a whole number from {low} to {high}")
+        raise VovError(f"{name}={text}: must be a whole number from {low} to {high}")
     return int(text)
 
 
 def plan(environ: Mapping[str, str], count_gpus: Callable[[], int] = gpus) -> Plan:
-    """The plan that the variables ask for. Raises LaunchError for values that cannot work together."""
+    """The plan that the variables ask for. Raises VovError for values that cannot work together."""
     nodes = whole(environ, "NNODES", 1, 1, 4096)
     node = whole(environ, "NODE_RANK", 0, 0, 4095)
     port = whole(environ, "MASTER_PORT", 0, 0, 65535)
     if node >= nodes:
-        raise LaunchError(f"NODE_RANK={node}: must be below NNODES={nodes}; machines are counted from 0")
+        raise VovError(f"NODE_RANK={node}: must be below NNODES={nodes}; machines are counted from 0")
     if nodes > 1 and not (port and environ.get("MASTER_ADDR")):
-        raise LaunchError(f"NNODES={nodes}: MASTER_ADDR and MASTER_PORT must be set, to the same on every machine")
+        raise VovError(f"NNODES={nodes}: MASTER_ADDR and MASTER_PORT must be set, to the same on every machine")
     asked = whole(environ, "NUM_GPUS", 0, 0, 1024)
     processes, there = asked or 2, count_gpus() if asked != 1 else 0
     if asked != 1 and processes > there:
         processes = there or asked or 1
         if asked and there:
             if nodes > 1:
-                raise LaunchError(f"NUM_GPUS={asked}, but this machine has {there}; every machine must start as many")
+                raise VovError(f"NUM_GPUS={asked}, but this machine has {there}; every machine must start as many")
             print(f"NUM_GPUS={asked} but this machine has {there}: using {there}", file=sys.stderr)
     return Plan(processes, nodes, node, environ.get("MASTER_ADDR") or "127.0.0.1", port)
 
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if chosen.world == 1:
             os.execv(sys.executable, command)
         chosen, held = meeting_point(chosen)
-    except LaunchError as error:
+    except VovError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if chosen.nodes > 1:

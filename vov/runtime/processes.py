@@ -13,17 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vov import VovError
+
 GRACE = 3.0  # seconds in which the other processes may end by themselves after one has failed
 PATIENCE = 60.0  # seconds for saving the state after a signal
 POLL = 0.05
 PEER_LOST = 70  # exit code of a process that only lost another one, see vov.fitting.distributed
-
-
 DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")))  # NVIDIA, WSL, AMD
-
-
-class LaunchError(Exception):
-    """A setting that cannot work: one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def gpus() -> int:
 def meeting_point(chosen: Plan) -> tuple[Plan, list[socket.socket]]:
     """The plan with a port that is free, and what must stay open while it runs (a lock on the port).
 
-    Raises LaunchError when MASTER_PORT is taken, also by a run that has not opened it yet.
+    Raises VovError when MASTER_PORT is taken, also by a run that has not opened it yet.
     """
     if chosen.node > 0:
         return chosen, []
@@ -75,7 +71,7 @@ def meeting_point(chosen: Plan) -> tuple[Plan, list[socket.socket]]:
                 held[0].bind(f"\0vov-master-port-{chosen.port}")  # abstract: gone when this process is
             probe.bind(("", chosen.port))
         except OSError as error:
-            raise LaunchError(f"MASTER_PORT={chosen.port} cannot be used ({error.strerror}); another run has it: "
+            raise VovError(f"MASTER_PORT={chosen.port} cannot be used ({error.strerror}); another run has it: "
                               "choose another port, or leave MASTER_PORT unset") from None
         port = probe.getsockname()[1]
     return replace(chosen, port=port), held
@@ -135,9 +131,9 @@ class Crew:
             time.sleep(POLL)
         for reader in self.readers:
             reader.join(timeout=1)
-        wrong = [i for i, member in enumerate(self.members) if member.returncode not in (0, PEER_LOST)]
         if failed is None or self.members[failed].returncode == PEER_LOST:
-            failed = wrong[0] if wrong else failed
+            ended = [i for i, member in enumerate(self.members) if member.returncode]  # between two looks, perhaps
+            failed = min(ended, key=lambda i: self.members[i].returncode == PEER_LOST, default=None)
         return self.verdict(failed)
 
     def verdict(self, failed: int | None) -> int:
