@@ -51,7 +51,8 @@ def main(settings: Encode) -> None:
     fit = dataclasses.replace(ImageFit(), decode_steps=settings.steps, **asked)
     sources = fit.sources(caption_needed=False)
     path = Path(settings.out_dir) / f"{fit.run_name(sources)}.vov"
-    with command.outputs_of(None, "", sources, settings, path, fit.width, fit.height, fit.shift, fit.seed) as outputs:
+    with command.outputs_of(None, "", sources, settings, path, fit.width, fit.height, fit.shift, fit.seed,
+                            inputs=fit.files()) as outputs:
         if outputs.complete:
             print(results.table(json.loads(path.with_suffix(".json").read_bytes())))
             return

@@ -75,6 +75,13 @@ class ImageFit(FitConfig):
 
         return with_region([Source(read_image(self.image)[None], 0.0, caption, Path(self.image).name)], self)
 
+    def files(self) -> list[Path]:
+        """Where the chosen pictures are."""
+        if self.image:
+            return [Path(self.image)]
+        entries = described(self.description_file, self.caption_start, self.caption_end)
+        return [Path(self.data_root) / name for name, _ in entries]
+
     def run_name(self, sources: Sequence[Source]) -> str:
         """NAME, else the stem of the only picture, else that of DESCRIPTION_FILE."""
         return self.name or Path(sources[0].name if len(sources) == 1 else self.description_file).stem

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image.options import EXAMPLES, ImageFit, QwenOptions, described, read_pictures
 from vov import VovError, cli
 from vov.bitstream.header import HIGHEST
-from vov.config import option, override
+from vov.config import option, override, read_by
 from vov.media import Clip
 from vov.scaling.settings import TextureOption
 
@@ -54,7 +53,8 @@ def main(settings: Reconstruct) -> None:
 
     names, identity, decode = (from_file if settings.bitstream else from_checkpoint)(settings)
     stem = Path(settings.bitstream or settings.init_lora_path).stem
-    (path,) = results.decode_to(Path(settings.output_dir), stem, names, 1, identity, settings.overwrite, decode)
+    read = read_by(settings) + [Path(settings.data_root) / name for name in names if settings.init_lora_path]
+    (path,) = results.decode_to(Path(settings.output_dir), stem, names, 1, identity, settings.overwrite, decode, read)
     print(f"{len(names)} picture{'s' * (len(names) > 1)} in {path}")
 
 
@@ -81,7 +81,7 @@ def from_checkpoint(settings: Reconstruct) -> tuple[list[str], str, Callable[[],
     values = {key: known.get(key, getattr(settings, key)) for key in SHARED}
     if known:
         log.info("settings are the checkpoint's: %s", " ".join(f"{k.upper()}={v}" for k, v in values.items()))
-    fit = dataclasses.replace(ImageFit(), **values, resize=known.get("resize", "crop"))
+    fit = replace(ImageFit(), **values, resize=known.get("resize", "crop"))
     entries = described(settings.description_file, fit.caption_start, fit.caption_end)
 
     def decode() -> list[Clip]:

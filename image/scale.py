@@ -44,7 +44,8 @@ def main(settings: Scale) -> None:
         media.refuse_other_size(file, source.frames, item.original_width, item.original_height,
                                 "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
     sources = with_region(sources, settings)
-    with command.outputs_of(path, stream.header.dtype, sources, settings, output) as outputs:
+    with command.outputs_of(path, stream.header.dtype, sources, settings, output,
+                            inputs=[Path(file) for file in files]) as outputs:
         result = command.scale_command(stream, lambda: settings.load(QwenBackbone, stream.header, str(path)), sources,
                                        settings, output, outputs)
     print(results.table(result))

@@ -24,7 +24,8 @@ def main(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
     if second.lambda_rate > 0:
         stages.append(Stage("stage2", second, folder / "stage2"))
     if done := train(QwenBackbone, sources, stages, folder / f"{settings.run_name(sources)}.vov",
-                     lambda stage, backbone: at_size(stage, sources, backbone.unit), round_at_end=True):
+                     lambda stage, backbone: at_size(stage, sources, backbone.unit), round_at_end=True,
+                     inputs=settings.files()):
         print(done)
 
 

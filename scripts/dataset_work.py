@@ -14,11 +14,13 @@ from typing import Any
 
 import video.encode
 from scripts.dataset_settings import KINDS, MANAGED, USUAL, SetOptions, VideoSet, columns_of, kept, settings_of
-from scripts.items import Listed, read_items
+from scripts.items import Listed, read_by_set, read_items
 from vov import VovError, cli, config, media
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.dataset.tasks import Task
+from vov.files import refuse_overlap
 from vov.model.lookup import find_model
+from vov.outputs import SET, refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,11 @@ log = logging.getLogger(__name__)
 def jobs_of(settings: Any, given: dict[str, Any]) -> list[Job | tuple[Listed, str]]:
     """A job for every item, or (item, why) for one that cannot be tried. given: flags of the command line."""
     columns = set().union(*(columns_of(tree) for tree in KINDS if settings.family in ("", tree)))
-    items = read_items(settings.manifest, settings.family, settings.caption, columns)
+    items = read_items(settings.manifest, settings.family, settings.caption, columns, settings.out_dir)
+    names = unique([item.path.stem for item in items])
+    refuse_originals(settings, items, names)
     found: list[Job | tuple[Listed, str]] = []
-    for item, name in zip(items, unique([item.path.stem for item in items]), strict=True):
+    for item, name in zip(items, names, strict=True):
         try:
             refuse_missing(item.path)
             tree = settings.family or ("video" if media.is_moving(item.path) else "image")
@@ -42,9 +46,18 @@ def jobs_of(settings: Any, given: dict[str, Any]) -> list[Job | tuple[Listed, st
     return found
 
 
+def refuse_originals(settings: Any, items: list[Listed], names: list[str]) -> None:
+    """Raises VovError when the set's files, or an item's folder, would touch what is read or what no run made."""
+    folder = Path(settings.out_dir)
+    own = [folder / name for name in SET]
+    refuse_overlap([*own, folder / "report", *(folder / name for name in names)], read_by_set(settings, items))
+    refuse_foreign(own)
+
+
 def job_of(tree: str, item: Listed, name: str, settings: Any, folder: Path) -> Job:
     """An item as a job of its tree. Raises VovError where its model is missing."""
-    place = {KINDS[tree][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption}
+    place = {KINDS[tree][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption,
+             "manifest": ""}  # an item is all that its process reads
     settings = dataclasses.replace(settings, **place)
     model = find_model(settings.model_id or USUAL[tree](), settings.cache_dir)
     key = key_of(item.path, item.caption, settings, (*MANAGED, *config.variables(SetOptions)), model)

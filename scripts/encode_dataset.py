@@ -16,6 +16,7 @@ from scripts.dataset_work import jobs_of, report
 from vov import VovError, cli
 from vov.dataset.jobs import Job
 from vov.files import REPO, locked
+from vov.outputs import SET, claim
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
 HELP = ("--help", "-h")
@@ -40,6 +41,7 @@ def main(settings: Any) -> None:
         rest = sorted((job for job in jobs if job not in done), key=lambda job: job.tree)
         print(f"{len(found)} items: {len(done)} done before, {len(rest)} to do, {len(failed)} not possible", flush=True)
         print("".join(f"{path}  not possible: {why}\n" for path, why in failed), end="", flush=True)
+        claim(folder, SET)
         progress = Progress(folder, rest, failed, [job.recorded() | {"tree": job.tree} for job in done], len(found))
         try:
             if rest:

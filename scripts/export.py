@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from vov import VovError, cli
-from vov.config import option
-from vov.files import content_hash, path_hash, there
+from vov.config import option, read_by
+from vov.files import content_hash, path_hash, refuse_overlap, there
 from vov.outputs import Outputs
 
 BACKBONES = {"WanTransformer3DModel": ("video.backbone", "WanBackbone"),
@@ -71,6 +71,7 @@ def main(settings: Export) -> None:
         raise VovError(f"OUTPUT={output}: must end in .safetensors for FORMAT={settings.format}")
     if settings.format == "peft" and output.is_file():
         raise VovError(f"OUTPUT={output}: is a file; FORMAT=peft writes a folder")
+    refuse_overlap([output], read_by(settings), "OUTPUT")
     identity = content_hash(path_hash(settings.input) if there(settings.input) else "", settings.format,
                             settings.lora_keys, settings.model_id, sorted(settings.given().items()))
     with Outputs(output.name, [output], identity, settings.overwrite, "OUTPUT") as outputs:

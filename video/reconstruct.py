@@ -7,7 +7,8 @@ from pathlib import Path
 
 from video.options import WanOptions
 from vov import VovError, cli
-from vov.config import option
+from vov.config import option, read_by
+from vov.files import refuse_overlap
 from vov.scaling.settings import TextureOption
 
 
@@ -30,6 +31,7 @@ def main(settings: Reconstruct) -> None:
     from vov import codec, results
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
+    refuse_overlap([folder / path.stem, folder / f"{path.stem}.mp4"], read_by(settings), "OUTPUT_DIR")
     # Before the model: a bad file fails at once.
     stream = codec.read_file(path, WanBackbone, settings.decode_limit, sequences=True, texture=settings.texture)
     precision, texture = stream.header.dtype, settings.textures

@@ -12,7 +12,7 @@ import numpy as np
 
 from vov import bitstream, media, metrics
 from vov.codec import Encoder, Source, decode_file
-from vov.files import content_hash, path_hash, write_bytes, write_json
+from vov.files import content_hash, path_hash, refuse_overlap, write_bytes, write_json
 from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.model.options import ModelOptions
@@ -111,28 +111,24 @@ def save_clips(outputs: Outputs, folder: Path, stem: str, names: Sequence[str], 
     elif len(clip.frames) == 1:
         outputs.make(folder / f"{stem}.png", lambda: media.write_image(folder / f"{stem}.png", clip.frames[0]))
     else:
-        outputs.make(folder / stem, lambda: _write_frames(folder / stem, clip.frames))
+        outputs.make(folder / stem, lambda: media.write_frames(folder / stem, clip.frames))
         outputs.make(folder / f"{stem}.mp4",
                      lambda: media.write_video(folder / f"{stem}.mp4", clip.frames, clip.fps))
 
 
 def decode_to(folder: Path, stem: str, names: Sequence[str], frames: int, identity: str, overwrite: bool,
-              decode: Callable[[], list[media.Clip]]) -> list[Path]:
-    """Writes the clips that decode() gives, which is not called when all is there; returns `decoded_paths`."""
+              decode: Callable[[], list[media.Clip]], inputs: Sequence[Path] = ()) -> list[Path]:
+    """Writes the clips that decode() gives, which is not called when all is there; returns `decoded_paths`.
+
+    inputs: what is read for it, which outputs may not touch.
+    """
     paths = decoded_paths(folder, stem, len(names), frames)
+    refuse_overlap(paths, inputs, "OUTPUT_DIR")
     with Outputs(stem, paths, identity, overwrite, "OUTPUT_DIR") as outputs:
         if not outputs.complete:
             save_clips(outputs, folder, stem, names, decode())
             outputs.finish()
     return paths
-
-
-def _write_frames(folder: Path, frames: np.ndarray) -> None:
-    """Frames as pictures; a longer clip that was there before leaves none of its own behind."""
-    for old in folder.glob("[0-9]*.png"):
-        if old.stem.isdecimal() and int(old.stem) >= len(frames):
-            old.unlink()
-    media.write_frames(folder, frames)
 
 
 def item_names(names: Sequence[str]) -> list[str]:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from vov import VovError
 from vov.codec import Encoder, Source, check_caption, read_start, rounded
-from vov.files import locked, refuse_unwritable
+from vov.config import read_by
+from vov.files import locked, refuse_overlap, refuse_unwritable
 from vov.fitting.distributed import World, world
 from vov.fitting.settings import FitConfig, refuse_disagreement
 from vov.landing import land
 from vov.model.backbone import Backbone
-from vov.results import Clock, finish
+from vov.outputs import FIT, refuse_foreign
+from vov.results import Clock, decoded_paths, finish
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Stage:
 
 def train(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stage], path: Path,
           prepare: Callable[[FitConfig, Backbone], FitConfig] = lambda settings, backbone: settings,
-          round_at_end: bool = False) -> str:
+          round_at_end: bool = False, inputs: Sequence[Path] = ()) -> str:
     """Runs the stages one after the other; when the last has a rate term, writes, decodes and measures the file.
 
     Run again after a kill, it goes on where it was; run again when all is done, it changes nothing.
@@ -42,6 +44,7 @@ def train(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stag
         path: of the .vov file; its folder gets the decoded frames and result.json, and is locked meanwhile.
         prepare: (settings, backbone) → settings, for what only the model knows.
         round_at_end: write a file even without a rate term, θ rounded at INIT_BITS per entry.
+        inputs: what was read that no variable names.
     Returns:
         What to print: the table of the result, or what to do next; empty in all processes but the first.
     """
@@ -49,7 +52,12 @@ def train(kind: type[Backbone], sources: Sequence[Source], stages: Sequence[Stag
     for source in sources:
         check_caption(source)
     folders = {folder.resolve(): folder for folder in (path.parent, *(stage.folder for stage in stages))}
-    refuse_unwritable([path, *(stage.folder / "checkpoint.safetensors" for stage in stages)])
+    fits = [stage.folder / name for stage in stages for name in FIT]
+    last = [*decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames)), path,
+            path.parent / "result.json"] if round_at_end or stages[-1].settings.lambda_rate > 0 else []
+    refuse_overlap([*fits, *last], [*inputs, *(read for stage in stages for read in read_by(stage.settings))])
+    refuse_foreign([*fits, *last])
+    refuse_unwritable([path, *fits])
     with world() as here, ExitStack() as held:
         for folder in folders.values() if here.first else ():
             held.enter_context(locked(folder))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError, media, metrics
+from vov.config import read_by
 from vov.editing.edit import Adaptation, edit, load
 from vov.editing.settings import EditConfig
-from vov.files import path_hash
+from vov.files import path_hash, refuse_overlap
 from vov.model.backbone import Backbone
 from vov.outputs import Outputs
 from vov.results import made_from, settings_of
@@ -44,6 +45,7 @@ def run_command(sources: Sequence[str], settings: EditConfig, kind: type[Backbon
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")
     beside = output.with_name(f"{output.stem}_sheet.png")
+    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], "OUTPUT")
     adaptations = [load(source, settings, kind) for source in sources]
     first = adaptations[0]
     if first.num_frames == 1:

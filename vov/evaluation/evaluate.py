@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vov import VovError, bitstream, codec, media
-from vov.config import number_list
+from vov.config import number_list, read_by
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
 from vov.evaluation.catalogue import left_out
@@ -22,7 +22,7 @@ from vov.evaluation.collect import bd_anchor, collect
 from vov.evaluation.manifest import read_curves, read_manifest
 from vov.evaluation.measure import Suite
 from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
-from vov.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
+from vov.files import content_hash, path_hash, refuse_overlap, refuse_unwritable, write_bytes, write_json
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
 from vov.outputs import Outputs
@@ -60,6 +60,7 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
     skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, tree.images)
     pairs = read_manifest(settings) if settings.manifest else read_folders(settings, tree.images)
+    refuse_originals(settings, pairs)
     open_pairs(pairs, settings.num_frames, settings.decode_limit)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
     with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, tree),
@@ -67,6 +68,14 @@ def evaluate(settings: EvalConfig, tree: Tree) -> dict:
         if outputs.complete:
             return json.loads((out / "results.json").read_bytes())
         return measure(settings, tree, pairs, (anchors, curves, skipped), outputs)
+
+
+def refuse_originals(settings: EvalConfig, pairs: Sequence[Pair]) -> None:
+    """Raises VovError when results, streams of anchors or decoded frames would touch what is compared."""
+    read = [*read_by(settings), *(Path(path) for pair in pairs for path in (pair.original, pair.decoded))]
+    refuse_overlap([Path(settings.out_dir) / name for name in OUTPUTS], read)
+    used = {"anchors": bool(settings.anchors), "decoded": any(pair.is_coded for pair in pairs)}
+    refuse_overlap([Path(settings.work_dir) / name for name in used if used[name]], read, "WORK_DIR")
 
 
 def identity(settings: EvalConfig, pairs: Sequence[Pair], tree: Tree) -> str:

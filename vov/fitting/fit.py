@@ -32,6 +32,7 @@ from vov.model.backbone import Backbone, Condition
 from vov.model.flow import decoder_noise, interpolate, sigma_grid
 from vov.model.unilora import Adapter, Projection
 from vov.noise import Stream, uniform
+from vov.outputs import FIT, claim
 
 log = logging.getLogger(__name__)
 DENSITY_LR = 1e-2  # the learned density must follow θ's histogram faster than θ moves
@@ -124,6 +125,7 @@ class Fit:
         if path.is_file() and self.settings.resume == "auto":
             done = self._resume(path)
         if self.world.first:
+            claim(self.folder, FIT)
             config.save(self.settings, self.folder / "config.yaml")
         total, title = self.settings.train_steps, self.folder.name
         if done < total:

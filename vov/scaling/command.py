@@ -14,8 +14,9 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream
 from vov.codec import Source, decode_file
+from vov.config import read_by
 from vov.demand import check_work
-from vov.files import content_hash, write_json
+from vov.files import content_hash, refuse_overlap, write_json
 from vov.fitting import collection
 from vov.fitting.settings import FitConfig
 from vov.model.backbone import Backbone
@@ -28,7 +29,7 @@ from vov.scaling.settings import ScalingConfig
 
 
 def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], settings: Any, path: Path,
-               *parts: object) -> Outputs:
+               *parts: object, inputs: Sequence[Path] = ()) -> Outputs:
     """What `scale_command` writes: the file, its .json and what it decodes to.
 
     Args:
@@ -37,13 +38,17 @@ def outputs_of(file: Path | None, precision: str, sources: Sequence[Source], set
         settings: a `ScalingConfig` with model options.
         path: of the new file.
         parts: further settings that shape it.
+        inputs: what was read that no variable names.
     """
     decoded = decoded_paths(path.parent, path.stem, len(sources), len(sources[0].frames))
+    variable = "OUTPUT" if hasattr(settings, "output") else "OUT_DIR"
+    written = [path, *decoded, path.with_suffix(".json")]
+    refuse_overlap(written, [*inputs, *([file] if file else []), *read_by(settings)], variable)
     content = [(one.frames.shape, one.caption, one.name if len(sources) > 1 else "", content_hash(one.frames.tobytes()),
                 *([one.region.hash] if one.region else ())) for one in sources]
     shared = [collection.remember(settings.collection)] if settings.collection else []
     identity = made_from(settings, precision, file, content, settings_of(settings, ScalingConfig), *parts, *shared)
-    return Outputs(path.name, [path, *decoded, path.with_suffix(".json")], identity, settings.overwrite, "OUTPUT")
+    return Outputs(path.name, written, identity, settings.overwrite, variable)
 
 
 def scale_command(stream: Bitstream, load: Callable[[], Backbone], sources: Sequence[Source], settings: Any,

@@ -17,13 +17,14 @@ from vov import VovError, bitstream, media, metrics
 from vov.ahead import Behind, ahead
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
+from vov.config import read_by
 from vov.demand import check_work
-from vov.files import locked, refuse_existing, refuse_unwritable, write_json
+from vov.files import content_hash, locked, refuse_overlap, refuse_unwritable, write_bytes, write_json
 from vov.fitting import collection
 from vov.fitting.distributed import World, world
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
-from vov.outputs import Outputs
+from vov.outputs import Outputs, claim, refuse_foreign
 from vov.results import table
 from vov.scaling import targets
 from vov.sequence.decode import SequenceDecoder
@@ -41,7 +42,7 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
     """
     Item(caption, 1, 1)  # its bounds, before any time is spent
     settings.one_rate()
-    refuse_unwritable([path, path.with_suffix(".mp4")])
+    paths = outputs_of(settings, path)
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
     with world() as here, locked(path.parent) if here.first else nullcontext():
         backbone, begun = settings.load(kind), time.monotonic()
@@ -50,16 +51,44 @@ def encode(settings: SequenceConfig, kind: type[Backbone], clip: str, caption: s
             return ""
         if sound := source.sound() if settings.audio == "copy" else b"":
             stream = replace(stream, extra={SOUND: sound})
-        if not (path.is_file() and path.read_bytes() == bitstream.to_bytes(stream)):
-            refuse_existing(path, getattr(settings, "overwrite", False))
-            bitstream.write(path, stream)
         seconds = {"encode": round(time.monotonic() - begun, 2)}
-        begun = time.monotonic()
-        result = decode(bitstream.read(path), backbone, path.parent, path.stem, original=source, file=str(path))
-        seconds["decode"] = round(time.monotonic() - begun, 2)
-        result = _report(path, result, seconds, source.fps)
-        write_json(path.parent / "result.json", result)
-    return table(result)
+        data, beside = bitstream.to_bytes(stream), path.parent / "result.json"
+        identity = content_hash(data)
+        with Outputs(path.name, paths, identity, getattr(settings, "overwrite", False),
+                     known={path: identity}) as outputs:
+            if not outputs.complete:
+                outputs.make(path, lambda: write_bytes(path, data))
+                begun = time.monotonic()
+                found = _decoded(outputs, path, backbone, source)
+                seconds["decode"] = round(time.monotonic() - begun, 2)
+                outputs.notes = {"result": _report(path, found, seconds, source.fps)}
+                outputs.finish()
+        claim(path.parent, [beside.name])  # of the last of several files that share a folder
+        write_json(beside, outputs.notes["result"])
+    return table(outputs.notes["result"])
+
+
+def outputs_of(settings: SequenceConfig, path: Path) -> list[Path]:
+    """What `encode` leaves beside the chunks and result.json: the file, its frames, its video.
+
+    Raises VovError when these would touch what is read, or are there and no run made them, or cannot be written.
+    """
+    paths, beside = [path, path.with_suffix(""), path.with_suffix(".mp4")], path.parent / "result.json"
+    refuse_overlap([*paths, beside, path.parent / "chunks"], read_by(settings))
+    refuse_foreign([*paths, beside])
+    refuse_unwritable(paths)
+    return paths
+
+
+def _decoded(outputs: Outputs, path: Path, backbone: Backbone, source: FrameSource) -> dict:
+    """`decode` of the file at `path` against its original; frames and video are written in one pass."""
+    found: dict = {}
+    outputs.forget()
+    outputs.make(path.with_suffix(""), lambda: found.update(decode(
+        bitstream.read(path), backbone, path.parent, path.stem, original=source, file=str(path))))
+    for one in (path, path.with_suffix(".mp4")):
+        outputs.make(one, lambda: None)
+    return found
 
 
 def _coded(settings: SequenceConfig, backbone: Backbone, clip: str, caption: str, source: FrameSource, path: Path,

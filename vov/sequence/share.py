@@ -8,7 +8,7 @@ from pathlib import Path
 from vov.bitstream import Item
 from vov.media import FrameSource
 from vov.model.backbone import Backbone
-from vov.sequence.command import encoder_of
+from vov.sequence.command import encoder_of, outputs_of
 from vov.sequence.encode import Plan
 from vov.sequence.plan import groups
 from vov.sequence.settings import SequenceConfig
@@ -39,6 +39,7 @@ class Shared:
     def __init__(self, settings: SequenceConfig, kind: type[Backbone], clip: str, caption: str, path: Path):
         Item(caption, 1, 1)  # its bounds, before any time is spent
         settings.one_rate()
+        outputs_of(settings, path)  # what is wrong with them, before any chunk is coded
         source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
         self.encoder = encoder_of(settings, settings.load(kind), clip, caption, source, path.parent / "chunks")
         self.groups = groups(self.encoder.spans)
