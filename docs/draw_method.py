@@ -1,4 +1,4 @@
-"""Draws docs/method.svg, the figure of the README.
+"""Draws docs/method.svg, the figure of docs/develop/architecture.md.
 
     .venv/bin/python docs/draw_method.py [a .png file to look at]
 """

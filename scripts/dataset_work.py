@@ -59,7 +59,7 @@ def job_of(tree: str, item: Listed, name: str, settings: Any, folder: Path) -> J
     place = {KINDS[tree][2]: str(item.path), "out_dir": str(folder), "name": name, "caption": item.caption,
              "manifest": ""}  # an item is all that its process reads
     settings = dataclasses.replace(settings, **place)
-    model = find_model(settings.model_id or USUAL[tree](), settings.cache_dir)
+    model = find_model(settings.model_id or USUAL[tree](), settings.cache_dir, instead=f"nano-{tree}")
     key = key_of(item.path, item.caption, settings, (*MANAGED, *config.variables(SetOptions)), model)
     return Job(item.path, name, folder, dataclasses.asdict(settings) | {"family": tree}, key)
 

@@ -43,7 +43,8 @@ legend="the original, θ"
 if [[ $CONFIG == nano-video && ${DEMO_NOISE:-1} == 1 ]]; then
   echo "== the frozen model and coded noise"
   CONFIG=nano-video-noise OUT_DIR=$OUT_DIR/frozen FRAMES_DIR=$clip bash video/train/run_two_stage.sh >/dev/null
-  BITSTREAM=$OUT_DIR/frozen/demo.vov ORIGINAL_FRAMES_DIR=$clip SCALING_BYTES=2000 SCORE=blend \
+  # VOV_SPELLING=0: what is exported above for the fits would be named as unknown to this command.
+  BITSTREAM=$OUT_DIR/frozen/demo.vov ORIGINAL_FRAMES_DIR=$clip SCALING_BYTES=2000 SCORE=blend VOV_SPELLING=0 \
     OUTPUT=$OUT_DIR/noise.vov bash video/scaling/sample.sh demo 50
   decoded+=("$OUT_DIR/noise")
   legend+=", coded noise"

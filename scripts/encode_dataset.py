@@ -98,4 +98,4 @@ if __name__ == "__main__":
     if wanted is MixedSet and set(HELP) & set(sys.argv):
         print(help_text(USAGE, flags(wanted), os.environ))
     else:
-        cli.run(wanted, main, USAGE, stages=("encode",))
+        cli.run(wanted, main, USAGE, stages=("encode",), prefixes=("IMAGE_", "VIDEO_"))

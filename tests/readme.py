@@ -1,4 +1,4 @@
-"""Reading the READMEs, and running what they tell a reader to type: bash for real, the Python parts in this process."""
+"""Reading the pages, and running what they tell a reader to type: bash for real, the Python parts in this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from vov.files import REPO
 
+# Pages that must be true of today's code: all READMEs, the guides, the reference, the pages for developers.
+PAGES = ("*README.md", "docs/guide/*.md", "docs/reference/*.md", "docs/develop/*.md")
 READMES = sorted(Path(name) for name in subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*README.md"], cwd=REPO, capture_output=True,
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PAGES], cwd=REPO, capture_output=True,
     text=True, check=True).stdout.split())
 
 # Stands for Python: notes the command and the environment, for `replay`.
@@ -40,7 +42,7 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """All of them, in all READMEs."""
+    """All of them, in all pages."""
     return [Block(readme, text.strip()) for readme in READMES
             for text in re.findall(r"^```bash\n(.*?)^```", (REPO / readme).read_text(encoding="utf-8"), re.M | re.S)]
 

@@ -9,8 +9,8 @@ from vov.files import REPO
 
 # From the ground up. A room knows rooms of its own floor and of those below it.
 FLOORS = [
-    ("vov", "vov.ahead", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.stopping",
-     "vov.target"),
+    ("vov", "vov.ahead", "vov.config", "vov.files", "vov.noise", "vov.outputs", "vov.spelling",
+     "vov.stopping", "vov.target"),
     ("vov.cli", "vov.media", "vov.metrics", "vov.roi"),
     ("vov.bitstream",),
     ("vov.model",),

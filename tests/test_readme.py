@@ -1,4 +1,4 @@
-"""What the READMEs say can be done: commands run, paths exist, variables are known."""
+"""What the READMEs and guides say can be done: commands run, paths exist, variables are known; one page in front."""
 
 import contextlib
 import io
@@ -22,16 +22,17 @@ GOLDEN = REPO / "tests" / "golden"
 
 # Blocks that are not run here, and why. A block that is neither here nor in RUN fails the test.
 NOT_RUN = {
-    "README.md: bash scripts/demo.sh": "installs packages, then takes minutes",
+    "README.md: git clone --depth 1 REPOSITORY vov && cd vov": "installs packages, then takes minutes",
     "video/README.md: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 FRAMES_DIR=clip.mp4 bash "
     "video/train/run_two_stage.sh": "needs two machines; tests/test_launch.py runs two on this one",
-    "docs/results/README.md: bash scripts/results.sh quick": "takes 20 minutes; tests/test_results.py runs it on "
+    "docs/results/README.md: bash scripts/results.sh quick": "takes 12 minutes; tests/test_results.py runs it on "
     "untrained models",
     "video/eval/README.md: MEDIA=../shared/media MANIFEST=video/eval/paper_manifest.csv BD_ANCHOR=VOV bash "
     "video/eval/eval.sh": "needs the paper's clips and minutes; test_evaluate.py runs it with --slow",
 }
 RUN = {
-    "README.md: export CONFIG=nano-video",
+    "README.md: bash scripts/setup.sh",
+    "docs/guide/quickstart.md: export CONFIG=nano-video",
     "docs/results/README.md: CONFIG=nano-video-noise KEEP=fits/frozen OUT=fits/frozen.jsonl CLIPS=clips/carphone.mp4 "
     "bash scripts/sweep.sh",
     "docs/results/README.md: FITS=fits/frozen/carphone.vov,fits/anchored/carphone.vov ORIGINALS=clips/carphone.mp4 "
@@ -53,6 +54,7 @@ RUN = {
     "video/eval/README.md: REAL_DIR=frames/ FAKE_DIR=recon_out/HoneyBee BITSTREAM=HoneyBee.vov ANCHORS=video bash "
     "video/eval/eval.sh",
 }
+NARROW = ("", "guide", "reference", "develop")  # folders of the pages that keep to 100 characters and 8 columns
 # Beside what a block sets itself: untrained two-layer models, 32×32, a few steps.
 TINY = {"WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "THETA_LENGTH": "300", "RANK": "1",
         "LORA_PRESET": "qkvo", "TRAIN_STEPS": "2", "BATCH_SIZE": "1", "ACCUM_STEP": "1", "PREVIEW_EVERY": "0",
@@ -63,7 +65,8 @@ SMALLER = (("train_steps=500", "train_steps=2"), ("train_steps=300", "train_step
            ("decode_steps=50", "decode_steps=2"), ("STEPS=100", "STEPS=6"), ("sample.sh dog 100", "sample.sh dog 6"),
            ("atoms:100:2100:", "atoms:6:60:"), ("atoms:100:500:", "atoms:6:60:"), ("atoms:100:1000:", "atoms:6:90:"),
            ("SCALING_BYTES=2000", "SCALING_BYTES=60"), ("bash video/encode", "SCORE=pixel STEPS=4 bash video/encode"),
-           ("ANCHORS=video", "ANCHORS=x264,svtav1"))  # x265 crashes on 48×40 pixels
+           ("TARGET_BYTES=2000", "TARGET_BYTES=500"), ("bash scripts/setup.sh", "true"),  # which installs packages
+           ("ANCHORS=video", "ANCHORS=x264,svtav1"), ("ANCHORS=x265", "ANCHORS=x264"))  # x265 crashes on 48×40 pixels
 # What blocks take from their reader, or from an earlier block, unless they make it themselves.
 GIVEN = {"runs/dog/dog.vov": "video_theta.vov", "runs/cat/cat.vov": "image_noise.vov",
          "runs/album/album.vov": "album_theta.vov", "HoneyBee.vov": "video_theta.vov", "a.vov": "{one}.vov",
@@ -127,6 +130,8 @@ def test_every_file_that_a_readme_names_exists(path):
     missing |= {name for name in named  # with or without a suffix, from here or from the root
                 if not any([*place.parent.glob(place.name), *place.parent.glob(f"{place.name}.*")]
                            for place in (REPO / name, REPO / path.parent / name))}
+    named = {f"tests/{name}" for name in tokens(path, r"(?<![\w/])test_\w+\.py")}
+    missing |= {name for name in named if not (REPO / name).is_file()}
     modules = tokens(path, r"-m ((?:vov|video|image|scripts)[\w.]*)")
     missing |= {name for name in modules if not any((REPO / (name.replace(".", "/") + end)).is_file()
                                                     for end in (".py", "/__main__.py"))}
@@ -140,6 +145,17 @@ def test_anchors_of_links_between_readmes_exist():
             heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
             slugs = {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
             assert anchor in slugs, f"{path}: {link}#{anchor}"
+
+
+def test_the_front_page_is_short():
+    lines = (REPO / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 110 and sum(len(line.split()) for line in lines) <= 900
+
+
+@pytest.mark.parametrize("path", [path for path in readme.READMES if path.parent.name in NARROW], ids=str)
+def test_lines_fit_a_window_and_tables_have_few_columns(path):
+    lines = (REPO / path).read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if len(line) > 100 or (line.startswith("|") and line.count(" | ") > 7)]
 
 
 @pytest.fixture(scope="module")

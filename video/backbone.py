@@ -51,8 +51,11 @@ class WanBackbone(Backbone):
                            f"{max(1, round(width / self.unit)) * self.unit} and "
                            f"{max(1, round(height / self.unit)) * self.unit}")
         if frames % self.temporal != 1:
-            raise VovError(f"NUM_FRAMES={frames}: must be {self.temporal}n+1; nearest is "
-                           f"{(frames - 1) // self.temporal * self.temporal + 1}")
+            below = (frames - 1) // self.temporal * self.temporal + 1
+            above, middle = below + self.temporal, below + self.temporal / 2
+            nearest = f"nearest are {below} and {above}" if frames == middle else (
+                f"nearest is {below if frames < middle else above}")
+            raise VovError(f"NUM_FRAMES={frames}: must be {self.temporal}n+1; {nearest}")
         longest = self.transformer.config.rope_max_seq_len  # positions along each axis
         if max((frames - 1) // self.temporal + 1, height // self.unit, width // self.unit) > longest:
             raise VovError(f"NUM_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "

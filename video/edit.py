@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from video.options import VideoFit, WanOptions
+from video.options import VideoFit, WanOptions, caption_path
 from vov import cli
 from vov.config import option
 from vov.editing.settings import EditConfig, OneFit, SeveralFits
@@ -16,7 +16,8 @@ from vov.editing.settings import EditConfig, OneFit, SeveralFits
 class Edit(EditConfig, WanOptions):
     """Where the fits, the original and the result are."""
 
-    name: str = option("HoneyBee", "names the output, and the caption file of a checkpoint that knows no caption")
+    name: str = option("", "names the output, and the caption file of a checkpoint that knows no caption; default: the "
+                       "name of the first fit, and no caption file")
     output_video: str = option("", "the edited clip; default edits/NAME.mp4. A contact sheet is put beside it",
                                alias=("OUTPUT",))
     original_frames_dir: str = option("", "the original clip, for PSNR, LPIPS and the contact sheet (optional)",
@@ -39,9 +40,10 @@ def run(settings: EditCaption | EditMerge) -> None:
     from vov.editing.command import run_command
 
     sources = settings.sources()
-    if not settings.base_caption and not sources[0].endswith(".vov"):  # a checkpoint may not know its caption
-        settings = dataclasses.replace(settings, base_caption=VideoFit(name=settings.name).read_caption(missing=""))
-    output = Path(settings.output_video or f"edits/{settings.name}.mp4")
+    path = caption_path(settings.name)
+    if settings.name and path.is_file() and not settings.base_caption and not sources[0].endswith(".vov"):
+        settings = dataclasses.replace(settings, base_caption=VideoFit(caption_file=str(path)).read_caption())
+    output = Path(settings.output_video or f"edits/{settings.name or Path(sources[0]).stem}.mp4")
     print(run_command(sources, settings, WanBackbone, ("ORIGINAL_FRAMES_DIR", settings.original_frames_dir), output))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from vov.fitting.settings import FitConfig
 from vov.model.options import ModelOptions
 from vov.roi import with_region
 
+logger = logging.getLogger(__name__)
+REFERENCE_CLIP = "HoneyBee"  # NAME of the reference's commands, where nothing says which clip it is
+
 
 @dataclass(frozen=True)
 class WanOptions(ModelOptions):
@@ -21,12 +25,24 @@ class WanOptions(ModelOptions):
     model_id: str = override(ModelOptions, "model_id", "", alias=("WAN_MODEL_ID",))
 
 
+def named(name: str, clip: str) -> str:
+    """NAME, else the name of the clip's file or folder, else the reference's clip."""
+    path = Path(clip) if Path(clip).stem.strip(".") else Path(clip).resolve()  # of "..", the folder that it is
+    return name or (path.stem if clip else REFERENCE_CLIP)
+
+
+def caption_path(name: str) -> Path:
+    """Where the caption of a clip of this name is looked for."""
+    return REPO / "video" / "descriptions" / f"descriptions_{name}.txt"
+
+
 @dataclass(frozen=True)
 class VideoFit(FitConfig):
     """Fitting θ to one clip."""
 
     config: str = override(FitConfig, "config", "wan2.1-1.3b")
-    name: str = option("HoneyBee", "name of the clip: names the outputs and the default caption file", identity=False)
+    name: str = option("", "name of the clip: names the outputs and the default caption file; default: that of "
+                       f"FRAMES_DIR, without one {REFERENCE_CLIP}", identity=False)
     frames_dir: str = option("", "the clip: a folder of frames or a video file (required)", identity=False)
     caption: str = option("", "what the clip shows; over CAPTION_FILE", identity=False)
     caption_file: str = option("", "text file with the caption; default video/descriptions/descriptions_NAME.txt",
@@ -39,6 +55,11 @@ class VideoFit(FitConfig):
     width: int = override(FitConfig, "width", 832, help="pixels, a multiple of 16")
     height: int = override(FitConfig, "height", 480, help="pixels, a multiple of 16")
 
+    @property
+    def clip_name(self) -> str:
+        """What the clip is called: `named`."""
+        return named(self.name, self.frames_dir)
+
     def source(self):
         """Reads the clip and its caption: a `vov.codec.Source`."""
         from vov.codec import Source  # here: --help needs no torch
@@ -47,17 +68,24 @@ class VideoFit(FitConfig):
         if not self.frames_dir:
             raise VovError("FRAMES_DIR is not set; give a folder of frames or a video file")
         clip = read_clip(self.frames_dir, self.num_frames, fps=self.fps)
-        return with_region([Source(clip.frames, clip.fps, self.read_caption(), self.name)], self)[0]
+        return with_region([Source(clip.frames, clip.fps, self.read_caption(), self.clip_name)], self)[0]
 
-    def read_caption(self, missing: str | None = None) -> str:
-        """CAPTION, else the contents of CAPTION_FILE; without either `missing`, or a VovError when that is None."""
+    def read_caption(self) -> str:
+        """CAPTION, else the contents of CAPTION_FILE or of the caption file of the clip's name.
+
+        Empty, and said so, for a clip that nobody has named and that has no such file: another clip's caption would be
+        wrong. Raises VovError when a file that was named is missing, or a caption is blank.
+        """
+        if text := " ".join(self.caption.split()):
+            return text
         if self.caption:
-            return " ".join(self.caption.split())
-        path = Path(self.caption_file) if self.caption_file else (
-            REPO / "video" / "descriptions" / f"descriptions_{self.name}.txt")
+            raise VovError("CAPTION: the caption is empty; write what the clip shows, or leave it unset")
+        path = Path(self.caption_file) if self.caption_file else caption_path(self.clip_name)
         if not path.is_file():
-            if missing is not None:
-                return missing
+            if not (self.name or self.caption_file):
+                logger.warning("%s: the caption stays empty, which suits coded noise; for a fitted θ set CAPTION to "
+                               "what the clip shows (the paper's fits have captions)", self.clip_name)
+                return ""
             raise VovError(f"{path}: no such caption file; set CAPTION or CAPTION_FILE")
         text = " ".join(read_text(path).split())
         if not text:

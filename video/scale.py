@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from video.options import WanOptions
+from video.options import REFERENCE_CLIP, WanOptions, named
 from vov import VovError, cli
 from vov.config import option
 from vov.roi import with_region
@@ -16,7 +16,8 @@ from vov.scaling.settings import ScalingConfig
 class Scale(ScalingConfig, WanOptions):
     """A .vov file, the original, and where the result goes; RANK and LAST_K are the file's own."""
 
-    name: str = option("HoneyBee", "name of the clip: first argument of sample.sh")
+    name: str = option("", "name of the clip: first argument of sample.sh; default: that of ORIGINAL_FRAMES_DIR, "
+                       f"without one {REFERENCE_CLIP}")
     bitstream: str = option("", "the fitted .vov file; default WEIGHTS_DIR/NAME.vov")
     weights_dir: str = option("", "folder of a fit, as left by run_two_stage.sh; default checkpoints/NAME/two_stage")
     original_frames_dir: str = option("", "the original clip: a folder of frames or a video (required)",
@@ -33,9 +34,9 @@ def main(settings: Scale) -> None:
     from vov import codec, media, results
     from vov.scaling import command
 
-    folder = Path(settings.weights_dir or f"checkpoints/{settings.name}/two_stage")
-    path, output = Path(settings.bitstream or folder / f"{settings.name}.vov"), Path(
-        settings.output or f"scaled/{settings.name}.vov")
+    name = named(settings.name, settings.original_frames_dir)
+    folder = Path(settings.weights_dir or f"checkpoints/{name}/two_stage")
+    path, output = Path(settings.bitstream or folder / f"{name}.vov"), Path(settings.output or f"scaled/{name}.vov")
     if not path.is_file():
         raise VovError(f"{path}: no such file; set BITSTREAM, or WEIGHTS_DIR to the folder of a finished stage 2 "
                        "(a checkpoint becomes a file with TRAIN_STEPS=1 INIT_LORA_PATH=… stage2_train.sh)")
@@ -43,14 +44,14 @@ def main(settings: Scale) -> None:
         raise VovError("ORIGINAL_FRAMES_DIR is not set; give the original clip that the noise is chosen for")
     stream = codec.read_file(path, WanBackbone, settings.decode_limit)
     header = stream.header
-    for name in ("rank", "last_k"):
-        if getattr(settings, name) not in (0, getattr(header, name)):
-            raise VovError(f"{name.upper()}={getattr(settings, name)}, but {path} has {getattr(header, name)}; "
+    for key in ("rank", "last_k"):
+        if getattr(settings, key) not in (0, getattr(header, key)):
+            raise VovError(f"{key.upper()}={getattr(settings, key)}, but {path} has {getattr(header, key)}; "
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
                             stream.items[0].original_height, "ORIGINAL_FRAMES_DIR")
-    source = codec.Source(clip.frames, header.fps, stream.items[0].caption, settings.name)
+    source = codec.Source(clip.frames, header.fps, stream.items[0].caption, name)
     (source,) = with_region([source], settings)
     with command.outputs_of(path, header.dtype, [source], settings, output) as outputs:
         result = command.scale_command(stream, lambda: settings.load(WanBackbone, header, str(path)), [source],

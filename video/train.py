@@ -38,13 +38,13 @@ def run(stages: dict[str, VideoFit], folder: Path, folders: dict[str, Path] | No
 
     settings = next(iter(stages.values()))
     listed = [Stage(name, stage, (folders or {}).get(name, folder)) for name, stage in stages.items()]
-    if done := train(WanBackbone, [settings.source()], listed, folder / f"{settings.name}.vov"):
+    if done := train(WanBackbone, [settings.source()], listed, folder / f"{settings.clip_name}.vov"):
         print(done)
 
 
 def out_folder(settings: VideoFit, name: str) -> Path:
     """OUT_DIR, by default checkpoints/NAME/STAGE."""
-    return Path(settings.out_dir or f"checkpoints/{settings.name}/{name}")
+    return Path(settings.out_dir or f"checkpoints/{settings.clip_name}/{name}")
 
 
 if __name__ == "__main__":

@@ -8,24 +8,27 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vov import VovError, stopping
-from vov.config import environment_names, load, variables
+from vov import VovError, spelling, stopping
+from vov.config import STAGES, environment_names, load, unread_keys, variables
 from vov.files import write_problem
 
 T = TypeVar("T")
 
 
 def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence[str] = ("",),
-        defaults: Mapping[str, Any] | None = None) -> None:
+        defaults: Mapping[str, Any] | None = None, prefixes: Sequence[str] = ()) -> None:
     """Parses the command line into `cls`, runs `main` and turns problems into exit codes.
 
-    `main` gets one configuration for each of `stages` ("", "stage1", "stage2").
+    `main` gets one configuration for each of `stages` ("", "stage1", "stage2"). prefixes: that an environment variable
+    may have, beside those of stages. Names that are set in vain get a line each on stderr; VOV_SPELLING=0, for scripts
+    that run several commands in one environment, leaves these lines out.
     Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 and 143 after SIGINT and SIGTERM.
     """
     # What a command reports as its result goes to standard output by `print`; the rest, through logging, to the side.
@@ -36,6 +39,8 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     try:
         given = parse(cls, sys.argv[1:], usage, stages, defaults)
         with stopping.on_signals():
+            for line in set_in_vain(cls, given, usage, stages, prefixes):
+                print(one_line(line), file=sys.stderr)
             main(*(load(cls, given, os.environ, stage, defaults) for stage in stages))
     except VovError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -48,6 +53,31 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
             raise
         print(f"error: {one_line(line)}", file=sys.stderr)
         sys.exit(1)
+
+
+def set_in_vain(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],
+                prefixes: Sequence[str] = ()) -> list[str]:
+    """A line for every variable in the environment that is not the command's but was probably meant for it, and one
+    for keys of its preset that only others read; in the first process of a run alone. `run` explains the arguments."""
+    if os.environ.get("VOV_SPELLING") == "0" or (
+            "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") not in ("", "0", None)):
+        return []
+    if set(STAGES) & set(stages):
+        prefixes = [*prefixes, *(f"{stage.upper()}_" for stage in STAGES)]
+    fields = variables(cls)
+    own = [name for field in fields.values() for name in environment_names(field)]
+    lines = spelling.notes(_script(usage), own, os.environ, prefixes)
+    preset = given.get("config") or os.environ.get("CONFIG", "")
+    read = preset and "config" in fields and "encode" not in stages  # to encode.sh every preset says what fits need
+    if read and (keys := unread_keys(preset, set(fields))):
+        lines.append(f"CONFIG={preset}: {', '.join(keys)}: not read by this command, here ignored")
+    return lines
+
+
+def _script(usage: str) -> str:
+    """The command that a usage line is about: "… bash video/encode.sh …" → "video/encode.sh"."""
+    found = re.search(r"bash (\S+\.sh)", usage)
+    return found[1] if found else ""
 
 
 def one_line(problem: object) -> str:
@@ -83,11 +113,27 @@ def parse(cls: type, argv: list[str], usage: str, stages: Sequence[str] = ("",),
     parser.add_argument("--help", "-h", action="store_true")
     for name in variables(cls):
         parser.add_argument("--" + name.replace("_", "-"), "--" + name, dest=name, default=None)
-    given = vars(parser.parse_args(argv))
+    parsed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        print(f"error: {_unknown_flag(unknown[0], cls, _script(usage))}", file=sys.stderr)
+        sys.exit(2)
+    given = vars(parsed)
     if given.pop("help"):
         print(help_text(cls, given, usage, stages, defaults))
         sys.exit(0)
     return given
+
+
+def _unknown_flag(flag: str, cls: type, script: str) -> str:
+    """What is wrong with an argument that is no flag of the command."""
+    if not flag.startswith("--"):
+        return f"{one_line(flag)!r:.80} is no flag; give --name value, see --help"
+    name = flag[2:].partition("=")[0].upper().replace("-", "_")
+    sisters = spelling.sisters_of(name, script)
+    names = spelling.suggestions(name, [key.upper() for key in variables(cls)], sister=bool(sisters))
+    told = f" (it is one of {sisters[0]})" if sisters else ""
+    wanted = spelling.question(["--" + one.lower().replace("_", "-") for one in names], "; --help lists them")
+    return f"{one_line(flag).partition('=')[0]:.80} is not a flag of this command{told}{wanted}"
 
 
 def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],

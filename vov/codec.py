@@ -311,9 +311,7 @@ class Encoder:
 
 
 def check_caption(source: Source) -> None:
-    """Raises VovError for a caption that is empty, or that a file cannot hold."""
-    if not source.caption.strip():
-        raise VovError(f"{source.name or 'the source'}: the caption is empty; set CAPTION or fill CAPTION_FILE")
+    """Raises VovError for a caption that a file cannot hold; whether one is needed, the trees decide."""
     Item(source.caption, 1, 1)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from vov import VovError
+from vov import VovError, spelling
 from vov.files import REPO, read_text, write_bytes
 
 T = TypeVar("T")
@@ -118,8 +118,31 @@ def preset_path(preset: str) -> Path:
 
 
 def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]:
-    """The keys of a preset, those of its `stage` section over the common ones. An unknown key is an error."""
+    """The keys of a preset, those of its `stage` section over the common ones.
+
+    A preset serves several commands: a common key, or one in another command's section, is legal if any command knows
+    it, and is left out here if `known` has it not. What no command knows is an error, here as there.
+    """
     path = preset_path(preset)
+    tree, sections = _read_sections(path)
+    own = ("encode",) if stage == "encode" else STAGES
+    for name, part in {"": tree, **sections}.items():
+        legal = known if name in own else known | spelling.preset_keys()
+        for key in part:
+            if key not in legal:
+                wanted = spelling.question([repr(one) for one in spelling.meant(str(key), legal)],
+                                           "; run the script with --help for the known ones")
+                raise VovError(f"{path}: unknown key {shown(key)}{wanted}")
+    return {key: value for key, value in tree.items() if key in known} | sections.get(stage, {})
+
+
+def unread_keys(preset: str, known: set[str]) -> list[str]:
+    """The common keys of a preset that only other commands know."""
+    return [key for key in _read_sections(preset_path(preset))[0] if key in spelling.preset_keys() - known]
+
+
+def _read_sections(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The common keys of a preset, and its sections."""
     try:
         tree = yaml.safe_load(read_text(path)) or {}
     except OSError as error:
@@ -132,15 +155,7 @@ def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]
     if not all(isinstance(part, dict) for part in (tree, *sections.values())):
         raise VovError(f"{path}: the file, and {', '.join(SECTIONS)} in it, must be mappings of variable names to "
                        "values")
-    if stage == "encode":  # a preset serves both ways of coding: what only fits know is not for this one
-        tree = {key: value for key, value in tree.items() if key in known}
-        checked = sections["encode"]
-    else:
-        checked = [*tree, *sections["stage1"], *sections["stage2"]]
-    for key in checked:
-        if key not in known:
-            raise VovError(f"{path}: unknown key {shown(key)}; run the script with --help for the known ones")
-    return tree | sections.get(stage, {})
+    return tree, sections
 
 
 def save(config: Any, path: str | Path) -> None:

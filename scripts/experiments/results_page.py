@@ -1,8 +1,8 @@
 """What `scripts/results.sh` writes: results.json, tables.md, curves, pictures side by side, and what READMEs quote.
 
 A README quotes between two HTML comments, `<!-- results: WHAT -->…<!-- /results -->`. WHAT is `table KIND BYTES`,
-`lead KIND BYTES`, `bd KIND`, `made`, or one figure, of the mean or of one original: `KIND WAY BYTES METRIC`,
-`KIND/NAME WAY BYTES METRIC`; METRIC may be `bytes`.
+`lead KIND BYTES`, `bd KIND`, `sizes KIND METRIC WAY,WAY,…`, `made`, or one figure, of the mean or of one original:
+`KIND WAY BYTES METRIC`, `KIND/NAME WAY BYTES METRIC`; METRIC may be `bytes`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from vov.evaluation.catalogue import METRICS
 from vov.files import REPO, write_bytes
 
 READMES = ("README.md", "image/README.md", "video/README.md", "docs/results/README.md")
+ALONE = ("None of the other codecs keeps to this size on every original at full resolution. One that codes a smaller "
+         "picture, which is scaled back up, may; that was not measured for this table.")
 QUOTED = re.compile(r"(<!-- results: ([^>]*?) -->)(.*?)(<!-- /results -->)", re.S)
 
 
@@ -86,6 +88,18 @@ def table(document: dict, rows: Sequence[dict], bold: bool = True) -> str:
     return "\n".join(lines)
 
 
+def by_size(document: dict, kind: str, name: str, ways: Sequence[str]) -> str:
+    """One metric as Markdown, a line for each size; the best of a line bold, – where a way has no file of that size."""
+    lines = [f"| bytes ≤ | {' | '.join(map(results_ways.title, ways))} |", "| --: |" + " --: |" * len(ways)]
+    for asked in sizes(document, kind):
+        rows = [row for row in at(document, kind, asked) if row["way"] in ways and not larger(row)]
+        best = shown(name, extreme(name, rows))
+        values = {row["way"]: shown(name, row["metrics"].get(name)) for row in rows}
+        cells = [values.get(way) or "–" for way in ways]
+        lines.append(f"| {asked:,} | {' | '.join(f'**{cell}**' if cell == best else cell for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def larger(row: dict) -> str:
     """Says of a row that its file is larger than asked: then it is not compared."""
     return "" if row["bytes"] <= row["asked"] else ", larger than asked"
@@ -110,7 +124,7 @@ def lead(document: dict, rows: Sequence[dict]) -> str:
             text = f"{METRICS[name].label} ({difference} against {results_ways.title(winner)})"
             (leads if better(name, own, other) else loses).append(text)
     if not leads + loses:
-        return "No other codec can be so small." if ours else "None of our ways was measured at this size."
+        return ALONE if ours else "None of our ways was measured at this size."
     return " ".join([f"Ours leads in {', '.join(leads)}." if leads else "Ours leads in nothing.",
                      f"It loses in {', '.join(loses)}." if loses else "It loses in nothing."])
 
@@ -156,10 +170,10 @@ def at(document: dict, kind: str, asked: int) -> list[dict]:
 def tables(document: dict) -> str:
     """tables.md."""
     parts = ["# Tables of results", "Written by `bash scripts/results.sh`; do not edit. Bytes are those of whole files "
-             "(ours) and of elementary streams (the other codecs: the finest that is not larger than asked; a codec "
-             "that cannot be so small has no line). Metrics are of the decoded frames. Bold: the best of the column. "
-             "Seconds are of encoding and decoding, for codecs of the search for the size; – where a run went on "
-             "with a fit that was there.", made(document) + "."]
+             "(ours) and of elementary streams (the other codecs: the finest at full resolution that is not larger "
+             "than asked; a codec without such a file for every original has no line). Metrics are of the decoded "
+             "frames. Bold: the best of the column. Seconds are of encoding and decoding, for codecs of the search "
+             "for the size; – where a run went on with a fit that was there.", made(document) + "."]
     for kind, words in results_ways.KINDS.items():
         for number, asked in enumerate(sizes(document, kind)):
             names = ", ".join(document["originals"][kind])
@@ -229,6 +243,8 @@ def quoted(what: str, document: dict) -> str:
             return f"\n{table(document, at(document, kind, int(asked)))}\n"
         case ["lead", kind, asked]:
             return f"\n{lead(document, at(document, kind, int(asked)))}\n"
+        case ["sizes", kind, name, ways]:
+            return f"\n{by_size(document, kind, name, ways.split(','))}\n"
         case [kind, way, asked, name]:
             kind, _, one = kind.partition("/")
             for row in document["rows"] if one else at(document, kind, int(asked)):

@@ -20,10 +20,9 @@ from tqdm import tqdm
 from vov import VovError
 from vov.config import option
 from vov.evaluation.perceptual import WEIGHTS, file_digest
+from vov.model.lookup import GIGABYTES, MODELS
 
 logger = logging.getLogger(__name__)
-MODELS = {"wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
-          "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "qwen": "Qwen/Qwen-Image"}
 EVERYTHING = ("wan", "qwen", "metrics")
 UNUSED = ("assets/", "examples/", ".gitattributes")
 ATTEMPTS, TIMEOUT = 4, 60  # tries of one file, seconds without a byte
@@ -34,8 +33,8 @@ BLOCK = 2**20
 class FetchConfig:
     """What to fetch, from where, and where to put it."""
 
-    what: str = option("all", "wan (29 GB), wan-14b (81 GB), wan2.2-5b (DRY_RUN=1 says how much), qwen (58 GB), "
-                       "metrics (0.9 GB), with commas between; all: wan,qwen,metrics")
+    what: str = option("all", ", ".join(f"{name} ({GIGABYTES.get(name, '? ')} GB)" for name in MODELS) + ", metrics "
+                       "(0.9 GB), with commas between; all: wan,qwen,metrics. DRY_RUN=1 says how much")
     cache_dir: str = option("../pretrained_models", "gets a folder for each foundation model")
     metric_weights_dir: str = option("", "gets the weights of the metrics; default: PyTorch's cache (TORCH_HOME)")
     hf_endpoint: str = option("https://huggingface.co", "the Hugging Face hub or a mirror of it")

@@ -13,6 +13,10 @@ from vov import VovError
 from vov.files import REPO
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Models by the words for WHAT in scripts/fetch_models.sh.
+MODELS = {"wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+          "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "qwen": "Qwen/Qwen-Image"}
+GIGABYTES = {"wan": 29, "wan-14b": 81, "qwen": 58}  # where it was counted
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,12 +52,13 @@ def own_memory(module: nn.Module) -> None:
         tensor.data = tensor.data.clone()
 
 
-def find_model(model_id: str, cache_dir: str, trusted: bool = True) -> Path:
+def find_model(model_id: str, cache_dir: str, trusted: bool = True, instead: str = "") -> Path:
     """The local folder of a model in diffusers' layout; nothing is ever downloaded.
 
     Looked up as a folder (only if `trusted`: a name from a file's header is not), in this repository's models/,
     under `cache_dir` by full or last name, and in `cache_dir` as a Hugging Face cache.
-    Raises VovError with the command that fetches the weights.
+    Raises VovError with the command that fetches the weights, where there is one.
+    instead: a preset that needs none fetched, for those who only forgot CONFIG.
     """
     if not trusted and not MODEL_NAME.fullmatch(model_id):
         raise VovError(f"{model_id!r} in the file's header is not a model name; the file is damaged or hostile")
@@ -69,8 +74,16 @@ def find_model(model_id: str, cache_dir: str, trusted: bool = True) -> Path:
         complete = [p for p in snapshots.iterdir() if (p / "model_index.json").is_file()]
         if complete:
             return max(complete, key=lambda p: p.stat().st_mtime)
-    raise VovError(f"no weights of {model_id or 'the model'} in CACHE_DIR={cache_dir}; "
-                   f"fetch them with: CACHE_DIR={cache_dir} bash scripts/fetch_models.sh")
+    if trusted and model_id and Path(model_id).expanduser().exists():
+        kind = "a single file" if Path(model_id).expanduser().is_file() else "a folder without model_index.json"
+        raise VovError(f"MODEL_ID={model_id}: is {kind}; a folder in diffusers' layout is needed (model_index.json, "
+                       "transformer/, vae/, text_encoder/, …)")
+    what = next((word for word, name in MODELS.items() if name == model_id), "")
+    first = f"CONFIG={instead} runs at once; " if instead and what else ""
+    size = f" ({GIGABYTES[what]} GB)" if what in GIGABYTES else ""
+    cure = (f"fetch them{size} with: CACHE_DIR={cache_dir} WHAT={what} bash scripts/fetch_models.sh" if what else
+            "set CACHE_DIR to where they are, or MODEL_ID to their folder")
+    raise VovError(f"{first}no weights of {model_id or 'the model'} in CACHE_DIR={cache_dir}; {cure}")
 
 
 def public_name(model_id: str, path: Path) -> str:

@@ -73,8 +73,12 @@ class ModelOptions:
             named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
         elif made is not None:
             named, stored = made.model_id, made.dtype
-        backbone = kind.load(self.model_id or named or kind.usual_model, self.cache_dir, self.device,
-                             self.precision(stored, source), trusted=bool(self.model_id) or isinstance(made, Mapping),
+        model, trusted = self.model_id or named or kind.usual_model, bool(self.model_id) or isinstance(made, Mapping)
+        if made is None and hasattr(self, "config"):  # a preset chooses the model, so another preset is a cure
+            from vov.model.lookup import find_model
+
+            find_model(model, self.cache_dir, trusted, instead=f"nano-{kind.tree}")
+        backbone = kind.load(model, self.cache_dir, self.device, self.precision(stored, source), trusted=trusted,
                              offload=self.offload)
         backbone.collection_dir = self.collection_dir
         if self.attention != "auto":
