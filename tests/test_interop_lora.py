@@ -169,5 +169,13 @@ def test_export_does_not_overwrite_unasked(exportable, tmp_path, monkeypatch):
     with pytest.raises(VovError, match="OVERWRITE=1"):
         run_export(monkeypatch, folder, **given)
     assert (tmp_path / "y.safetensors").read_bytes() == b"precious"
+    with pytest.raises(VovError, match="no run made it"):
+        run_export(monkeypatch, folder, **given, OVERWRITE=1)
+    assert (tmp_path / "y.safetensors").read_bytes() == b"precious"
+    (tmp_path / "y.safetensors").unlink()
+    run_export(monkeypatch, folder, **given, OVERWRITE=0)
+    (tmp_path / "y.safetensors").write_bytes(b"changed since")
+    with pytest.raises(VovError, match="OVERWRITE=1"):
+        run_export(monkeypatch, folder, **given, OVERWRITE=0)
     run_export(monkeypatch, folder, **given, OVERWRITE=1)
     assert load_reference(tmp_path / "y.safetensors").metadata["caption"] == "a dog"

@@ -99,7 +99,7 @@ def add_noise_pictures(settings: AddNoisePictures) -> None:
         media.refuse_other_size(str(file), original.frames, item.original_width, item.original_height,
                                 "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
     _run(stream, path, with_region(originals, settings), settings,
-         Path(settings.output or f"scaled/{path.stem}/{path.stem}.vov"))
+         Path(settings.output or f"scaled/{path.stem}/{path.stem}.vov"), files)
 
 
 def refuse_video(stream: Bitstream) -> None:
@@ -109,10 +109,11 @@ def refuse_video(stream: Bitstream) -> None:
                        "noise is chosen as it is coded; code it anew with TARGET_BYTES to give it more")
 
 
-def _run(stream: Bitstream, path: Path, originals: Sequence[Original], settings: Any, output: Path) -> None:
+def _run(stream: Bitstream, path: Path, originals: Sequence[Original], settings: Any, output: Path,
+         inputs: Sequence[Path] = ()) -> None:
     from vov.commands.run_report import table
 
-    with outputs_of(path, stream, originals, settings, output) as outputs:
+    with outputs_of(path, stream, originals, settings, output, inputs=inputs) as outputs:
         result = code_items(stream, lambda: settings.load(backbone_class(stream.header.tree), stream.header, str(path)),
                             originals, settings, output, outputs)
     print(table(result))
@@ -120,7 +121,7 @@ def _run(stream: Bitstream, path: Path, originals: Sequence[Original], settings:
 
 
 def outputs_of(file: Path | None, stream: Bitstream | None, originals: Sequence[Original], settings: Any, path: Path,
-               *parts: object) -> Outputs:
+               *parts: object, inputs: Sequence[Path] = ()) -> Outputs:
     """What `code_items` writes: the file, what it decodes to, result.json.
 
     Args:
@@ -128,21 +129,26 @@ def outputs_of(file: Path | None, stream: Bitstream | None, originals: Sequence[
         settings: a `ScalingConfig` with model options.
         path: of the new file.
         parts: further settings that shape it.
+        inputs: what was read that no variable names.
     """
     from vov.commands.run_report import NAME, made_from, settings_of
+    from vov.config import read_by
     from vov.decoding import collection
-    from vov.runtime.files import content_hash
+    from vov.runtime.files import content_hash, refuse_overlap
     from vov.runtime.resumable import Outputs
 
     several, moving = len(originals) > 1, len(originals[0].frames) > 1
     decoded = [path.with_suffix("")] if several or moving else [path.with_suffix(".png")]
     decoded += [path.with_suffix(".mp4")] if moving else []
+    variable = "OUTPUT" if hasattr(settings, "output") else "OUT_DIR"
+    written = [path, *decoded, path.parent / NAME]
+    refuse_overlap(written, [*inputs, *([file] if file else []), *read_by(settings)], variable)
     content = [(one.frames.shape, one.caption, one.name if several else "", content_hash(one.frames.tobytes()),
                 *([one.region.hash] if one.region else ())) for one in originals]
     shared = [collection.remember(settings.collection)] if settings.collection else []
     identity = made_from(settings, stream.header.dtype if stream else "", file, content,
                          settings_of(settings, ScalingConfig), *parts, *shared)
-    return Outputs(path.name, [path, *decoded, path.parent / NAME], identity, settings.overwrite, "OUTPUT")
+    return Outputs(path.name, written, identity, settings.overwrite, variable)
 
 
 def code_items(stream: Bitstream, load: Callable[[], Backbone], originals: Sequence[Original], settings: Any,

@@ -12,10 +12,11 @@ from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.config import cli, option, override
 from vov.config.rate_targets import NO_TARGET
-from vov.dataset.items import Listed, read_items
+from vov.dataset.items import Listed, read_by_set, read_items
 from vov.fitting.settings import FitConfig
 from vov.model.registry import backbone_class
-from vov.runtime.files import locked, refuse_existing
+from vov.runtime.files import content_hash, locked, refuse_existing, refuse_overlap, write_bytes
+from vov.runtime.resumable import FIT, Outputs, refuse_foreign
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,16 @@ def main(settings: CollectionFit) -> None:
     """Fits, writes OUT_DIR/NAME.vovd, says how large it is."""
     if not settings.manifest or not settings.out_dir:
         raise VovError("MANIFEST and OUT_DIR must be set; see --help")
-    items = read_items(settings.manifest, settings.tree, settings.caption)
+    items = read_items(settings.manifest, settings.tree, settings.caption, out_dir=settings.out_dir)
+    from vov import bitstream
     from vov.decoding import collection
     from vov.fitting import collection_fit
     from vov.fitting.distributed import world
 
     folder = Path(settings.out_dir)
     path = folder / f"{settings.name or Path(settings.manifest).stem}{collection.SUFFIX}"
+    refuse_overlap([path, folder / "fit"], read_by_set(settings, items))
+    refuse_foreign([path, *(folder / "fit" / name for name in FIT)])
     refuse_existing(path, settings.overwrite)
     with world() as here, locked(folder) if here.first else nullcontext():
         read = [windows_of(item, settings) for item in items]
@@ -78,7 +82,10 @@ def main(settings: CollectionFit) -> None:
         stream = collection_fit.fit(backbone, shown, settings, path.stem, folder / "fit",
                                     read[0][1], here)
         if here.first:
-            collection_fit.write(path, stream)
+            data = bitstream.to_bytes(stream)
+            with Outputs(path.name, [path], content_hash(data), settings.overwrite) as outputs:
+                outputs.make(path, lambda: write_bytes(path, data))
+                outputs.finish()
             found = collection.read(path)
             print(f"{path}: {len(found.data)} bytes, collection {found.name.hex()}, {len(items)} items")
 

@@ -16,6 +16,7 @@ from vov.commands.encode import EncodePictures, EncodeVideo
 from vov.config import cli
 from vov.dataset.options import SetOptions
 from vov.runtime.files import REPO, locked
+from vov.runtime.resumable import SET, claim
 
 USAGE = "MANIFEST=clips.csv OUT_DIR=runs/set [VARIABLE=value …] bash scripts/encode_dataset.sh"
 ENCODE = {"video/encode.sh": EncodeVideo, "image/encode.sh": EncodePictures}  # whose variables go with a set's
@@ -35,6 +36,7 @@ def main(settings: SetOptions) -> None:
     begun, folder = time.monotonic(), Path(settings.out_dir)
     with locked(folder):
         found = jobs_of(settings, flags())
+        claim(folder, SET)
         jobs = [job for job in found if isinstance(job, Job)]
         failed = [(str(one[0].path), one[1]) for one in found if not isinstance(one, Job)]
         done = [job for job in jobs if job.done()] if not settings.overwrite else []

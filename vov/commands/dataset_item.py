@@ -18,12 +18,14 @@ from vov import VovError, media
 from vov.commands import encode
 from vov.commands.run_report import NAME
 from vov.config import cli, environment_names, fields_of, keys_of, load, preset_path
-from vov.dataset.items import Listed, read_items
+from vov.dataset.items import Listed, read_by_set, read_items
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.dataset.options import SetOptions
 from vov.dataset.tasks import Task
 from vov.model.lookup import find_model
 from vov.model.registry import USUAL
+from vov.runtime.files import refuse_overlap
+from vov.runtime.resumable import SET, refuse_foreign
 
 log = logging.getLogger(__name__)
 WORDS = {"video": ("video", "wan"), "image": ("image",)}  # in the names of presets
@@ -105,9 +107,11 @@ def counterpart(medium: str, preset: str) -> str:
 def jobs_of(settings: Any, given: dict[str, Any]) -> list[Job | tuple[Listed, str]]:
     """A job for every item, or (item, why) for one that cannot be tried. given: flags of the command line."""
     columns = set().union(*(columns_of(medium) for medium in MEDIA if settings.family in ("", medium)))
-    items = read_items(settings.manifest, settings.family, settings.caption, columns)
+    items = read_items(settings.manifest, settings.family, settings.caption, columns, settings.out_dir)
+    names = unique([item.path.stem for item in items])
+    refuse_originals(settings, items, names)
     found: list[Job | tuple[Listed, str]] = []
-    for item, name in zip(items, unique([item.path.stem for item in items]), strict=True):
+    for item, name in zip(items, names, strict=True):
         try:
             refuse_missing(item.path)
             medium = settings.family or ("video" if media.is_moving(item.path) else "image")
@@ -119,6 +123,14 @@ def jobs_of(settings: Any, given: dict[str, Any]) -> list[Job | tuple[Listed, st
     if len(kinds) > 1 and (given.get("model_id") or os.environ.get("MODEL_ID")):
         raise VovError("MODEL_ID is set, but the set has pictures and videos; set IMAGE_MODEL_ID and VIDEO_MODEL_ID")
     return found
+
+
+def refuse_originals(settings: SetOptions, items: list[Listed], names: list[str]) -> None:
+    """Raises VovError when the set's files, or an item's folder, would touch what is read or what no run made."""
+    folder = Path(settings.out_dir)
+    own = [folder / name for name in SET]
+    refuse_overlap([*own, folder / "report", *(folder / name for name in names)], read_by_set(settings, items))
+    refuse_foreign(own)
 
 
 def job_of(medium: str, item: Listed, name: str, settings: Any, place: tuple[Path, int]) -> Job:

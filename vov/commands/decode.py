@@ -11,7 +11,7 @@ from vov import VovError
 from vov.bitstream.header import HIGHEST
 from vov.commands.options import EXAMPLES, ImageFit, QwenOptions, WanOptions
 from vov.commands.pictures import described, read_pictures
-from vov.config import option, override
+from vov.config import option, override, read_by
 from vov.model.registry import backbone_class
 from vov.noise.options import TextureOption
 
@@ -82,6 +82,7 @@ def _decode_file(settings: DecodeVideo | DecodePictures, medium: str, start: int
     from vov.commands.run_report import made_from
     from vov.commands.saving import decoded_paths, save, save_outputs
     from vov.decoding.decode import read
+    from vov.runtime.files import refuse_overlap
     from vov.runtime.resumable import Outputs
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
@@ -89,6 +90,7 @@ def _decode_file(settings: DecodeVideo | DecodePictures, medium: str, start: int
     part = (start, count or 0) if start or count else ()
     identity = made_from(settings, stream.header.dtype, path, *part, *settings.textures)
     paths = decoded_paths(folder, path.stem, stream)
+    refuse_overlap(paths, read_by(settings))
     with Outputs(path.stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
         save_outputs(outputs, stream, lambda: settings.load(backbone_class(medium), stream.header, str(path)), paths,
                      lambda decoder: save(decoder, folder, path.stem, (), start, count), settings.texture,
@@ -103,6 +105,7 @@ def _decode_checkpoint(settings: DecodePictures) -> list[Path]:
     from vov.commands.saving import decoded_paths, save, save_outputs
     from vov.formats.checkpoint_file import as_file
     from vov.formats.reference import load_reference, told_settings
+    from vov.runtime.files import refuse_overlap
     from vov.runtime.resumable import Outputs
 
     path, found = settings.init_lora_path, load_reference(settings.init_lora_path)
@@ -114,6 +117,7 @@ def _decode_checkpoint(settings: DecodePictures) -> list[Path]:
     entries = described(settings.description_file, fit.caption_start, fit.caption_end)
     stem, folder = Path(path).stem, Path(settings.output_dir)
     paths = [folder / stem] if len(entries) > 1 else [folder / f"{stem}.png"]
+    refuse_overlap(paths, [*read_by(settings), *(Path(settings.data_root) / name for name, _ in entries)])
     identity = made_from(settings, "", path, entries, sorted(values.items()))
     with Outputs(stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
         if not outputs.complete:

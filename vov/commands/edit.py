@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vov import VovError
 from vov.commands.options import QwenOptions, VideoFit, WanOptions, caption_path
-from vov.config import option, override
+from vov.config import option, override, read_by
 from vov.editing.settings import EditConfig, OneFit, SeveralFits
 from vov.model.registry import backbone_class
 
@@ -96,7 +96,7 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
     from vov import media
     from vov.commands.run_report import made_from, settings_of
     from vov.editing.edit import edit, load
-    from vov.runtime.files import path_hash
+    from vov.runtime.files import path_hash, refuse_overlap
     from vov.runtime.resumable import Outputs
 
     if not settings.caption.strip():
@@ -108,6 +108,7 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
     if medium == "image":
         media.refuse_no_picture(output, "OUTPUT")
     clip = first.original(*original)
+    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], "OUTPUT")
     identity = made_from(settings, first.stream.header.dtype if first.stream else "", sources[0],
                          *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip
                                                          else []), settings_of(settings, EditConfig))

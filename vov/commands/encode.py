@@ -84,7 +84,8 @@ def encode_pictures(settings: EncodePictures) -> None:
     fit = dataclasses.replace(ImageFit(), decode_steps=settings.steps, **asked)
     originals = fit.originals(caption_needed=False)
     path = Path(settings.out_dir) / f"{fit.run_name(originals)}.vov"
-    with outputs_of(None, None, originals, settings, path, fit.width, fit.height, fit.shift, fit.seed) as outputs:
+    with outputs_of(None, None, originals, settings, path, fit.width, fit.height, fit.shift, fit.seed,
+                    inputs=fit.files()) as outputs:
         if outputs.complete:
             print(table(json.loads((path.parent / NAME).read_bytes())))
             return
@@ -113,8 +114,10 @@ def refuse_missing(settings: EncodeVideo) -> None:
 def shared(settings: EncodeVideo, fewest: int) -> Shared | None:
     """The same video, to be coded group by group, if it has at least `fewest` groups; `encode_video` then finds them
     done."""
+    from vov.commands.film import outputs_of
     from vov.sequence.share import Shared, most_groups
 
+    outputs_of(settings)  # what is wrong with them, before any chunk is coded
     if most_groups(settings, settings.frames_dir) < fewest:
         return None
     found = Shared(settings, backbone_class("video"), settings.frames_dir, settings.words, settings.file.parent)

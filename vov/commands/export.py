@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vov import VovError
-from vov.config import cli, option
+from vov.config import cli, option, read_by
 from vov.model.registry import TRANSFORMERS, backbone_class
-from vov.runtime.files import content_hash, path_hash, there
+from vov.runtime.files import content_hash, path_hash, refuse_overlap, there
 from vov.runtime.resumable import Outputs
 
 
@@ -66,6 +66,7 @@ def main(settings: Export) -> None:
         raise VovError(f"OUTPUT={output}: must end in .safetensors for FORMAT={settings.format}")
     if settings.format == "peft" and output.is_file():
         raise VovError(f"OUTPUT={output}: is a file; FORMAT=peft writes a folder")
+    refuse_overlap([output], read_by(settings), "OUTPUT")
     identity = content_hash(path_hash(settings.input) if there(settings.input) else "", settings.format,
                             settings.model_id, sorted(settings.given().items()))
     with Outputs(output.name, [output], identity, settings.overwrite, "OUTPUT") as outputs:

@@ -16,7 +16,8 @@ from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
 from vov.commands.encode import EncodeVideo
 from vov.commands.run_report import NAME, Clock, Meter, table
-from vov.commands.saving import decoded_paths, finish
+from vov.commands.saving import finish
+from vov.config import read_by
 from vov.decoding import collection
 from vov.decoding.decode import Decoder, read
 from vov.decoding.limits import check_work
@@ -25,8 +26,8 @@ from vov.media import FrameSource
 from vov.model.backbone import Backbone
 from vov.model.registry import backbone_class
 from vov.noise import rate_control
-from vov.runtime.files import content_hash, locked, refuse_unwritable, write_bytes
-from vov.runtime.resumable import Outputs
+from vov.runtime.files import content_hash, locked, refuse_overlap, refuse_unwritable, write_bytes
+from vov.runtime.resumable import Outputs, refuse_foreign
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.share import encoder_of
 
@@ -40,7 +41,7 @@ def encode(settings: EncodeVideo) -> str:
     path = settings.file
     Item(settings.words, 1, 1)  # its bounds, before any time is spent
     settings.one_rate()
-    refuse_unwritable([path, path.with_suffix(".mp4")])
+    paths = outputs_of(settings)
     source = FrameSource(settings.frames_dir, start=settings.start, frames=settings.frames, fps=settings.fps)
     with world() as here, locked(path.parent) if here.first else nullcontext():
         backbone, clock = settings.load(backbone_class("video")), Clock()
@@ -51,13 +52,25 @@ def encode(settings: EncodeVideo) -> str:
             stream = replace(stream, extra={SOUND: sound})
         data, place = bitstream.to_bytes(stream), path.parent / NAME
         identity = content_hash(data)
-        paths = [path, *decoded_paths(path.parent, path.stem, stream), place]
         with Outputs(path.name, paths, identity, settings.overwrite, known={path: identity}) as outputs:
             if outputs.complete:
                 return table(json.loads(place.read_bytes()))
             outputs.make(path, lambda: write_bytes(path, data))
             return table(finish(outputs, path, read(path, limit=0), backbone, [source], clock,
                                 settings.collection))
+
+
+def outputs_of(settings: EncodeVideo) -> list[Path]:
+    """What `encode` leaves beside the chunks.
+
+    Raises VovError when these would touch what is read, or are there and no run made them, or cannot be written.
+    """
+    path = settings.file
+    paths = [path, path.with_suffix(""), path.with_suffix(".mp4"), path.parent / NAME]
+    refuse_overlap([*paths, path.parent / "chunks"], read_by(settings))
+    refuse_foreign(paths)
+    refuse_unwritable(paths)
+    return paths
 
 
 def _coded(settings: EncodeVideo, backbone: Backbone, source: FrameSource, here: World) -> Bitstream | None:

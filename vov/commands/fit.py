@@ -59,5 +59,6 @@ def fit_pictures(settings: ImageFit, first: ImageFit, second: ImageFit) -> None:
     if second.lambda_rate > 0:
         stages.append(Stage("stage2", second, folder / "stage2"))
     if done := train(backbone_class("image"), originals, stages, folder / f"{settings.run_name(originals)}.vov",
-                     lambda stage, backbone: at_size(stage, originals, backbone.unit), round_at_end=True):
+                     lambda stage, backbone: at_size(stage, originals, backbone.unit), round_at_end=True,
+                     inputs=settings.files()):
         print(done)

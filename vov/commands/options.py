@@ -158,6 +158,15 @@ class ImageFit(FitConfig):
         Item(caption, 1, 1)  # its bounds, checked before any time is spent
         return with_region([Original(read_image(self.image)[None], 0.0, caption, Path(self.image).name)], self)
 
+    def files(self) -> list[Path]:
+        """Where the chosen pictures are."""
+        from vov.commands.pictures import described
+
+        if self.image:
+            return [Path(self.image)]
+        entries = described(self.description_file, self.caption_start, self.caption_end)
+        return [Path(self.data_root) / name for name, _ in entries]
+
     def run_name(self, originals: Sequence[Original]) -> str:
         """NAME, else the stem of the only picture, else that of DESCRIPTION_FILE."""
         return self.name or Path(originals[0].name if len(originals) == 1 else self.description_file).stem

@@ -49,14 +49,6 @@ def save(decoder: Decoder, folder: Path, stem: str, meters: Sequence[Meter] = ()
         frames = ahead(decoder.frames(0, start, count), stream.header.num_frames)  # the next chunk while one is written
         shown = _Shown(paths[0], frames, start, meters[0].add if meters else None, behind)
         media.write_video(paths[1], shown, stream.header.fps, sound=stream.extra.get(SOUND, b"") if whole else b"")
-    remove_other_frames(paths[0], shown.numbers)
-
-
-def remove_other_frames(folder: Path, numbers: range) -> None:
-    """An output folder holds one run: frames of an earlier, longer one go."""
-    for old in folder.glob("[0-9]*.png"):
-        if old.stem.isdecimal() and int(old.stem) not in numbers:
-            old.unlink()
 
 
 class _Shown:

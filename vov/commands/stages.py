@@ -13,6 +13,7 @@ from vov import VovError, bitstream
 from vov.bitstream import Item
 from vov.commands.run_report import NAME, Clock, table
 from vov.commands.saving import decoded_paths, finish
+from vov.config import read_by
 from vov.fitting.distributed import World, world
 from vov.fitting.encoder import Encoder, read_start
 from vov.fitting.rate import RateModel
@@ -20,8 +21,8 @@ from vov.fitting.rate_control import with_final_step
 from vov.fitting.settings import FitConfig, refuse_disagreement
 from vov.media.original import Original
 from vov.model.backbone import Backbone
-from vov.runtime.files import content_hash, locked, refuse_unwritable, write_bytes
-from vov.runtime.resumable import Outputs
+from vov.runtime.files import content_hash, locked, refuse_overlap, refuse_unwritable, write_bytes
+from vov.runtime.resumable import FIT, Outputs, refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Stage:
 
 def train(kind: type[Backbone], originals: Sequence[Original], stages: Sequence[Stage], path: Path,
           prepare: Callable[[FitConfig, Backbone], FitConfig] = lambda settings, backbone: settings,
-          round_at_end: bool = False) -> str:
+          round_at_end: bool = False, inputs: Sequence[Path] = ()) -> str:
     """Runs the stages one after the other; when the last has a rate term, writes, decodes and measures the file.
 
     Run again after a kill, it goes on where it was; run again when all is done, it changes nothing.
@@ -48,6 +49,7 @@ def train(kind: type[Backbone], originals: Sequence[Original], stages: Sequence[
         path: of the .vov file; its folder gets the decoded frames and result.json, and is locked meanwhile.
         prepare: (settings, backbone) → settings, for what only the model knows.
         round_at_end: write a file even without a rate term, θ rounded at INIT_BITS per entry.
+        inputs: what was read that no variable names.
     Returns:
         What to print: the table of the result, or what to do next; empty in all processes but the first.
     """
@@ -55,11 +57,22 @@ def train(kind: type[Backbone], originals: Sequence[Original], stages: Sequence[
     for original in originals:
         Item(original.caption, 1, 1)  # what a file can hold
     folders = {folder.resolve(): folder for folder in (path.parent, *(stage.folder for stage in stages))}
-    refuse_unwritable([path, *(stage.folder / "checkpoint.safetensors" for stage in stages)])
+    fits = [stage.folder / name for stage in stages for name in FIT]
+    last = _written(path, originals) if round_at_end or stages[-1].settings.lambda_rate > 0 else []
+    refuse_overlap([*fits, *last], [*inputs, *(read for stage in stages for read in read_by(stage.settings))])
+    refuse_foreign([*fits, *last])
+    refuse_unwritable([path, *fits])
     with world() as here, ExitStack() as held:
         for folder in folders.values() if here.first else ():
             held.enter_context(locked(folder))
         return _run(kind, originals, stages, path, (prepare, round_at_end), here)
+
+
+def _written(path: Path, originals: Sequence[Original]) -> list[Path]:
+    """What `write` leaves."""
+    several, moving = len(originals) > 1, len(originals[0].frames) > 1
+    decoded = [path.with_suffix("")] if several or moving else [path.with_suffix(".png")]
+    return [path, *decoded, *([path.with_suffix(".mp4")] if moving else []), path.parent / NAME]
 
 
 def refuse_impossible(stages: Sequence[Stage]) -> None:

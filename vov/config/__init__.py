@@ -13,6 +13,7 @@ from vov.config.fields import (
     override,
     preset_path,
     rare,
+    read_by,
     read_preset,
     save,
     shown,
@@ -22,5 +23,5 @@ from vov.config.fields import (
 )
 
 __all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "fields_of", "keys_of", "load", "number_list",
-           "option", "override", "preset_path", "rare", "read_preset", "save", "shown", "unread_keys",
+           "option", "override", "preset_path", "rare", "read_by", "read_preset", "save", "shown", "unread_keys",
            "unused", "variables"]

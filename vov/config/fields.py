@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STAGES = ("stage1", "stage2")
+READ = ("bitstream", "caption_file", "collection", "config", "description_file", "fake_dir", "frames_dir", "image",
+        "init_lora_path", "input", "manifest", "original", "original_frames_dir", "real_dir", "reference_curves", "roi",
+        "scenes", "weights", "weights1", "weights2")  # name what is read; DATA_ROOT and the like, only where it lies
 SECTIONS = (*STAGES, "encode")  # of a preset: for one stage of a fit, or for encode.sh alone
 
 
@@ -168,8 +171,7 @@ def preset_path(preset: str) -> Path:
         with suppress(OSError, ValueError):  # a name that no file can have
             if path.is_file():
                 return path
-    known = ", ".join(sorted(p.stem for p in (REPO / "configs").glob("*.yaml")))
-    raise VovError(f"CONFIG={preset:.80}: no such preset or YAML file; presets are {known}")
+    raise VovError(f"CONFIG={preset:.80}: no such preset or YAML file; presets are {', '.join(preset_words())}")
 
 
 def read_preset(preset: str, known: set[str], stage: str = "") -> dict[str, Any]:
@@ -244,6 +246,20 @@ def number_list(name: str, text: str, count: int = 0, positive: bool = False) ->
         raise VovError(f"{name}={text!r} has {len(values)} values, {count} are needed; give one for each, or one for "
                        "all")
     return values
+
+
+def read_by(settings: Any) -> list[Path]:
+    """The files and folders that a command with these settings reads, as far as variables name them."""
+    named = {name: str(getattr(settings, name, "")) for name in READ}
+    words = {"config": preset_words(), "scenes": ("auto", "none")}
+    found = [Path(value) for name, value in named.items() if value and value not in words.get(name, ())]
+    model = Path(getattr(settings, "model_id", "") or ".")
+    return [*found, model] if (model / "model_index.json").is_file() else found
+
+
+def preset_words() -> list[str]:
+    """The names of the presets."""
+    return sorted(path.stem for path in (REPO / "configs").glob("*.yaml"))
 
 
 def shown(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vov import VovError, media
-from vov.config import number_list
+from vov.config import number_list, read_by
 from vov.decoding.decode import Decoder, read
 from vov.evaluation import explicit, report
 from vov.evaluation.anchors import anchor_points, parse_anchors
@@ -25,7 +25,7 @@ from vov.evaluation.pairs import EvalConfig, Pair, open_pairs, read_folders
 from vov.model.backbone import Backbone
 from vov.model.lookup import pick_device
 from vov.model.registry import USUAL, backbone_class
-from vov.runtime.files import content_hash, path_hash, refuse_unwritable, write_bytes, write_json
+from vov.runtime.files import content_hash, path_hash, refuse_overlap, refuse_unwritable, write_bytes, write_json
 from vov.runtime.resumable import Outputs
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def evaluate(settings: EvalConfig, medium: str) -> dict:
     anchors, curves = parse_anchors(settings.anchors), read_curves(settings.reference_curves)
     skipped = left_out(settings.metrics, settings.skip_metrics, settings.skip_fvd, medium == "image")
     pairs = read_manifest(settings) if settings.manifest else read_folders(settings, medium == "image")
+    refuse_originals(settings, pairs)
     open_pairs(pairs, settings.num_frames, settings.decode_limit)
     bd_anchor(pairs, settings, anchors)  # its mistakes before any work
     with Outputs("results", [out / name for name in OUTPUTS], identity(settings, pairs, medium),
@@ -52,6 +53,14 @@ def evaluate(settings: EvalConfig, medium: str) -> dict:
         if outputs.complete:
             return json.loads((out / "results.json").read_bytes())
         return measure(settings, medium, pairs, (anchors, curves, skipped), outputs)
+
+
+def refuse_originals(settings: EvalConfig, pairs: Sequence[Pair]) -> None:
+    """Raises VovError when results, streams of anchors or decoded frames would touch what is compared."""
+    read = [*read_by(settings), *(Path(path) for pair in pairs for path in (pair.original, pair.decoded))]
+    refuse_overlap([Path(settings.out_dir) / name for name in OUTPUTS], read)
+    used = {"anchors": bool(settings.anchors), "decoded": any(pair.is_coded for pair in pairs)}
+    refuse_overlap([Path(settings.work_dir) / name for name in used if used[name]], read, "WORK_DIR")
 
 
 def identity(settings: EvalConfig, pairs: Sequence[Pair], medium: str) -> str:

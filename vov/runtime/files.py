@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -134,6 +134,45 @@ def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") ->
             raise VovError(f"{folder}: is a file, but a folder is needed there; choose another {variable}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise VovError(f"{folder}: cannot be written; choose another {variable}")
+
+
+def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], variable: str = "OUT_DIR") -> None:
+    """Raises VovError when writing `outputs` would touch any of `inputs`: what is read is never written.
+
+    An output may not be an input, lie in one, or be a folder that holds one. The disk is asked what is the same: links
+    and .. are resolved, and so are two names of one file, by a hard link or because the disk does not mind case.
+
+    Args:
+        outputs: files and folders that the command makes, whether they are there or not.
+        inputs: files and folders that it reads; those that are missing are left to who reads them.
+        variable: the setting that a user would change to write elsewhere.
+    """
+    read = {path: _places(path) for given in inputs if str(given) and there(given) for path in _linked(Path(given))}
+    for output in map(Path, outputs):
+        above = _places(output)
+        for path, around in read.items():
+            if there(output) and above[0] == around[0]:
+                problem = f"would be written over {path}, which is read"
+            elif around[0] in above:
+                problem = f"would be written into {path}, which is read"
+            elif there(output) and above[0] in around:
+                problem = f"would get outputs, and holds {path}, which is read"
+            else:
+                continue
+            raise VovError(f"{output}: {problem}; choose another {variable}")
+
+
+def _places(path: Path) -> list[tuple[int, int]]:
+    """What the disk calls a path and every folder above it, from the inside out; without those that are not there."""
+    real = Path(os.path.realpath(path))
+    found = [place.stat() for place in (real, *real.parents) if there(place)]
+    return [(one.st_dev, one.st_ino) for one in found]
+
+
+def _linked(path: Path) -> list[Path]:
+    """A path, and of a folder also what links in it lead to."""
+    links = [one for one in path.iterdir() if one.is_symlink() and there(one)] if path.is_dir() else []
+    return [path, *links]
 
 
 @contextmanager
