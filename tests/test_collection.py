@@ -15,8 +15,9 @@ from vov.fitting import collection_fit
 from vov.fitting.settings import FitConfig
 from vov.formats import export
 from vov.media.original import Original
-from vov.noise.items import frozen_file
+from vov.noise.items import NoiseRun, add_noise, frozen_file
 from vov.noise.options import ScalingConfig
+from vov.runtime.state import read_state
 
 FIT = FitConfig(width=32, height=32, rank=2, theta_length=32, last_k=2, train_steps=2, lr=0.5, batch_size=2,
                 preview_every=0, theta_init=2.0, shift=3.0, decode_steps=3)
@@ -45,10 +46,9 @@ def theta(backbone, tmp_path_factory):
 def coded(backbone, theta):
     """(bytes of a file that names the collection, the frames that its encoder saw)."""
     source = Original(picture(9), 0.0, "a thing", "x.png")
-    backbone.collection_dir = str(theta.parent)
     stream = dataclasses.replace(frozen_file(backbone, [source], FIT), collection=collection.read(theta).name)
-    made, frames = scale(stream, backbone, [source], ScalingConfig(scheme="paper", bits=4, steps=3))
-    backbone.collection_dir = ""
+    made, frames = add_noise(stream, backbone, [source], ScalingConfig(scheme="paper", bits=4, steps=3),
+                             NoiseRun(collections=str(theta.parent)))
     return bitstream.to_bytes(made), frames[0]
 
 
@@ -61,9 +61,7 @@ def test_a_file_decodes_with_its_collection_beside_it_or_in_a_folder_to_what_the
         path.write_bytes(data)
         if place == "beside":
             (path.parent / "renamed.vovd").write_bytes(theta.read_bytes())
-        backbone.collection_dir = str(theta.parent) if place == "folder" else ""
-        (clip,) = decode(path, backbone)
-        backbone.collection_dir = ""
+        (clip,) = decode(path, backbone, collections=str(theta.parent) if place == "folder" else "")
         assert np.array_equal(clip.frames, seen)
 
 
@@ -151,5 +149,5 @@ def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan,
         with Decoder(bitstream.read(out / "film.vov"), model, texture=0.0) as decoder:  # as encoders see it
             frames = list(decoder.frames())
         for number, last in enumerate((4, 8)):
-            with np.load(out / f"chunks/chunk{number:06d}.npz") as chunk:
-                assert np.array_equal(chunk["last"], frames[last])
+            chunk, _ = read_state(out / f"chunks/chunk{number:06d}.safetensors")
+            assert np.array_equal(chunk["last"], frames[last])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clips import film
 from tests.test_fit import ball
-from vov import VovError, bitstream, config, media
+from vov import VovError, bitstream, config, media, metrics
 from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
 from vov.commands.encode import EncodePictures, EncodeVideo, encode_pictures, encode_video
 from vov.runtime.files import REPO
@@ -39,6 +39,10 @@ def test_a_video_of_any_size_and_length_comes_back_at_its_own(tiny_wan, tmp_path
         bitstream=str(file), output_dir=str(tmp_path / "part"), model_id=str(tiny_wan), device="cpu", start_at=6,
         frames=4))
     assert np.array_equal(media.read_clip(tmp_path / "part/film").frames, whole[6:10])
+    assert sorted(p.name for p in (tmp_path / "part/film").iterdir()) == [f"{n:05d}.png" for n in range(6, 10)]
+    by_frame = [metrics.psnr(a[None], b[None]) for a, b in zip(ball(11, 45, 37), whole, strict=True)]
+    assert result["psnr_of_first_frame"] == pytest.approx(by_frame[0])
+    assert result["psnr_of_worst_frame"] == pytest.approx(min(by_frame))
 
 
 def test_a_phones_rotated_video_with_sound_comes_back_upright_in_time_and_sounding(tiny_wan, tmp_path):
@@ -60,6 +64,9 @@ def test_a_phones_rotated_video_with_sound_comes_back_upright_in_time_and_soundi
     assert all(min(abs(click - one) for one in loud) < 0.03 for click in clicks)
     again = media.read_clip(tmp_path / "phone.mp4").frames
     assert again.shape[1:3] == (width, height) and again[:, :10].mean() > again[:, -10:].mean() + 100
+    result, size = json.loads((tmp_path / "out/result.json").read_text()), (tmp_path / "out/phone.vov").stat().st_size
+    assert result["bytes"] == size == sum(result["bytes_by_part"].values()) and result["sound_bytes"] == parts.sound
+    assert result["bpp"] == pytest.approx(8 * (size - parts.sound) / (12 * height * width))  # of the pictures
     assert parts.sound > 0 and bitstream.read(tmp_path / "out/phone.vov").sequence.frames == 12
 
 
@@ -73,16 +80,18 @@ def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
     assert stream.items[0].caption == "" and len(stream.symbols) == 1 and stream.noise
     assert "PSNR" in capsys.readouterr().out
     assert bitstream.parts(file).noise <= 60
-    assert media.read_image(tmp_path / "out/a.png").shape == picture.shape
+    shown, result = media.read_image(tmp_path / "out/a.png"), json.loads((tmp_path / "out/result.json").read_text())
+    assert shown.shape == picture.shape and result["bytes"] == file.stat().st_size
+    assert result["psnr"] == pytest.approx(metrics.psnr(picture, shown)) and "sound_bytes" not in result
     decode_pictures(DecodePictures(bitstream=str(file), output_dir=str(tmp_path / "again"),
                                                          model_id=str(tiny_qwen), device="cpu"))
     assert (tmp_path / "again/a.png").read_bytes() == (tmp_path / "out/a.png").read_bytes()
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"frames_dir": ""}, "INPUT and OUT_DIR must be set"),
+    ({"frames_dir": ""}, "FRAMES_DIR must be set"),
     ({"bytes_per_frame": 5.0, "target_bytes": 900}, "give one of them"),
-    ({"num_frames": 6}, "CHUNK_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
+    ({"num_frames": 6}, "NUM_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
     ({"start": "40"}, "START=40 is behind the last"), ({"end_level": 1.5}, "END_LEVEL")])
 def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
     media.write_frames(tmp_path / "film", ball(6, 32, 32))
@@ -118,7 +127,7 @@ def test_what_no_decoder_would_take_on_is_refused_before_anything_is_coded(tiny_
                                    model_id=str(tiny_wan), **VIDEO | {"steps": 1001})
     with pytest.raises(VovError, match="set DECODE_LIMIT=2"):
         encode_video(settings)
-    assert not list((tmp_path / "out").rglob("*.vov")) and not list((tmp_path / "out").rglob("*.npz"))
+    assert not list((tmp_path / "out").rglob("*.vov")) and not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_bits_a_pixel_are_of_the_pixels_that_are_shown():

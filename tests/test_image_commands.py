@@ -12,13 +12,18 @@ from PIL import Image
 
 from tests.test_video_commands import bash
 from vov import VovError, bitstream, config, media, metrics
+from vov.adapter.quantiser import from_symbols
 from vov.commands.add_noise import AddNoisePictures, add_noise_pictures
 from vov.commands.decode import DecodePictures, decode_pictures
 from vov.commands.edit import EditPicture, edit_picture
 from vov.commands.fit import fit_pictures
-from vov.commands.options import ImageFit, at_size, described
+from vov.commands.options import ImageFit
+from vov.commands.pictures import at_size, described
 from vov.config import cli
+from vov.decoding.decode import decode
 from vov.formats import reference
+from vov.formats.checkpoint_file import as_file
+from vov.model.qwen import QwenBackbone
 
 SETTINGS = dict(config="", width=0, height=0, last_k=2, rank=4, theta_length=300, lr=0.02, preview_every=0,
                 device="cpu", lora_preset="qkvo", noise="anchored", timesteps="grid", train_steps=3,
@@ -115,8 +120,20 @@ def test_a_reference_checkpoint_decodes_with_the_variables_given(tiny_qwen, albu
                         height=32, decode_steps=2, device="cpu")
     decode_pictures(asked)
     assert media.read_image(tmp_path / "theirs.png").shape == (32, 48, 3)
-    with pytest.raises(VovError, match="set THETA_D_LENGTH=65536"):
+    with pytest.raises(VovError, match="set THETA_LENGTH=65536"):
         decode_pictures(dataclasses.replace(asked, theta_length=300, overwrite=True))
+
+
+def test_a_checkpoint_without_a_quantiser_is_a_file_whose_symbols_use_all_eight_bits(tiny_qwen, tmp_path):
+    theta = torch.linspace(-0.02, 0.01, 300)
+    reference.save_reference(tmp_path / "x.safetensors", theta)
+    fit = ImageFit(width=32, height=32, rank=4, theta_length=300, last_k=2)
+    backbone = QwenBackbone.load(str(tiny_qwen), "", "cpu")
+    stream = as_file(reference.load_reference(tmp_path / "x.safetensors"), "x", backbone, fit, [("a.png", "a ball")])
+    assert np.abs(stream.symbols).max() == 128 and [item.name for item in stream.items] == [""]
+    rounded = from_symbols(stream.symbols, stream.header.step)
+    assert (rounded - theta).abs().max() <= 1.001 * 0.02 / 128 / 2
+    assert decode(bitstream.to_bytes(stream), backbone)[0].frames.shape == (1, 32, 32, 3)
 
 
 def test_the_real_command_fits_one_picture_and_resumes(tiny_qwen, album, tmp_path, monkeypatch):
@@ -177,16 +194,16 @@ def test_other_bad_descriptions(tmp_path, album):
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)
     assert described(str(album / "captions.txt"), 2, 2) == [("sub/grey b.jpg", "grey")]
-    with pytest.raises(VovError, match="CAPTION is set, but INPUT is not"):
-        ImageFit(caption="x").sources()
+    with pytest.raises(VovError, match="CAPTION is set, but IMAGE is not"):
+        ImageFit(caption="x").originals()
     with pytest.raises(VovError, match="CAPTION is not set"):
-        ImageFit(image=str(album / "a.png")).sources()
+        ImageFit(image=str(album / "a.png")).originals()
 
 
 def test_all_missing_pictures_are_listed_together(tmp_path, album):
     (tmp_path / "d.txt").write_text("".join(f"p{i}.png|x\n" for i in range(12)))
     with pytest.raises(VovError, match=r"12 of 12 pictures are missing: p0.png, .*p9.png and 2 more"):
-        ImageFit(description_file=str(tmp_path / "d.txt"), data_root=str(album), caption_end=0).sources()
+        ImageFit(description_file=str(tmp_path / "d.txt"), data_root=str(album), caption_end=0).originals()
 
 
 def test_alpha_and_rotation_are_seen_as_a_viewer_would(tmp_path):
@@ -195,13 +212,13 @@ def test_alpha_and_rotation_are_seen_as_a_viewer_would(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
     Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
-    (clear,) = ImageFit(image=str(tmp_path / "clear.png"), caption="x").sources()
-    (turned,) = ImageFit(image=str(tmp_path / "turned.jpg"), caption="x").sources()
+    (clear,) = ImageFit(image=str(tmp_path / "clear.png"), caption="x").originals()
+    (turned,) = ImageFit(image=str(tmp_path / "turned.jpg"), caption="x").originals()
     assert (clear.frames == 255).all() and turned.frames.shape == (1, 12, 8, 3)
 
 
 def test_own_size_is_rounded_up_and_any_mode_is_undone(album):
-    (source,) = ImageFit(image=str(album / "a.png"), caption="x").sources()
+    (source,) = ImageFit(image=str(album / "a.png"), caption="x").originals()
     resolved = at_size(ImageFit(width=0, height=64), [source], 16)
     assert (resolved.width, resolved.height, resolved.resize) == (48, 64, "pad")
     for mode in ("pad", "stretch"):

@@ -246,7 +246,7 @@ def hostile(path, target, item=None, **changes):
     stream = bitstream.read(path)
     items = [dataclasses.replace(one, **item or {}) for one in stream.items]
     header = dataclasses.replace(stream.header, **changes)
-    symbols = np.zeros(header.theta_length, np.int32)
+    symbols = np.ones(header.theta_length, np.int32)  # a θ of zeros puts no adapter into the model
     bitstream.write(target, dataclasses.replace(stream, header=header, items=items, symbols=symbols))
     return target
 
@@ -296,7 +296,7 @@ def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fit
         settings = EditVideo(weights=str(path), caption="a cube", model_id=str(tiny_wan))
         from vov.editing import edit as editing
 
-        edits.append(editing.edit(backbone, [editing.load(path, settings, WanBackbone)], settings)[1])
+        edits.append(editing.edit(backbone, [editing.load(path, settings, "video")], settings)[1])
     assert not np.array_equal(*edits)
 
 

@@ -77,8 +77,9 @@ def test_a_fit_goes_on_from_the_very_step(number, fitted, tiny_wan, tmp_path, mo
                          ids=["budget", "paper"])
 def test_a_search_for_noise_goes_on_from_the_very_step(changes, fitted, tiny_wan, tmp_path, monkeypatch, capsys):
     def settings(name):
-        return AddNoiseVideo(bitstream=str(fitted), original_frames_dir=str(fitted.parent.parent / "clip"), steps=4, bits=4,
-                     output=str(tmp_path / name / "x.vov"), model_id=str(tiny_wan), device="cpu", **changes)
+        return AddNoiseVideo(bitstream=str(fitted), original_frames_dir=str(fitted.parent.parent / "clip"), steps=5,
+                             bits=4, output=str(tmp_path / name / "x.vov"), model_id=str(tiny_wan), device="cpu",
+                             **changes)
     with monkeypatch.context() as patch:
         all_steps = interrupt(patch, Chooser, "__call__", 0, call=-5)
         add_noise_video(settings("whole"))
@@ -87,7 +88,7 @@ def test_a_search_for_noise_goes_on_from_the_very_step(changes, fitted, tiny_wan
         with monkeypatch.context() as patch:
             interrupt(patch, Chooser, "__call__", signal.SIGTERM, call=stop)
             code, said = command(AddNoiseVideo, add_noise_video, settings(name), patch, capsys)
-        assert code == 143 and len(said) == 1 and "saved at sampler step" in said[0] and "of 4" in said[0], said
+        assert code == 143 and len(said) == 1 and "saved at sampler step" in said[0] and "of 5" in said[0], said
         assert not (tmp_path / name / "x.vov").exists()
         with monkeypatch.context() as patch:
             steps = interrupt(patch, Chooser, "__call__", 0, call=-5)
