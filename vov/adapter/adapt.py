@@ -61,13 +61,13 @@ def project(spec: AdapterSpec, shapes: Sequence[tuple[int, int]]) -> Projection:
     slots = spec.rank * sum(out + inn for out, inn in shapes)
     if spec.rank > widest or slots > MAX_SLOTS:
         raise VovError(f"{spec.source}: rank: {spec.rank} is too large for this model (layers of at most {widest}, all "
-                       f"factors together at most {MAX_SLOTS:,} entries); set a smaller RANK, or the file is "
+                       f"factors together at most {MAX_SLOTS:,} entries); set a smaller `rank`, or the file is "
                        "damaged")
     projection = Projection(shapes, spec.rank, spec.theta_length, spec.proj_seed)
     if spec.index_hash not in (None, projection.hash):
-        raise VovError(f"{spec.source}: index_hash: differs from the UniLoRA indices drawn here; leave RANK, LAST_K, "
-                       "LORA_PRESET and PROJ_SEED as they were and install the NumPy version of requirements.txt; "
-                       "otherwise the file is damaged")
+        raise VovError(f"{spec.source}: index_hash: differs from the UniLoRA indices drawn here; leave `rank`, "
+                       "`last_k`, `lora_preset` and `proj_seed` as they were and install the NumPy version of "
+                       "requirements.txt; otherwise the file is damaged")
     return projection
 
 

@@ -69,7 +69,7 @@ class Projection(nn.Module):
         self.sizes = [n for out, inn in self.shapes for n in (rank * inn, out * rank)]
         self.slots = sum(self.sizes)
         if self.slots == 0:
-            raise VovError("no layers to adapt; check LORA_PRESET and LAST_K")
+            raise VovError("no layers to adapt; check `lora_preset` and `last_k`")
         indices = index_stream(self.slots, length, seed)
         self.hash = index_hash(indices)
 
@@ -186,7 +186,7 @@ class Adapter:
         for name in self.names:
             base = model.get_submodule(name)
             if not isinstance(base, nn.Linear | LoRALinear):  # one that another adapter stands in: both add up
-                raise VovError(f"{name} is a {type(base).__name__}, not an nn.Linear; choose another LORA_PRESET")
+                raise VovError(f"{name} is a {type(base).__name__}, not an nn.Linear; choose another `lora_preset`")
             layer = LoRALinear(base)
             self._replace(name, layer)
             self.layers.append(layer)
@@ -260,7 +260,7 @@ def select_layers(model: nn.Module, blocks: str, suffixes: Sequence[str], last_k
     """Names of the linears `{blocks}.N.{suffix}` in the last `last_k` blocks, in `named_modules()` order."""
     count = len(model.get_submodule(blocks))
     if last_k > count:
-        raise VovError(f"LAST_K={last_k}, but the model has {count} blocks; use LAST_K={count}")
+        raise VovError(f"`last_k`={last_k}, but the model has {count} blocks; use `last_k`={count}")
     wanted = {f"{blocks}.{n}.{suffix}" for n in range(count - last_k, count) for suffix in suffixes}
     return [name for name, module in model.named_modules()
             if name in wanted and isinstance(module, nn.Linear | LoRALinear)]

@@ -73,7 +73,7 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
-                            stream.items[0].original_height, "ORIGINAL")
+                            stream.items[0].original_height, "original")
     originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, name)], settings)
     _run(stream, path, originals, settings, Path(settings.output or f"scaled/{name}/{name}.vov"))
 
@@ -97,7 +97,7 @@ def add_noise_pictures(settings: AddNoisePictures) -> None:
                  for file, item in zip(files, stream.items, strict=True)]
     for file, original, item in zip(files, originals, stream.items, strict=True):
         media.refuse_other_size(str(file), original.frames, item.original_width, item.original_height,
-                                "ORIGINAL" if len(files) == 1 else "DATA_ROOT")
+                                "original" if len(files) == 1 else "data_root")
     _run(stream, path, with_region(originals, settings), settings,
          Path(settings.output or f"scaled/{path.stem}/{path.stem}.vov"), files)
 
@@ -140,7 +140,7 @@ def outputs_of(file: Path | None, stream: Bitstream | None, originals: Sequence[
     several, moving = len(originals) > 1, len(originals[0].frames) > 1
     decoded = [path.with_suffix("")] if several or moving else [path.with_suffix(".png")]
     decoded += [path.with_suffix(".mp4")] if moving else []
-    variable = "OUTPUT" if hasattr(settings, "output") else "OUT_DIR"
+    variable = "output" if hasattr(settings, "output") else "out_dir"
     written = [path, *decoded, path.parent / NAME]
     refuse_overlap(written, [*inputs, *([file] if file else []), *read_by(settings)], variable)
     content = [(one.frames.shape, one.caption, one.name if several else "", content_hash(one.frames.tobytes()),

@@ -91,7 +91,7 @@ def _decode_file(settings: DecodeVideo | DecodePictures, medium: str, start: int
     identity = made_from(settings, stream.header.dtype, path, *part, *settings.textures)
     paths = decoded_paths(folder, path.stem, stream)
     refuse_overlap(paths, read_by(settings))
-    with Outputs(path.stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
+    with Outputs(path.stem, paths, identity, settings.overwrite, "out_dir") as outputs:
         save_outputs(outputs, stream, lambda: settings.load(backbone_class(medium), stream.header, str(path)), paths,
                      lambda decoder: save(decoder, folder, path.stem, (), start, count), settings.texture,
                      settings.collection)
@@ -119,7 +119,7 @@ def _decode_checkpoint(settings: DecodePictures) -> list[Path]:
     paths = [folder / stem] if len(entries) > 1 else [folder / f"{stem}.png"]
     refuse_overlap(paths, [*read_by(settings), *(Path(settings.data_root) / name for name, _ in entries)])
     identity = made_from(settings, "", path, entries, sorted(values.items()))
-    with Outputs(stem, paths, identity, settings.overwrite, "OUT_DIR") as outputs:
+    with Outputs(stem, paths, identity, settings.overwrite, "out_dir") as outputs:
         if not outputs.complete:
             backbone = settings.load(backbone_class("image"), found.metadata, path)
             stream = as_file(found, path, backbone, fit, entries)

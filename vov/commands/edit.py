@@ -79,13 +79,13 @@ def edit_video(settings: EditVideo | MergeVideos) -> None:
     if settings.name and path.is_file() and not settings.base_caption and not sources[0].endswith(".vov"):
         settings = dataclasses.replace(settings, base_caption=VideoFit(caption_file=str(path)).read_caption())
     output = Path(settings.output_video or f"edits/{settings.name or Path(sources[0]).stem}.mp4")
-    print(_edit(sources, settings, "video", ("ORIGINAL", settings.original_frames_dir), output))
+    print(_edit(sources, settings, "video", ("original", settings.original_frames_dir), output))
 
 
 def edit_picture(settings: EditPicture | MergePictures) -> None:
     """Edits with Qwen-Image."""
     output = Path(settings.output or f"edits/{settings.name}.png")
-    print(_edit(settings.sources(), settings, "image", ("ORIGINAL", settings.original), output))
+    print(_edit(settings.sources(), settings, "image", ("original", settings.original), output))
 
 
 def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: tuple[str, str], output: Path) -> str:
@@ -106,13 +106,13 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
     _refuse_without_theta(adaptations)
     first = adaptations[0]
     if medium == "image":
-        media.refuse_no_picture(output, "OUTPUT")
+        media.refuse_no_picture(output, "output")
     clip = first.original(*original)
-    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], "OUTPUT")
+    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], "output")
     identity = made_from(settings, first.stream.header.dtype if first.stream else "", sources[0],
                          *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip
                                                          else []), settings_of(settings, EditConfig))
-    with Outputs(output.name, [output, beside], identity, settings.overwrite, "OUTPUT") as outputs:
+    with Outputs(output.name, [output, beside], identity, settings.overwrite, "output") as outputs:
         if outputs.complete:
             return f"{output} and {beside} are there already, from the same fits and settings"
         made = first.stream.header if first.stream else first.metadata

@@ -66,10 +66,10 @@ def main(settings: Export) -> None:
         raise VovError(f"OUTPUT={output}: must end in .safetensors for FORMAT={settings.format}")
     if settings.format == "peft" and output.is_file():
         raise VovError(f"OUTPUT={output}: is a file; FORMAT=peft writes a folder")
-    refuse_overlap([output], read_by(settings), "OUTPUT")
+    refuse_overlap([output], read_by(settings), "output")
     identity = content_hash(path_hash(settings.input) if there(settings.input) else "", settings.format,
                             settings.model_id, sorted(settings.given().items()))
-    with Outputs(output.name, [output], identity, settings.overwrite, "OUTPUT") as outputs:
+    with Outputs(output.name, [output], identity, settings.overwrite, "output") as outputs:
         if outputs.complete:
             print(f"{output} is there already, from the same input and settings")
             return

@@ -46,12 +46,15 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     Exit codes: 0 success, 1 a VovError (printed as one line), 2 wrong usage, 130 and 143 after SIGINT and SIGTERM.
     """
     # What a command reports as its result goes to standard output by `print`; the rest, through logging, to the side.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Words("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "transformers", "diffusers", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # diffusers' import of it
     try:
         given = parse(cls, sys.argv[1:], usage, stages, defaults, more)
+        typed.update(words_of(cls, given, os.environ))
         with signals.on_signals():
             for line in set_in_vain(cls, given, usage, stages, more):
                 print(one_line(line), file=sys.stderr)
@@ -97,9 +100,36 @@ def _script(usage: str) -> str:
     return found[1] if found else ""
 
 
+typed: dict[str, str] = {}  # what the user calls a setting in this process: the flag or the variable that was given
+
+
 def one_line(problem: object) -> str:
-    """The text of a problem, line breaks (of a value or a library's message) shown as a backslash and an n."""
-    return "\\n".join(str(problem).splitlines())
+    """The text of a problem in the user's words, line breaks (of a value or a library's message) shown as \\n."""
+    return in_words("\\n".join(str(problem).splitlines()))
+
+
+def in_words(text: str) -> str:
+    """The library names a setting by its field, `theta_length`; here it becomes what the user typed, or would type."""
+    return re.sub(r"`([a-z]\w*)`", lambda found: typed.get(found[1], found[1].upper()), text)
+
+
+def words_of(cls: type, given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """{field: its flag if that was given, else the variable that is set, else the first of its variables}."""
+    found = {}
+    for name, field in fields_of(cls).items():
+        names = environment_names(field)
+        found[name] = next((one for one in names if environ.get(one)), names[0])
+        if given.get(name) is not None:
+            found[name] = f"--{names[0].lower().replace('_', '-')}"
+    return found
+
+
+class _Words(logging.Formatter):
+    """Log lines in the user's words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_words(super().format(record))
+
 
 
 def run_one_of(commands: Mapping[str, tuple]) -> None:
@@ -115,7 +145,7 @@ def machine_problem(error: Exception) -> str:
     """One line for what the machine, not the program, is to blame for: its disk, its files, its memory; else ""."""
     if isinstance(error, OSError):
         path = str(error.filename or "a file")
-        problem = write_problem(error, Path(path), "OUT_DIR")
+        problem = write_problem(error, Path(path), "out_dir")
         return str(problem or f"{path}: {error.strerror or error}; check the disk and run the same command again")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ("the memory is used up; set OFFLOAD=blocks or QUANTIZE=fp8, of a fit also --set checkpointing=full, or "

@@ -146,7 +146,7 @@ def run(tasks: MutableSequence[Any], function: str, resources: Resources, retrie
             silent = 0 if pool.step(waiting, tasks, retries, counted) or pool.busy or pool.idle else silent + 1
             if silent > PATIENCE:
                 raise VovError(f"no worker could be started in {PATIENCE} seconds; the cluster needs "
-                               f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs for one (CPUS, GPUS)")
+                               f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs for one (`cpus`, `gpus`)")
 
 
 def _room(ray: Any, resources: Resources) -> int:
@@ -156,7 +156,7 @@ def _room(ray: Any, resources: Resources) -> int:
                for node in ray.nodes() if node["Alive"])  # a worker lives on one machine
     if not room:
         raise VovError(f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs; a worker needs "
-                       f"{resources.cpus:g} and {resources.gpus:g}; lower CPUS or GPUS")
+                       f"{resources.cpus:g} and {resources.gpus:g}; lower `cpus` or `gpus`")
     return room
 
 
@@ -175,9 +175,10 @@ class _connected:
             self.ray.init(address=address or "local", include_dashboard=False if not address else None,
                           log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise VovError(f"RAY_ADDRESS={address}: no Ray cluster could be reached or started there "
+            raise VovError(f"`ray_address`={address}: no Ray cluster could be reached or started there "
                            f"({str(error).strip().splitlines()[0]:.200}); start one with `ray start --head` and set "
-                           "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN for both, or leave RAY_ADDRESS unset") from error
+                           "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN for both, or leave `ray_address` "
+                           "unset") from error
         self.signals.enter_context(signals.on_signals())  # Ray has put a handler of its own for SIGTERM
 
     def __exit__(self, *_: object) -> None:
@@ -194,8 +195,8 @@ def _refuse_silent(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise VovError(f"RAY_ADDRESS={address}: nobody answers there ({error}); start Ray with `ray start --head`, or "
-                       "leave RAY_ADDRESS unset") from error
+        raise VovError(f"`ray_address`={address}: nobody answers there ({error}); start Ray with `ray start --head`, "
+                       "or leave `ray_address` unset") from error
 
 
 def _ray() -> Any:

@@ -51,18 +51,18 @@ def read_items(manifest: str, tree: str, caption: str = "", columns: Collection[
         found = [Listed(path, _beside(path) or caption) for path in paths if path not in made]
     else:
         found = []
-        for number, row in enumerate(read_rows("MANIFEST", place), 1):
+        for number, row in enumerate(read_rows("manifest", place), 1):
             if None in row or not (row.get("path") or "").strip():
-                raise VovError(f"MANIFEST={manifest}, row {number}: needs a path, and no more cells than columns; put "
-                               "text that contains commas in double quotes")
+                raise VovError(f"`manifest`={manifest}, row {number}: needs a path, and no more cells than columns; "
+                               "put text that contains commas in double quotes")
             cells = {key.strip().lower(): (value or "").strip() for key, value in row.items()}
             if strange := sorted(set(cells) - {"path", "caption", *columns}):
                 known = "path, caption and settings of encode.sh" if columns else "only path and caption"
-                raise VovError(f"MANIFEST={manifest}: has a column {strange[0]!r:.40}; {known} are read, remove it")
+                raise VovError(f"`manifest`={manifest}: has a column {strange[0]!r:.40}; {known} are read, remove it")
             path, text = cells.pop("path"), " ".join(cells.pop("caption", "").split())
             found.append(Listed(place.parent / path, text or caption, {k: v for k, v in cells.items() if v}))
     if not found:
-        raise VovError(f"MANIFEST={manifest}: names no items; give a CSV file with a column path, or a folder of "
+        raise VovError(f"`manifest`={manifest}: names no items; give a CSV file with a column path, or a folder of "
                        f"{NAMES[tree]}")
     return found
 

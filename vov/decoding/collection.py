@@ -42,14 +42,15 @@ def read(path: str | Path) -> Collection:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_FILE:
-            raise VovError(f"COLLECTION={path}: is above 256 MiB; this is no .vovd file")
+            raise VovError(f"`collection`={path}: is above 256 MiB; this is no .vovd file")
         data = path.read_bytes()
     except OSError as error:
-        raise VovError(f"COLLECTION={path}: cannot be read ({error.strerror}); give a {SUFFIX} file of "
+        raise VovError(f"`collection`={path}: cannot be read ({error.strerror}); give a {SUFFIX} file of "
                        "scripts/fit_collection.sh") from error
     stream = bitstream.from_bytes(data, str(path))
     if stream.sequence or stream.noise is not None or stream.collection:
-        raise VovError(f"COLLECTION={path}: is a finished clip or picture, not the θ of a collection; give a {SUFFIX} "
+        raise VovError(f"`collection`={path}: is a finished clip or picture, not the θ of a collection; give a "
+                       f"{SUFFIX} "
                        "file of scripts/fit_collection.sh")
     return Collection(path, name_of(data), stream, data)
 
@@ -89,7 +90,7 @@ def find(name: bytes, folder: str = "", beside: str | Path = "") -> Collection:
                 if path.stat().st_size <= MAX_FILE and name_of(path.read_bytes()) == name:
                     return read(path)
     raise VovError(f"{beside or 'the file'}: collection {name.hex()} is missing: no {SUFFIX} file with this hash in "
-                   f"{', '.join(map(str, places))}; get it from whoever made the file and set COLLECTION to it")
+                   f"{', '.join(map(str, places))}; get it from whoever made the file and set `collection` to it")
 
 
 @contextmanager

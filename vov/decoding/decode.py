@@ -66,7 +66,7 @@ def read(source: str | Path | bytes | Bitstream, medium: str = "", limit: float 
     if medium and stream.header.tree != medium:
         raise VovError(f"{stream.source}: is a file of the {stream.header.tree} tree; use the commands of that tree")
     if texture > 0 and stream.noise is None and stream.sequence is None:
-        raise VovError(f"{stream.source}: TEXTURE={texture:g}: the file holds no coded noise; leave TEXTURE unset")
+        raise VovError(f"{stream.source}: `texture`={texture:g}: the file holds no coded noise; leave `texture` unset")
     check_file(stream, stream.source, limit)
     return stream
 
@@ -170,7 +170,7 @@ class Decoder:
         total = chosen[-1].first + chosen[-1].frames
         end = total if count is None else start + count
         if not 0 <= start < end <= total:
-            raise VovError(f"START={start} FRAMES={count}: the video has {total} frames, from 0")
+            raise VovError(f"`start`={start} `frames`={count}: the video has {total} frames, from 0")
         shown, header = self.stream.items[item], self.stream.header
         needed = [one for one in chosen if one.first < end and start < one.first + one.frames]
         for one, frames in self.decoded(needed):

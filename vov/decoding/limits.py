@@ -33,7 +33,7 @@ def check_file(stream: Bitstream, source: str, limit: float = 1.0) -> None:
     """
     header = stream.header
     if header.num_frames > 1 and header.fps < MIN_FPS:
-        raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set FPS to {MIN_FPS} or more, "
+        raise VovError(f"{source}: fps: {header.fps:g} frames per second is no video; set `fps` to {MIN_FPS} or more, "
                        "or the file is damaged")
     shown = stream.items[:1] if stream.sequence else stream.items  # a sequence is shown chunk by chunk
     check_work(header, len(shown), source, limit)
@@ -45,8 +45,8 @@ def check_file(stream: Bitstream, source: str, limit: float = 1.0) -> None:
         total += width * height * header.num_frames
         if width * height > MAX_ENLARGED * header.width * header.height or total > MAX_PIXELS:
             raise VovError(f"{source}: original size: {size[0]}×{size[1]} is too large for {header.num_frames} frames "
-                           f"coded as {header.width}×{header.height}; use RESIZE=crop or a smaller source, or the file "
-                           "is damaged")
+                           f"coded as {header.width}×{header.height}; use `resize`=crop or a smaller source, or the "
+                           "file is damaged")
 
 
 def check_work(header: Header, passes: int, source: str, limit: float = 1.0) -> None:
@@ -58,4 +58,4 @@ def check_work(header: Header, passes: int, source: str, limit: float = 1.0) -> 
         times = f", {passes} times" if passes > 1 else ""
         raise VovError(f"{source}: decoding asks for {header.num_frames} frames of {header.width}×{header.height} in "
                        f"{steps} sampler steps{times}: {asked:.3g} times what is usual at most; set "
-                       f"DECODE_LIMIT={math.ceil(asked)} if that is meant")
+                       f"`decode_limit`={math.ceil(asked)} if that is meant")

@@ -108,7 +108,7 @@ def load(path: str | Path, settings: EditConfig, medium: str) -> Adaptation:
     medium: "image" or "video"; a .vov file of the other one is refused.
     """
     if not str(path):
-        raise VovError("WEIGHTS is not set; give a .vov file or a checkpoint")
+        raise VovError("`weights` is not set; give a .vov file or a checkpoint")
     return _load_file(path, settings, medium) if Path(path).suffix == ".vov" else _load_checkpoint(path, settings)
 
 
@@ -135,7 +135,7 @@ def _load_checkpoint(path: str | Path, settings: EditConfig) -> Adaptation:
                           EditConfig, path)
     fit = FitConfig(**{name: known.get(name, own.get(name, getattr(settings, name, None))) for name in names})
     if found.theta.numel() != fit.theta_length:
-        raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set THETA_LENGTH={found.theta.numel()}")
+        raise VovError(f"{path}: holds θ of length {found.theta.numel()}; set `theta_length`={found.theta.numel()}")
     captions = told_captions(found.metadata, path) or [""]
     index = item_number(settings.item, captions, str(path))
     return Adaptation(str(path), found.theta_hat, fit, facts.get("num_frames", settings.num_frames),
@@ -152,8 +152,8 @@ def item_number(wanted: str, names: Sequence[str], source: str) -> int:
     if wanted in names:
         return names.index(wanted)
     few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    raise VovError(f"{source}: holds {len(names)} pictures; set ITEM to a number from 1 to {len(names)}, or to a name "
-                   f"({few})")
+    raise VovError(f"{source}: holds {len(names)} pictures; set `item` to a number from 1 to {len(names)}, or to a "
+                   f"name ({few})")
 
 
 class ScheduledThetas:
@@ -203,13 +203,13 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     first, count = adaptations[0], len(adaptations)
     for each in adaptations:
         each.refuse_other_model(backbone)
-    weights = number_list("STRENGTH", settings.strength, count)
-    starts, stops = ([int(v) for v in number_list(name.upper(), getattr(settings, name), count)]
+    weights = number_list("`strength`", settings.strength, count)
+    starts, stops = ([int(v) for v in number_list(f"`{name}`", getattr(settings, name), count)]
                      for name in ("start_step", "stop_step"))
     stream = _asked_for(first, first.as_file(backbone), settings)
     if stream.sequence and (set(weights) != {1.0} or any(starts) or any(stops)):
-        raise VovError(f"{first.source}: STRENGTH, START_STEP and STOP_STEP are of a fitted θ; leave them unset for a "
-                       "video of many chunks")
+        raise VovError(f"{first.source}: `strength`, `start_step` and `stop_step` are of a fitted θ; leave them unset "
+                       "for a video of many chunks")
 
     def run(caption: str, *schedule: Sequence) -> np.ndarray:
         items = tuple(dataclasses.replace(item, caption=caption) for item in stream.items)
@@ -232,12 +232,13 @@ def _asked_for(first: Adaptation, stream: Bitstream, settings: EditConfig) -> Bi
     own_steps, own_seed = settings.steps in (0, header.decode_steps), settings.seed in (-1, header.seed)
     replayed = settings.replay_noise or first.theta is None or stream.sequence is not None
     if replayed and not (stream.sequence or stream.noise is not None):
-        raise VovError("REPLAY_NOISE=1 needs a .vov file with a noise section, and its own STEPS and SEED")
+        raise VovError("`replay_noise`=1 needs a .vov file with a noise section, and its own `steps` and `seed`")
     if replayed and not (own_steps and own_seed):
-        raise VovError(f"{first.source}: its coded noise is replayed, which takes its own STEPS={header.decode_steps} "
-                       f"and SEED={header.seed}; leave STEPS and SEED unset")
+        raise VovError(f"{first.source}: its coded noise is replayed, which takes its own "
+                       f"`steps`={header.decode_steps} "
+                       f"and `seed`={header.seed}; leave `steps` and `seed` unset")
     if stream.sequence and settings.guidance not in (0, 1):
-        raise VovError("GUIDANCE: a video of many chunks is sampled without; leave it unset")
+        raise VovError("`guidance`: a video of many chunks is sampled without; leave it unset")
     if not own_steps:
         header = dataclasses.replace(header, decode_steps=settings.steps, sigmas=())
     header = dataclasses.replace(header, seed=header.seed if own_seed else settings.seed,

@@ -73,5 +73,5 @@ def numbered(*given: str) -> list[str]:
         found.append(source)
         number += 1
     if len(found) < 2:
-        raise VovError("WEIGHTS1 and WEIGHTS2 must both be set; for a single fit use edit_caption.sh")
+        raise VovError("`weights1` and `weights2` must both be set; for a single fit use edit_caption.sh")
     return found

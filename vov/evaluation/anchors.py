@@ -143,7 +143,7 @@ def parse_anchors(text: str) -> list[tuple[str, str]]:
         name, _, preset = part.partition("=")
         for one in groups.get(name, (name,)):
             if one != "explicit" and one not in CODECS:
-                raise VovError(f"ANCHORS={text}: {one!r} is not one of {', '.join(CODECS)}, explicit, video, image")
+                raise VovError(f"`anchors`={text}: {one!r} is not one of {', '.join(CODECS)}, explicit, video, image")
             found[one] = preset or (CODECS[one].preset if one in CODECS else "")
     return list(found.items())
 
@@ -163,7 +163,7 @@ def encode(codec: Codec, source: Iterable[np.ndarray], count: int, fps: float, q
         size = path.stat().st_size
     else:
         if count != 1:
-            raise VovError(f"{codec.title} codes single pictures; for clips use ANCHORS={','.join(VIDEO_CODECS)}")
+            raise VovError(f"{codec.title} codes single pictures; for clips use `anchors`={','.join(VIDEO_CODECS)}")
         data, command = _encode_picture(codec, first, quality, preset)
         write_bytes(path, data)
         size = payload_bytes(data)
@@ -256,9 +256,9 @@ def _encode_video(codec: Codec, first: np.ndarray, rest: Iterator[np.ndarray], f
             message = log.read().decode(errors="replace").strip().splitlines() or ["no message"]
             if code < 0:
                 raise VovError(f"{codec.title} crashed with frames of {width}×{height} ({signal.Signals(-code).name}, "
-                               f"{message[0]}); a fault of the encoder: leave {codec.name} out of ANCHORS")
+                               f"{message[0]}); a fault of the encoder: leave {codec.name} out of `anchors`")
             raise VovError(f"{codec.title} failed with preset {preset!r} ({message[0]}); choose another one with "
-                           f"ANCHORS={codec.name}=PRESET")
+                           f"`anchors`={codec.name}=PRESET")
     return shlex.join(["ffmpeg", *head, *arguments, path.name])
 
 
@@ -291,7 +291,7 @@ def _encode_picture(codec: Codec, frame: np.ndarray, quality: int, preset: str) 
         try:
             return _ffmpeg(*arguments, data=np.ascontiguousarray(frame).tobytes()), shlex.join(["ffmpeg", *arguments])
         except VovError as error:
-            raise VovError(f"ANCHORS=jxl={preset}: {error}; the preset must be 1 to 9, and this ffmpeg needs "
+            raise VovError(f"`anchors`=jxl={preset}: {error}; the preset must be 1 to 9, and this ffmpeg needs "
                            "libjxl, as imageio-ffmpeg's has") from error
     options: dict = {"quality": 100 - quality}
     if codec.name == "jpeg":
@@ -300,12 +300,12 @@ def _encode_picture(codec: Codec, frame: np.ndarray, quality: int, preset: str) 
         try:
             options["method" if codec.name == "webp" else "speed"] = int(preset)
         except ValueError:
-            raise VovError(f"ANCHORS={codec.name}={preset}: the preset must be a whole number") from None
+            raise VovError(f"`anchors`={codec.name}={preset}: the preset must be a whole number") from None
     buffer = io.BytesIO()
     try:
         Image.fromarray(frame).save(buffer, codec.name.upper(), **options)
     except (KeyError, OSError, ValueError) as error:
         raise VovError(f"Pillow cannot write {codec.title} ({error}); run scripts/setup.sh, or leave it out of "
-                       "ANCHORS") from error
+                       "`anchors`") from error
     listed = ", ".join(f"{key}={value}" for key, value in options.items())
     return buffer.getvalue(), f"Pillow save({codec.name.upper()!r}, {listed})"

@@ -70,7 +70,7 @@ def left_out(chosen: str, skip_metrics: bool, skip_fvd: bool, images: bool) -> d
     """
     names = list(METRICS) if chosen == "all" else [name.strip() for name in chosen.split(",") if name.strip()]
     if unknown := sorted(set(names) - set(METRICS)):
-        raise VovError(f"METRICS={chosen}: {unknown[0]!r} is not one of all, {', '.join(METRICS)}")
+        raise VovError(f"`metrics`={chosen}: {unknown[0]!r} is not one of all, {', '.join(METRICS)}")
     reasons = dict.fromkeys(set(METRICS) - set(names), NOT_ASKED)
     if skip_metrics:
         reasons |= dict.fromkeys((name for name in METRICS if METRICS[name].skippable), "skipped by SKIP_METRICS")

@@ -102,7 +102,7 @@ def bd_anchor(pairs: Sequence[Pair], settings: EvalConfig, anchors: Sequence[tup
     chosen = settings.bd_anchor or (anchors[0][0] if anchors else "")
     rated = list(dict.fromkeys([*(pair.codec for pair in pairs if pair.bytes or pair.bpp), *dict(anchors)]))
     if chosen and chosen not in rated:
-        raise VovError(f"BD_ANCHOR={chosen}: none of the evaluated codecs with a rate; they are {', '.join(rated)}")
+        raise VovError(f"`bd_anchor`={chosen}: none of the evaluated codecs with a rate; they are {', '.join(rated)}")
     return chosen
 
 

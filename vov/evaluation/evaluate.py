@@ -60,7 +60,7 @@ def refuse_originals(settings: EvalConfig, pairs: Sequence[Pair]) -> None:
     read = [*read_by(settings), *(Path(path) for pair in pairs for path in (pair.original, pair.decoded))]
     refuse_overlap([Path(settings.out_dir) / name for name in OUTPUTS], read)
     used = {"anchors": bool(settings.anchors), "decoded": any(pair.is_coded for pair in pairs)}
-    refuse_overlap([Path(settings.work_dir) / name for name in used if used[name]], read, "WORK_DIR")
+    refuse_overlap([Path(settings.work_dir) / name for name in used if used[name]], read, "work_dir")
 
 
 def identity(settings: EvalConfig, pairs: Sequence[Pair], medium: str) -> str:
@@ -124,13 +124,14 @@ def make_anchors(pairs: Sequence[Pair], anchors: Anchors, settings: EvalConfig, 
 def anchor_sizes(group: Sequence[Pair], settings: EvalConfig) -> list[float]:
     """The bytes that a clip's anchors should have: ANCHOR_BYTES, or multiples of the first of its pairs with a rate."""
     if settings.anchor_bytes:
-        return number_list("ANCHOR_BYTES", settings.anchor_bytes, positive=True)
+        return number_list("`anchor_bytes`", settings.anchor_bytes, positive=True)
     rated = next((pair for pair in group if pair.bytes or pair.bpp), None)
     if rated is None:
-        raise VovError("ANCHORS need a size to match; give BITSTREAM (or bytes or bpp in the manifest) or ANCHOR_BYTES")
+        raise VovError("`anchors` need a size to match; give `bitstream` (or bytes or bpp in the manifest) or "
+                       "`anchor_bytes`")
     height, width = next(iter(rated.reference())).shape[:2]
     ours = rated.bytes or rated.bpp * width * height * rated.count / 8
-    return [ours * rate for rate in number_list("ANCHOR_RATES", settings.anchor_rates, positive=True)]
+    return [ours * rate for rate in number_list("`anchor_rates`", settings.anchor_rates, positive=True)]
 
 
 def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], settings: EvalConfig,

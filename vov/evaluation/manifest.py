@@ -17,7 +17,7 @@ def read_manifest(settings: EvalConfig) -> list[Pair]:
     """The pairs of MANIFEST, one a row; empty lines and lines that start with # do not count."""
     path = Path(settings.manifest)
     base = Path(settings.media_dir) if settings.media_dir else path.parent
-    rows = read_rows("MANIFEST", path)
+    rows = read_rows("manifest", path)
     for number, row in enumerate(rows, 1):
         if None in row:  # where DictReader puts what is beyond the last column
             raise VovError(f"{_place(path, number, row)}: {len(row[None])} cells more than columns; put text that "
@@ -39,7 +39,7 @@ def _pair(row: dict[str, str | None], base: Path, place: str) -> Pair:
         raise VovError(f"{place}: needs name, original, and decoded or bitstream")
     for file in (original, decoded, bitstream):
         if file and not there(base / file):
-            raise VovError(f"{place}: {base / file} does not exist; DATA_ROOT is what paths start from")
+            raise VovError(f"{place}: {base / file} does not exist; `data_root` is what paths start from")
     rate = file_rate(base / bitstream) if bitstream else own_rate(base / decoded) or _stated_rate(cells, place)
     return Pair(name, cells.get("clip") or Path(original).stem, cells.get("codec") or name, base / original,
                 base / decoded, **rate)
@@ -65,9 +65,9 @@ def read_curves(path: str) -> list[dict]:
         return []
     try:
         return [{"label": row["label"], "clip": row["clip"], "metric": row["metric"], "bpp": float(row["bpp"]),
-                 "value": float(row["value"])} for row in read_rows("REFERENCE_CURVES", Path(path))]
+                 "value": float(row["value"])} for row in read_rows("reference_curves", Path(path))]
     except (KeyError, ValueError, TypeError) as error:
-        raise VovError(f"REFERENCE_CURVES={path}: needs columns label, clip, metric, bpp, value ({error})") from error
+        raise VovError(f"`reference_curves`={path}: needs columns label, clip, metric, bpp, value ({error})") from error
 
 
 def read_rows(variable: str, path: Path) -> list[dict]:
@@ -76,12 +76,12 @@ def read_rows(variable: str, path: Path) -> list[dict]:
         lines = read_text(path).splitlines()
         return list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
     except OSError as error:
-        raise VovError(f"{variable}={path}: no such file, or not readable ({error.strerror}); give a CSV file that "
+        raise VovError(f"`{variable}`={path}: no such file, or not readable ({error.strerror}); give a CSV file that "
                        "exists") from None
     except VovError as error:  # which names the file
-        raise VovError(f"{variable}={error}") from error
+        raise VovError(f"`{variable}`={error}") from error
     except csv.Error as error:
-        raise VovError(f"{variable}={path}: not a CSV file ({error}); save it as one") from error
+        raise VovError(f"`{variable}`={path}: not a CSV file ({error}); save it as one") from error
 
 
 def _place(path: Path, number: int, row: dict) -> str:

@@ -292,7 +292,7 @@ def _exactly(frames: Iterable[np.ndarray], count: int, what: str) -> Iterator[np
         given += 1
     if given < count:
         raise VovError(f"{what} ({getattr(frames, 'path', 'frames')}) ends after {given} of {count} frames; "
-                       f"set FRAMES={given} or give the whole clip")
+                       f"set `frames`={given} or give the whole clip")
 
 
 def _chain_first(first: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:

@@ -140,9 +140,9 @@ def read_folders(settings: EvalConfig, images: bool) -> list[Pair]:
     for name, what in (("real_dir", "the original"), ("fake_dir", "the decoded")):
         value = getattr(settings, name)
         if not value:
-            raise VovError(f"{name.upper()} is not set; give {what} folder, video or image (or a MANIFEST)")
+            raise VovError(f"`{name}` is not set; give {what} folder, video or image (or a `manifest`)")
         if not Path(value).exists():
-            raise VovError(f"{name.upper()}={value}: no such folder, video or image; give a path that exists")
+            raise VovError(f"`{name}`={value}: no such folder, video or image; give a path that exists")
     real, fake = Path(settings.real_dir), Path(settings.fake_dir)
     codec, stream = settings.name or fake.stem, Path(settings.bitstream) if settings.bitstream else None
     reals = members(real, images)
@@ -150,7 +150,7 @@ def read_folders(settings: EvalConfig, images: bool) -> list[Pair]:
         return [Pair(codec, real.stem, codec, real, fake, **(file_rate(stream) if stream else own_rate(fake)))]
     fakes = members(fake, images)
     if missing := [name for name in reals if name not in fakes]:
-        raise VovError(f"FAKE_DIR={fake}: lacks {missing[0]} and {len(missing) - 1} more of REAL_DIR's "
+        raise VovError(f"`fake_dir`={fake}: lacks {missing[0]} and {len(missing) - 1} more of `real_dir`'s "
                        f"{len(reals)}; names must be equal up to the extension")
     rates = member_rates(stream, reals) if stream else {name: own_rate(fakes[name]) for name in reals}
     return [Pair(codec, name, codec, path, fakes[name], **rates[name]) for name, path in reals.items()]
@@ -161,8 +161,8 @@ def member_rates(stream: Path, originals: Mapping[str, Path]) -> dict[str, dict[
     if stream.is_dir():
         found = {path.stem: path for path in stream.iterdir() if path.is_file()}
         if missing := [name for name in originals if name not in found]:
-            raise VovError(f"BITSTREAM={stream}: has no file for {missing[0]}; name each as its original, or give one "
-                           "file for all")
+            raise VovError(f"`bitstream`={stream}: has no file for {missing[0]}; name each as its original, or give "
+                           "one file for all")
         return {name: file_rate(found[name]) for name in originals}
     # one file for all: every clip or picture bears its share of pixels
     pixels = {}
@@ -189,7 +189,7 @@ def members(folder: Path, images: bool) -> dict[str, Path]:
 def file_rate(path: Path) -> dict[str, Any]:
     """Rate fields of a `Pair` from its compressed file: all bytes on disk, and of a .vov file where they went."""
     if not path.is_file():
-        raise VovError(f"BITSTREAM={path}: no such file; give the compressed file, or nothing if there is none")
+        raise VovError(f"`bitstream`={path}: no such file; give the compressed file, or nothing if there is none")
     found: dict[str, Any] = {"bytes": float(path.stat().st_size), "rate_source": "file", "detail": {}}
     if path.suffix == ".vov":
         from vov import bitstream
@@ -225,11 +225,11 @@ def open_pairs(pairs: Sequence[Pair], num_frames: int, limit: float = 1.0) -> No
         original = pair.reference()
         counts = (len(original), count)
         if num_frames > min(counts):
-            raise VovError(f"{pair.name}: FRAMES={num_frames}, but the original has {counts[0]} frames "
-                           f"and the reproduction {counts[1]}; set FRAMES={min(counts)} or less")
+            raise VovError(f"{pair.name}: `frames`={num_frames}, but the original has {counts[0]} frames "
+                           f"and the reproduction {counts[1]}; set `frames`={min(counts)} or less")
         if not num_frames and counts[0] != counts[1]:
             raise VovError(f"{pair.name}: the original has {counts[0]} frames, the reproduction {counts[1]}; "
-                           f"set FRAMES={min(counts)} to compare the first {min(counts)}")
+                           f"set `frames`={min(counts)} to compare the first {min(counts)}")
         height, width = next(iter(original)).shape[:2]
         if (width, height) != size:
             raise VovError(f"{pair.name}: the original is {width}×{height}, the reproduction {size[0]}×{size[1]}; "
@@ -247,7 +247,7 @@ def read_header(pair: Pair, limit: float = 1.0) -> None:
     check_file(stream, str(pair.decoded), limit)
     if len(stream.items) != 1 and not stream.sequence:
         raise VovError(f"{pair.decoded}: holds {len(stream.items)} pictures; decode it first, then give the folder as "
-                       "FAKE_DIR and the file as BITSTREAM")
+                       "`fake_dir` and the file as `bitstream`")
     header, item = stream.header, stream.items[0]
     cropped = header.resize == "crop"
     pair.header, pair.header_frames = header, stream.sequence.frames if stream.sequence else header.num_frames

@@ -124,7 +124,7 @@ class ColorVideoVdp:
         try:
             self.metric = package.cvvdp(display_name=display, device=torch.device(device), quiet=True, gpu_mem=GPU_GIB)
         except (package.vq_exception, RuntimeError) as error:
-            raise VovError(f"JOD_DISPLAY={display}: no display model of ColorVideoVDP ({error}); the usual ones are "
+            raise VovError(f"`jod_display`={display}: no display model of ColorVideoVDP ({error}); the usual ones are "
                            "standard_4k, standard_fhd, standard_phone") from error
         self.base = importlib.import_module("pycvvdp.video_source").video_source_dm
 

@@ -60,7 +60,7 @@ def load(path: str | Path) -> Checkpoint:
                        ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VovError(f"{path}: not a checkpoint of this program; to start from a reference checkpoint "
-                       "use INIT_LORA_PATH")
+                       "use `init_lora_path`")
     step = metadata.get("step")
     if type(step) is not int or step < 0:
         raise VovError(f"{path}: metadata: step: is {step!r:.40}, no number of steps; {CURE}")

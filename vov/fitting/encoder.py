@@ -112,10 +112,10 @@ class Encoder:
         empty = len(bitstream.to_bytes(stream))
         bits = 8 * ((1 - rate_targets.SLACK / 3) * size - empty) / length
         if not FEWEST <= bits <= MOST:
-            asked, cure = f"{name.upper()}: {size:,} bytes", "lower" if bits < FEWEST else "raise"
+            asked, cure = f"`{name}`: {size:,} bytes", "lower" if bits < FEWEST else "raise"
             raise VovError(f"{asked} are {max(bits, 0):.2g} bits for each of {length} entries of θ besides the "
                            f"{empty:,} bytes of everything else, and {FEWEST:g} to {MOST:g} can be had; {cure} "
-                           "THETA_LENGTH, or ask for another size")
+                           "`theta_length`, or ask for another size")
 
         def spent(symbols: Tensor) -> float:
             coded = bitstream.to_bytes(dataclasses.replace(stream, symbols=symbols.cpu().numpy()))
@@ -143,7 +143,8 @@ class Encoder:
     def bitstream(self, settings: FitConfig, fitted: Fitted) -> Bitstream:
         """θ's symbols, the captions and everything the decoder needs."""
         if fitted.step is None:
-            raise VovError("stage 1 alone has no quantiser, so there is nothing to write; run stage 2 with LAMBDA_RATE")
+            raise VovError("stage 1 alone has no quantiser, so there is nothing to write; run stage 2 with "
+                           "`lambda_rate`")
         return self._stream(settings, fitted.step, to_symbols(fitted.theta, fitted.step).cpu().numpy())
 
     def _empty(self, settings: FitConfig) -> Bitstream:
@@ -199,8 +200,9 @@ def read_start(path: str, settings: FitConfig, backbone: Backbone, projection: P
     refuse_stranger(found.metadata, backbone, path)
     if told_hash(found.metadata, path) not in (None, projection.hash):
         names = ("rank", "last_k", "lora_preset", "proj_seed")
-        told = ", ".join(f"{name.upper()}={found.metadata[name]}" for name in names
+        told = ", ".join(f"`{name}`={found.metadata[name]}" for name in names
                          if found.metadata.get(name) not in (None, getattr(settings, name)))
-        raise VovError(f"INIT_LORA_PATH={path}: was fitted with other layers or indices ({told or 'another length'}); "
-                       "set these as they were")
+        told = told or "another length"
+        raise VovError(f"`init_lora_path`={path}: was fitted with other layers or indices ({told}); set these as they "
+                       "were")
     return {"unilora_theta_d": found.theta, **found.estimator_state}

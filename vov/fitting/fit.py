@@ -116,7 +116,7 @@ class Fit:
                              self.world.rank, self.world.size)
         shape = items[0].latents.shape
         if any(item.latents.shape != shape for item in items):
-            raise VovError("all pictures of one fit must have the same size; give one WIDTH and HEIGHT")
+            raise VovError("all pictures of one fit must have the same size; give one `width` and `height`")
 
         start = context.start or {}
         self.content = {**context.content, "start": content_hash(*(
@@ -187,8 +187,8 @@ class Fit:
 
     def _refuse_infinite(self, done: int) -> None:
         if not torch.isfinite(self.theta).all():
-            raise VovError(f"θ is no longer finite at step {done}; lower LR (it is {self.settings.learning_rate:g}) "
-                           "and start again in another OUT_DIR")
+            raise VovError(f"θ is no longer finite at step {done}; lower `lr` (it is {self.settings.learning_rate:g}) "
+                           "and start again in another `out_dir`")
 
     @torch.no_grad()
     def theta_hat(self) -> Tensor:
@@ -200,7 +200,8 @@ class Fit:
         if "unilora_theta_d" in start:
             theta = start["unilora_theta_d"].float()
             if theta.shape != (length,):
-                raise VovError(f"INIT_LORA_PATH holds θ of length {theta.numel()}; set THETA_D_LENGTH={theta.numel()}")
+                raise VovError(f"`init_lora_path` holds θ of length {theta.numel()}; set "
+                               f"`theta_length`={theta.numel()}")
             return theta.to(self.device, copy=True)
         return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * THETA_INIT) - THETA_INIT
 
@@ -362,8 +363,8 @@ class Fit:
     def _read(self, outputs: dict[str, Tensor]) -> dict[str, float]:
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
-            raise VovError(f"the loss is {loss}; lower LR (it is {self.settings.learning_rate:g}) and start again in "
-                           "another OUT_DIR")
+            raise VovError(f"the loss is {loss}; lower `lr` (it is {self.settings.learning_rate:g}) and start again in "
+                           "another `out_dir`")
         values = {"loss": loss, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if self.rate:
             values |= {"bits": self.coded_bits(), "bits_model": float(outputs["bits"]),

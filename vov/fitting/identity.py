@@ -12,7 +12,7 @@ from vov.runtime.files import content_hash
 
 log = logging.getLogger(__name__)
 MEANING = {"content": "the clip or pictures", "captions": "the caption", "start": "the checkpoint it starts from",
-           "model": "the model", "precision": "DTYPE or QUANTIZE"}
+           "model": "the model", "precision": "`dtype` or `quantize`"}
 
 
 def same_run(found: Checkpoint, ours: dict, settings: FitConfig, path: Path) -> bool:
@@ -27,16 +27,16 @@ def same_run(found: Checkpoint, ours: dict, settings: FitConfig, path: Path) -> 
     theirs = theirs if isinstance(theirs, dict) else {}
     if found.metadata.get("identity_hash") != identity_hash(ours):
         told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
-        changed = [name.upper() for name, value in ours["settings"].items() if told.get(name) != value]
+        changed = [f"`{name}`" for name, value in ours["settings"].items() if told.get(name) != value]
         changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
         reason = ", ".join(changed[:6]) if theirs and changed else "an earlier version of this program"
         if settings.overwrite:
-            log.info("%s: of another run (other: %s); OVERWRITE=1: starting over", path, reason)
+            log.info("%s: of another run (other: %s); `overwrite`=1: starting over", path, reason)
             return False
-        raise VovError(f"{path} belongs to another run (other: {reason}); use another OUT_DIR, or OVERWRITE=1 to "
+        raise VovError(f"{path} belongs to another run (other: {reason}); use another `out_dir`, or `overwrite`=1 to "
                        "start over")
     if found.step > settings.train_steps:
-        raise VovError(f"{path}: metadata: step: is {found.step}, beyond TRAIN_STEPS; {CURE}")
+        raise VovError(f"{path}: metadata: step: is {found.step}, beyond `train_steps`; {CURE}")
     return True
 
 

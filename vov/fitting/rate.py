@@ -93,7 +93,7 @@ class RateModel(nn.Module):
         values = theta.detach().float().flatten().cpu().numpy().astype(np.float64)
         std = float(values.std()) if values.size else 0.0
         if not math.isfinite(std) or std == 0:
-            raise VovError("rate model: theta is constant or not finite; lower LR or restart stage 1")
+            raise VovError("rate model: theta is constant or not finite; lower `lr` or restart stage 1")
         if not 0 < bits_per_entry < 8:
             raise VovError(f"rate model: {bits_per_entry} bits per entry; choose a number between 0 and 8")
         low, high = math.log(std * 2.0**-7), math.log(std * 2.0**7)

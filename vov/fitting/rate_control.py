@@ -99,13 +99,13 @@ def with_final_step(encoder: Encoder, settings: FitConfig, fitted: Fitted) -> Fi
     fitted = dataclasses.replace(fitted, step=middle)
     step = _for_psnr(encoder, settings, fitted, finest) if name == "target_psnr" else _for_size(
         encoder, settings, fitted, finest)
-    log.info("%s: the quantiser step goes from %.4g to %.4g", name.upper(), middle, step)
+    log.info("`%s`: the quantiser step goes from %.4g to %.4g", name, middle, step)
     return dataclasses.replace(fitted, step=step)
 
 
 def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
     """The step of the largest file that is not larger than asked."""
-    size, name = encoder.wanted_bytes(settings), rate_targets.asked(settings).upper()
+    size, name = encoder.wanted_bytes(settings), f"`{rate_targets.asked(settings)}`"
 
     def bytes_at(step: float) -> int:
         stream = encoder.bitstream(settings, dataclasses.replace(fitted, step=step))
@@ -122,7 +122,7 @@ def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
     best = max(fits, key=lambda step: (found[step], -step))
     if found[best] < (1 - rate_targets.SLACK) * size:
         raise VovError(f"{name}: θ of {len(fitted.theta)} entries spends {found[best]:,} of {size:,} bytes at most; "
-                       "raise THETA_LENGTH")
+                       "raise `theta_length`")
     return best
 
 
@@ -141,13 +141,13 @@ def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
         return _float32(fitted.step)
     low, high = (fitted.step, 4 * float(fitted.theta.abs().max())) if there > wanted else (finest, fitted.step)
     if there < wanted and value_at(finest) < wanted - rate_targets.NEAR_DB:
-        raise VovError(f"TARGET_PSNR={wanted:g}: the most that this fit gives is {max(seen.values()):.2f} dB; ask for "
-                       "less, or raise THETA_LENGTH or TRAIN_STEPS")
+        raise VovError(f"`target_psnr`={wanted:g}: the most that this fit gives is {max(seen.values()):.2f} dB; ask "
+                       "for less, or raise `theta_length` or `train_steps`")
     _bisect(lambda step: value_at(step) < wanted, low, high, DECODES)
     near = [step for step, value in seen.items() if abs(value - wanted) <= rate_targets.NEAR_DB]
     if not near:
         step = min(seen, key=lambda step: abs(seen[step] - wanted))
-        log.warning("TARGET_PSNR=%g: %.2f dB is as near as the quantiser allows", wanted, seen[step])
+        log.warning("`target_psnr`=%g: %.2f dB is as near as the quantiser allows", wanted, seen[step])
         return step
     return min(near, key=lambda step: (abs(seen[step] - wanted) > rate_targets.NEAR_DB / 2, -step))
 

@@ -38,7 +38,7 @@ class RunLog:
             self.board = Board(folder / "tensorboard", start)
         except OSError as error:
             self.bar.close()  # the error gets a line of its own
-            raise write_problem(error, folder, "OUT_DIR") or error from error
+            raise write_problem(error, folder, "out_dir") or error from error
 
     def step(self, step: int, read) -> None:
         """Advances the bar to `step`; every few steps `read()` gives {name: float} to show and log."""
@@ -58,7 +58,7 @@ class RunLog:
             self.board.add(step, values)
             self.shown |= {name: f"{value:.4g}" for name, value in values.items()}
         except OSError as error:
-            raise write_problem(error, self.folder / "log.jsonl", "OUT_DIR") or error from error
+            raise write_problem(error, self.folder / "log.jsonl", "out_dir") or error from error
         self.bar.set_postfix(self.shown, refresh=False)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ def as_file(found: Reference, source: str, backbone: Backbone, settings: Any,
     refuse_stranger(found.metadata, backbone, source)
     length = found.theta.numel()
     if length != settings.theta_length:
-        raise VovError(f"the checkpoint holds θ of length {length}; set THETA_LENGTH={length}")
+        raise VovError(f"the checkpoint holds θ of length {length}; set `theta_length`={length}")
     backbone.check_geometry(settings.width, settings.height, 1)
     step = found.step or float(found.theta.abs().max()) / SYMBOL_LIMIT or 1.0
     names = ("width", "height", "resize", "sampler", "decode_steps", "shift", "seed", "guidance")

@@ -66,7 +66,7 @@ class Exportable:
         for key, (low, high) in LIMITS.items():
             if type(facts[key]) is not int or not low <= facts[key] <= high:
                 raise VovError(f"{self.source}: {key}: is {facts[key]!r:.40}, not a whole number from {low} to {high}; "
-                               f"set {key.upper()}")
+                               f"set `{key}`")
         spec = AdapterSpec(facts["rank"], self.theta.numel(), facts["last_k"], facts["lora_preset"],
                            facts["proj_seed"], told_hash(self.notes, self.source), str(self.source))
         return adapt(spec, backbone, model)
@@ -82,7 +82,7 @@ def read(path: str | Path) -> Exportable:
         with path.open("rb") as file:
             is_vov = file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
     except OSError as error:
-        raise VovError(f"{path}: cannot be read ({error.strerror}); check INPUT") from error
+        raise VovError(f"{path}: cannot be read ({error.strerror}); check `frames_dir`") from error
     if not is_vov:
         found = load_reference(path)
         config = found.metadata.get("config")

@@ -44,7 +44,7 @@ def write_lora(path: str | Path, names: Sequence[str], factors: Sequence[tuple[T
             tensors[f"{key}.alpha"] = torch.tensor(float(a.shape[0]))
         ranks.add(a.shape[0])
     if not ranks:
-        raise VovError(f"{path}: there are no layers to write; check LORA_PRESET and LAST_K")
+        raise VovError(f"{path}: there are no layers to write; check `lora_preset` and `last_k`")
     notes = {"rank": max(ranks), **(metadata or {})}
     write_tensors(path, tensors, {"format": "pt"} | {key: str(value) for key, value in notes.items()})
 
@@ -52,5 +52,5 @@ def write_lora(path: str | Path, names: Sequence[str], factors: Sequence[tuple[T
 def _wan_name(path: str | Path, name: str) -> str:
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if not match or match[2] not in WAN_NAMES:
-        raise VovError(f"{path}: {name}: has no name in a LoRA for Wan; export with FORMAT=peft")
+        raise VovError(f"{path}: {name}: has no name in a LoRA for Wan; export with `format`=peft")
     return f"diffusion_model.blocks.{match[1]}.{WAN_NAMES[match[2]]}"

@@ -46,7 +46,8 @@ def extract(path: Path, begin: float, end: float) -> bytes:
                         empty = False
         except (av.FFmpegError, ValueError) as error:
             raise VovError(f"{path}: its sound ({stream.codec_context.name}) cannot be copied into an mp4 "
-                           f"({_reason(error)}); set AUDIO=none, or convert it: ffmpeg -i IN -c:v copy -c:a aac OUT.mkv"
+                           f"({_reason(error)}); set `audio`=none, or convert it: ffmpeg -i IN -c:v copy -c:a aac "
+                           "OUT.mkv"
                            ) from error
     return b"" if empty else out.getvalue()
 
@@ -58,10 +59,10 @@ def packets(data: bytes, where: Path) -> Iterator[tuple[av.AudioStream, Iterator
         with av.open(io.BytesIO(data), format="mp4", metadata_errors="replace") as container:
             stream = container.streams.best("audio")
             if stream is None:
-                raise VovError(f"{where}: its sound holds no audio stream; leave it out with AUDIO=none")
+                raise VovError(f"{where}: its sound holds no audio stream; leave it out with `audio`=none")
             yield stream, (packet for packet in container.demux(stream) if packet.pts is not None)
     except av.InvalidDataError as error:
-        raise VovError(f"{where}: its sound is damaged ({_reason(error)}); leave it out with AUDIO=none") from error
+        raise VovError(f"{where}: its sound is damaged ({_reason(error)}); leave it out with `audio`=none") from error
 
 
 def _reason(error: Exception) -> str:

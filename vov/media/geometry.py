@@ -28,7 +28,7 @@ class Geometry:
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise VovError(f"RESIZE={self.mode}: must be one of {', '.join(MODES)}")
+            raise VovError(f"`resize`={self.mode}: must be one of {', '.join(MODES)}")
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def restore_geometry(frames: np.ndarray, width: int, height: int, mode: str) -> 
 def refuse_other_size(path: str | Path, frames: np.ndarray, width: int, height: int, field: str) -> None:
     """Raises VovError when the original [T, H, W, 3] in `field` has not the size that a file was made from."""
     if (found := (frames.shape[2], frames.shape[1])) != (width, height):
-        raise VovError(f"{field}={path}: {found[0]}×{found[1]}, but the file was made from {width}×{height}; "
+        raise VovError(f"`{field}`={path}: {found[0]}×{found[1]}, but the file was made from {width}×{height}; "
                        "give the very original that it was made from")
 
 

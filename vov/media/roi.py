@@ -112,7 +112,7 @@ def with_region(sources: Sequence[S], settings: RoiOptions) -> list[S]:
     found = [next((path / Path(source.name).with_suffix(suffix) for suffix in (".png", Path(source.name).suffix)
                    if (path / Path(source.name).with_suffix(suffix)).is_file()), None) for source in sources]
     if missing := [source.name for source, file in zip(sources, found, strict=True) if file is None]:
-        raise VovError(f"ROI={path}: has no mask for {', '.join(missing[:5])}; name masks as their pictures, or give "
+        raise VovError(f"`roi`={path}: has no mask for {', '.join(missing[:5])}; name masks as their pictures, or give "
                        "one file")
     return [_given(source, read_image(file)[None], settings, file)
             for source, file in zip(sources, found, strict=True)]
@@ -120,22 +120,22 @@ def with_region(sources: Sequence[S], settings: RoiOptions) -> list[S]:
 
 def _there(path: Path) -> Path:
     if not path.exists():
-        raise VovError(f"ROI={path}: no such file or folder; give a mask, or a folder of masks")
+        raise VovError(f"`roi`={path}: no such file or folder; give a mask, or a folder of masks")
     return path
 
 
 def _files(path: Path, count: int) -> list[Path]:
     """The first `count` masks of a folder."""
     if len(files := image_files(path)) < count:
-        raise VovError(f"ROI={path}: has {len(files)} masks for {count} frames; give one a frame, or one file")
+        raise VovError(f"`roi`={path}: has {len(files)} masks for {count} frames; give one a frame, or one file")
     return files[:count]
 
 
 def _check(masks: np.ndarray, size: tuple[int, int], path: Path) -> None:
     width, height = size
     if masks.shape[1:3] != (height, width):
-        raise VovError(f"ROI={path}: is {masks.shape[2]}×{masks.shape[1]}, but the original is {width}×{height}; give "
-                       "a mask of its size")
+        raise VovError(f"`roi`={path}: is {masks.shape[2]}×{masks.shape[1]}, but the original is {width}×{height}; "
+                       "give a mask of its size")
 
 
 def _given(source: S, masks: np.ndarray, settings: RoiOptions, path: Path) -> S:

@@ -63,7 +63,7 @@ class FrameSource:
         if not str(path) or not self.path.exists():
             raise VovError(f"{path or 'INPUT'}: no such folder, video or image; give a path that exists")
         if not 0 <= fps <= timing.HIGHEST_FPS:
-            raise VovError(f"FPS={fps:g}: must lie in 0…{timing.HIGHEST_FPS}; 0 keeps the rate of {self.path}")
+            raise VovError(f"`fps`={fps:g}: must lie in 0…{timing.HIGHEST_FPS}; 0 keeps the rate of {self.path}")
         self._medium = _medium(self.path)
         info = self.info = self._medium.info
         self.geometry = Geometry((info.width, info.height), size, resize) if size else None
@@ -81,7 +81,7 @@ class FrameSource:
                                   f"brought to {self.fps:.5g}: {len(picks)} frames from {info.count}")
         first = timing.first_frame(start, self.fps)
         if first >= len(picks):
-            raise VovError(f"{self.path}: has {len(picks)} frames, START={start} is behind the last")
+            raise VovError(f"{self.path}: has {len(picks)} frames, `start`={start} is behind the last")
         stop = min(first + frames, len(picks)) if frames else len(picks)
         self._picks, self._begin = picks[first:stop], float(times[first])
         self._end = float(times[stop]) if stop < len(times) else float("inf")
@@ -215,5 +215,5 @@ def read_clip(path: str | Path, count: int = 0, **options) -> Clip:
     """
     source = FrameSource(path, **options)
     if count > len(source):
-        raise VovError(f"{path}: has {len(source)} frames, {count} are asked for; lower CHUNK_FRAMES (4n+1)")
+        raise VovError(f"{path}: has {len(source)} frames, {count} are asked for; lower `num_frames` (4n+1)")
     return source.clip(0, count or None)

@@ -213,7 +213,7 @@ def refuse_gaps(files: Sequence[Path]) -> None:
 def refuse_no_picture(path: str | Path, variable: str) -> None:
     """Raises VovError, before any work, when `path` has no ending of a picture."""
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise VovError(f"{variable}={path}: what has one frame is written as a picture; end the name in .png")
+        raise VovError(f"`{variable}`={path}: what has one frame is written as a picture; end the name in .png")
 
 
 def write_image(path: str | Path, frame: np.ndarray) -> None:

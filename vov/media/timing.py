@@ -54,7 +54,7 @@ def at_constant_rate(times: np.ndarray, duration: float, fps: float, path: Path 
     """
     if duration * fps > MOST_REPEATS * (len(times) + 1):
         raise VovError(f"{path}: time stamps of {len(times)} frames span {duration:g} s, at {fps:g} frames a second "
-                       f"{duration * fps:.0f} frames; set FPS lower, or re-encode the video")
+                       f"{duration * fps:.0f} frames; set `fps` lower, or re-encode the video")
     middles = (np.arange(max(1, round(duration * fps))) + 0.5) / fps
     return np.maximum(np.searchsorted(times, middles, side="right") - 1, 0)
 
@@ -74,4 +74,4 @@ def first_frame(start: str | int | float, fps: float) -> int:
         for part in text.split(":"):
             seconds = 60 * seconds + float(part)
         return round(seconds * fps)
-    raise VovError(f"START={start}: neither a frame's number (48) nor a time (2.5s, 1:02.5)")
+    raise VovError(f"`start`={start}: neither a frame's number (48) nor a time (2.5s, 1:02.5)")

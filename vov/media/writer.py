@@ -38,7 +38,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
         VovError: the disk is full, no frames, or a rate that no video has.
     """
     if not 0.01 <= fps <= HIGHEST_FPS:
-        raise VovError(f"{path}: {fps:g} frames per second cannot be written; set FPS to 0.01…{HIGHEST_FPS}")
+        raise VovError(f"{path}: {fps:g} frames per second cannot be written; set `fps` to 0.01…{HIGHEST_FPS}")
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -67,7 +67,7 @@ def _errors(path: Path) -> Iterator[None]:
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise
-        raise VovError(f"{path}: the video cannot be encoded ({error.strerror}); change its size or FPS") from error
+        raise VovError(f"{path}: the video cannot be encoded ({error.strerror}); change its size or `fps`") from error
 
 
 def _copy(target: av.container.OutputContainer, copy: av.AudioStream, packet: av.Packet,

@@ -19,7 +19,7 @@ from vov import VovError
 log = logging.getLogger(__name__)
 SMALL_MODEL = 100e6  # parameters below which a step is bound by launches, not by arithmetic
 CHOICES = ("auto", "cudnn", "flash")
-CURE = "install it with: .venv/bin/pip install -r requirements-hopper.txt, or leave ATTENTION unset"
+CURE = "install it with: .venv/bin/pip install -r requirements-hopper.txt, or leave `attention` unset"
 FLASH = {  # PyTorch's name: (ours, module, compute capabilities on which it beats cuDNN's or was made for)
     "FA4": ("FlashAttention 4", "flash_attn.cute", ((9, 0), (10, 0), (10, 3))),
     "FA3": ("FlashAttention 3", "flash_attn_interface", ((9, 0),)),
@@ -39,7 +39,7 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
         return ""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     if wanted == "cudnn" and device.type != "cuda":
-        raise VovError("ATTENTION=cudnn needs a GPU; leave ATTENTION unset")
+        raise VovError("`attention`=cudnn needs a GPU; leave `attention` unset")
     if wanted == "auto" and capability < (9, 0):
         return ""
     for name, (title, module, capabilities) in FLASH.items() if wanted != "cudnn" else ():
@@ -50,7 +50,7 @@ def choose_attention(model: nn.Module, device: torch.device, wanted: str = "auto
                 return title
             log.warning("%s does not run here (%s); taking cuDNN", title, problem)
     if wanted == "flash":
-        raise VovError(f"ATTENTION=flash needs a Hopper or Blackwell GPU, PyTorch 2.11 or later and "
+        raise VovError(f"`attention`=flash needs a Hopper or Blackwell GPU, PyTorch 2.11 or later and "
                        f"FlashAttention 4 or 3; {CURE}")
     if not torch.backends.cudnn.is_available():
         log.warning("neither FlashAttention 4 or 3 nor cuDNN is here: attention is slow")

@@ -105,8 +105,8 @@ class Backbone(abc.ABC):
         except (OSError, ValueError, AttributeError):
             return  # diffusers will say what is wrong with it
         if found != wanted:
-            raise VovError(f"{path}: holds a {found!s:.60}, but the {cls.tree} tree runs a {wanted}; set MODEL_ID to a "
-                           "model of this tree, or use the other tree's command")
+            raise VovError(f"{path}: holds a {found!s:.60}, but the {cls.tree} tree runs a {wanted}; set `model_id` to "
+                           "a model of this tree, or use the other tree's command")
 
     @staticmethod
     @abc.abstractmethod
@@ -217,7 +217,7 @@ class Backbone(abc.ABC):
         pixels = self.decode_pixels(latents.float())[0]
         if not torch.isfinite(pixels).all():
             raise VovError(f"the frames that were decoded in {self.precision} are not finite, so there is nothing to "
-                           "show; set DTYPE=float32, or fit again with a lower LR")
+                           "show; set `dtype`=float32, or fit again with a lower `lr`")
         levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(1, 2, 3, 0).cpu().numpy()
 

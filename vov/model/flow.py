@@ -29,8 +29,8 @@ def sigma_grid(steps: int, shift: float) -> list[float]:
     with np.errstate(all="ignore"):
         grid = shift_sigma(np.linspace(1, 0, steps + 1), shift)
     if not np.isfinite(grid).all() or grid[0] != 1:
-        raise VovError(f"shift: {shift:g} gives no noise levels from 1 to 0; set SHIFT between 0.001 and 1000, or the "
-                       "file is damaged")
+        raise VovError(f"shift: {shift:g} gives no noise levels from 1 to 0; set `shift` between 0.001 and 1000, or "
+                       "the file is damaged")
     return [float(s) for s in grid.astype(np.float32)]
 
 

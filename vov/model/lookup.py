@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def pick_device(device: str) -> torch.device:
     """"auto" is this process's GPU if there is one. Raises VovError for a GPU that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise VovError("DEVICE=cuda, but PyTorch finds no GPU; use DEVICE=cpu or a CUDA build of PyTorch")
+        raise VovError("`device`=cuda, but PyTorch finds no GPU; use `device`=cpu or a CUDA build of PyTorch")
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -76,14 +76,14 @@ def find_model(model_id: str, cache_dir: str, trusted: bool = True, instead: str
             return max(complete, key=lambda p: p.stat().st_mtime)
     if trusted and model_id and Path(model_id).expanduser().exists():
         kind = "a single file" if Path(model_id).expanduser().is_file() else "a folder without model_index.json"
-        raise VovError(f"MODEL_ID={model_id}: is {kind}; a folder in diffusers' layout is needed (model_index.json, "
+        raise VovError(f"`model_id`={model_id}: is {kind}; a folder in diffusers' layout is needed (model_index.json, "
                        "transformer/, vae/, text_encoder/, …)")
     what = next((word for word, name in MODELS.items() if name == model_id), "")
     first = f"CONFIG={instead} runs at once; " if instead and what else ""
     size = f" ({GIGABYTES[what]} GB)" if what in GIGABYTES else ""
     cure = (f"fetch them{size} with: CACHE_DIR={cache_dir} WHAT={what} bash scripts/fetch_models.sh" if what else
             "set CACHE_DIR to where they are, or MODEL_ID to their folder")
-    raise VovError(f"{first}no weights of {model_id or 'the model'} in CACHE_DIR={cache_dir}; {cure}")
+    raise VovError(f"{first}no weights of {model_id or 'the model'} in `cache_dir`={cache_dir}; {cure}")
 
 
 def public_name(model_id: str, path: Path) -> str:

@@ -40,7 +40,7 @@ def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, 
     extra = {}
     if quantize == "nf4":
         if offload != "none":
-            raise VovError("QUANTIZE=nf4 cannot stream its blocks; use OFFLOAD=none, or QUANTIZE=fp8")
+            raise VovError("`quantize`=nf4 cannot stream its blocks; use `offload`=none, or `quantize`=fp8")
         extra["quantization_config"] = _nf4(device, dtype)
     model = kind.from_pretrained(path, subfolder="transformer", dtype=dtype, **extra).eval().requires_grad_(False)
     return settle(model, blocks, device, dtype, quantize, offload)
@@ -79,9 +79,9 @@ def _nf4(device: torch.device, dtype: torch.dtype):
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise VovError("QUANTIZE=nf4 needs bitsandbytes; pip install bitsandbytes, or use QUANTIZE=fp8") from None
+        raise VovError("`quantize`=nf4 needs bitsandbytes; pip install bitsandbytes, or use `quantize`=fp8") from None
     if device.type != "cuda":
-        raise VovError("QUANTIZE=nf4 needs a CUDA GPU; use QUANTIZE=fp8 or none")
+        raise VovError("`quantize`=nf4 needs a CUDA GPU; use `quantize`=fp8 or none")
     from diffusers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

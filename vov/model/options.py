@@ -53,8 +53,8 @@ class ModelOptions:
             raise VovError(f"{source}: precision: is {stored!r:.40}, which this program does not know; the file is "
                            "damaged")
         if stored and self.quantize not in ("auto", storage):
-            raise VovError(f"QUANTIZE={self.quantize}, but {source} was made with QUANTIZE={storage}, whose weights "
-                           "are others; leave QUANTIZE unset")
+            raise VovError(f"`quantize`={self.quantize}, but {source} was made with `quantize`={storage}, whose "
+                           "weights are others; leave `quantize` unset")
         dtype = self.dtype if self.dtype != "auto" or not dtype else dtype
         storage = storage if self.quantize == "auto" else self.quantize
         return dtype if storage == "none" else f"{dtype}-{storage}"

@@ -49,7 +49,7 @@ class QwenBackbone(Backbone):
 
     def check_geometry(self, width: int, height: int, frames: int = 1) -> None:
         if width % self.unit or height % self.unit:
-            raise VovError(f"WIDTH={width} HEIGHT={height}: both must be multiples of {self.unit}, nearest are "
+            raise VovError(f"`width`={width} `height`={height}: both must be multiples of {self.unit}, nearest are "
                            f"{max(1, round(width / self.unit)) * self.unit} and "
                            f"{max(1, round(height / self.unit)) * self.unit}; or 0 for the picture's own size")
         if frames != 1:

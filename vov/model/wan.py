@@ -48,7 +48,7 @@ class WanBackbone(Backbone):
 
     def check_geometry(self, width: int, height: int, frames: int) -> None:
         if width % self.unit or height % self.unit:
-            raise VovError(f"WIDTH={width} HEIGHT={height}: both must be multiples of {self.unit}; nearest are "
+            raise VovError(f"`width`={width} `height`={height}: both must be multiples of {self.unit}; nearest are "
                            f"{max(1, round(width / self.unit)) * self.unit} and "
                            f"{max(1, round(height / self.unit)) * self.unit}")
         if frames % self.temporal != 1:
@@ -56,10 +56,10 @@ class WanBackbone(Backbone):
             above, middle = below + self.temporal, below + self.temporal / 2
             nearest = f"nearest are {below} and {above}" if frames == middle else (
                 f"nearest is {below if frames < middle else above}")
-            raise VovError(f"CHUNK_FRAMES={frames}: must be {self.temporal}n+1; {nearest}")
+            raise VovError(f"`num_frames`={frames}: must be {self.temporal}n+1; {nearest}")
         longest = self.transformer.config.rope_max_seq_len  # positions along each axis
         if max((frames - 1) // self.temporal + 1, height // self.unit, width // self.unit) > longest:
-            raise VovError(f"CHUNK_FRAMES={frames} WIDTH={width} HEIGHT={height}: the model knows at most "
+            raise VovError(f"`num_frames`={frames} `width`={width} `height`={height}: the model knows at most "
                            f"{(longest - 1) * self.temporal + 1} frames of {longest * self.unit} pixels a side; use "
                            "fewer")
 

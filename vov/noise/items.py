@@ -69,13 +69,13 @@ class Plan:
     def _place(self, code: NoiseCode) -> None:
         """Makes `code` the one to fill, and its plan zero where a step takes no noise."""
         if self.header.sigmas and (code.start or code.end):
-            raise VovError("the file has levels of its own; set STEPS, or END_LEVEL=0")
+            raise VovError("the file has levels of its own; set `steps`, or `end_level`=0")
         self.code, self.sigmas = code, self.search.sampling.sigmas(code.start, code.end)
         edges = self.sigmas[code.first:][: code.steps + 1]
         noisy = np.array([stochastic_step(*pair, code.eta / ETA_UNIT).g > 0 for pair in pairwise(edges)])
         code.plan[~noisy] = 0  # the last step ends at level 0
         if not noisy.any():
-            raise VovError("no step takes noise; raise STEPS to 2 or more")
+            raise VovError("no step takes noise; raise `steps` to 2 or more")
 
     def run(self) -> tuple[NoiseCode, list[Choice]]:
         """The code with all symbols, and what was chosen for each item."""

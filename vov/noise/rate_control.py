@@ -49,7 +49,7 @@ def asked(settings: ScalingConfig) -> str:
     """`target.asked`. Raises VovError for a scheme that can meet no target."""
     name = rate_targets.asked(settings)
     if name and (settings.scheme != "atoms" or not settings.scaling):
-        raise VovError(f"{name.upper()} needs SCHEME=atoms and SCALING=1: only atoms can be had in any number")
+        raise VovError(f"`{name}` needs `scheme`=atoms and `scaling`=1: only atoms can be had in any number")
     return name
 
 
@@ -64,7 +64,7 @@ def budgeted(settings: ScalingConfig, stream: Bitstream, size: int) -> ScalingCo
     """NOISE_BYTES for a file of at most `size` bytes. Raises VovError when nothing is left for noise."""
     besides = len(bitstream.to_bytes(replace(stream, noise=None))) + 5 + len(varint(size))  # type, length, CRC
     if size - besides < 8:
-        raise VovError(f"{asked(settings).upper()}: {size:,} bytes are too few: the file takes {besides:,} without "
+        raise VovError(f"`{asked(settings)}`: {size:,} bytes are too few: the file takes {besides:,} without "
                        "noise; raise it")
     return replace(settings, scaling_bytes=size - besides)
 
@@ -130,8 +130,9 @@ def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[i
                 of_plan[now] = found.note(now, *finer(now, plan))
         now = now or around(tried, wanted, least, most)
     if found.near > NEAR_DB and (highest := max(found.values)) < wanted - NEAR_DB:
-        raise OutOfReach(f"TARGET_PSNR={wanted:g}: the most that this model gives with these settings is {highest:.2f} "
-                         "dB; ask for less, or raise STEPS")
+        raise OutOfReach(f"`target_psnr`={wanted:g}: the most that this model gives with these settings is "
+                         f"{highest:.2f} "
+                         "dB; ask for less, or raise `steps`")
     if found.near > NEAR_DB:
         log.warning("%s", missed(found.values, wanted))
     return found.made
@@ -150,7 +151,7 @@ class Found:
 
     def note(self, spend: int, value: float, made: Any) -> float:
         """An attempt that spent these bytes; returns its PSNR."""
-        log.info("TARGET_PSNR=%g: %d bytes of noise give %.2f dB", self.wanted, spend, value)
+        log.info("`target_psnr`=%g: %d bytes of noise give %.2f dB", self.wanted, spend, value)
         self.values.append(value)
         if abs(value - self.wanted) < self.near:
             self.near, self.made = abs(value - self.wanted), made
@@ -174,8 +175,8 @@ def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Original],
     frames = [backbone.decode(backbone.encode(source.fitted(header.width, header.height, header.resize)))
               for source in sources]
     if (ceiling := quality(frames, stream, sources)) < wanted:
-        raise VovError(f"TARGET_PSNR={wanted:g}: the model's autoencoder alone gives {ceiling:.2f} dB here, and a file "
-                       "gives less; ask for less")
+        raise VovError(f"`target_psnr`={wanted:g}: the model's autoencoder alone gives {ceiling:.2f} dB here, and a "
+                       "file gives less; ask for less")
 
 
 def quality(frames: Sequence[np.ndarray], stream: Bitstream, sources: Sequence[Original]) -> float:

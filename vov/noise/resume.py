@@ -91,7 +91,7 @@ class ResumableSearch:
             "chosen": np.concatenate([*state.chosen, np.zeros(0, np.int32)]),
             "sizes": np.array([len(part) for part in state.chosen])}.items()}
         write_state(self.path, arrays, {"identity": self.identity, "samplings": len(states),
-                                        "finished": len(self.finished)}, "OUTPUT")
+                                        "finished": len(self.finished)}, "output")
 
     def remove(self) -> None:
         """The search is over and its result is on disk."""

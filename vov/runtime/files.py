@@ -36,7 +36,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def atomic(path: str | Path, variable: str = "OUT_DIR") -> Iterator[Path]:
+def atomic(path: str | Path, variable: str = "out_dir") -> Iterator[Path]:
     """Yields a temporary sibling of `path` to write to; on success it is fsynced and renamed to `path`.
 
     On any error (a full disk among them) the temporary file is removed and `path` is as it was.
@@ -69,7 +69,7 @@ def write_problem(error: Exception, path: Path, variable: str) -> VovError | Non
     if number in FULL:
         return VovError(f"{path}: the disk is full; free some space and run the same command again")
     if number in FORBIDDEN:
-        return VovError(f"{path}: cannot be written ({os.strerror(number)}); choose another {variable}")
+        return VovError(f"{path}: cannot be written ({os.strerror(number)}); choose another `{variable}`")
     if number == errno.ENOENT:
         return VovError(f"{path}: cannot be written (its folder has vanished); run the same command again")
     return None
@@ -120,23 +120,23 @@ def taken(path: str | Path) -> bool:
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raises VovError when `path` exists (for a folder: is not empty) and `overwrite` is false."""
     if taken(path) and not overwrite:
-        raise VovError(f"{path} exists; set OVERWRITE=1 to replace it or choose another output")
+        raise VovError(f"{path} exists; set `overwrite`=1 to replace it or choose another output")
 
 
-def refuse_unwritable(paths: Sequence[str | Path], variable: str = "OUT_DIR") -> None:
+def refuse_unwritable(paths: Sequence[str | Path], variable: str = "out_dir") -> None:
     """Raises VovError when one of `paths` could not be created: a name too long, a file where a folder must be."""
     for path in map(Path, paths):
         if any(len(os.fsencode(part)) > 255 for part in path.parts):
             raise VovError(f"{str(path)[:80]}…: a name in it is longer than the 255 bytes that file systems hold; "
-                           "set a shorter NAME")
+                           "set a shorter `name`")
         folder = next(parent for parent in (path.absolute().parents) if parent.exists())
         if not folder.is_dir():
-            raise VovError(f"{folder}: is a file, but a folder is needed there; choose another {variable}")
+            raise VovError(f"{folder}: is a file, but a folder is needed there; choose another `{variable}`")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise VovError(f"{folder}: cannot be written; choose another {variable}")
+            raise VovError(f"{folder}: cannot be written; choose another `{variable}`")
 
 
-def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], variable: str = "OUT_DIR") -> None:
+def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], variable: str = "out_dir") -> None:
     """Raises VovError when writing `outputs` would touch any of `inputs`: what is read is never written.
 
     An output may not be an input, lie in one, or be a folder that holds one. The disk is asked what is the same: links
@@ -159,7 +159,7 @@ def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], 
                 problem = f"would get outputs, and holds {path}, which is read"
             else:
                 continue
-            raise VovError(f"{output}: {problem}; choose another {variable}")
+            raise VovError(f"{output}: {problem}; choose another `{variable}`")
 
 
 def _places(path: Path) -> list[tuple[int, int]]:
@@ -176,7 +176,7 @@ def _linked(path: Path) -> list[Path]:
 
 
 @contextmanager
-def locked(folder: str | Path, name: str = ".lock", variable: str = "OUT_DIR") -> Iterator[None]:
+def locked(folder: str | Path, name: str = ".lock", variable: str = "out_dir") -> Iterator[None]:
     """Holds `folder` for one run; a second run gets a VovError. The lock dies with its process, however that ends.
 
     Temporary files that dead processes of this machine left in the folder are removed; a folder that was made for this
@@ -214,7 +214,7 @@ def _lock(path: Path, variable: str):
             holder = handle.read().strip() or "unknown"
             handle.close()
             raise VovError(f"{path.parent}: another run is using it (process {holder}); wait for it, or choose another "
-                           f"{variable}") from error
+                           f"`{variable}`") from error
     handle.truncate(0)
     handle.write(f"{os.getpid()}\n")
     handle.flush()

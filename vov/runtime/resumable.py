@@ -38,7 +38,7 @@ class Outputs:
         notes: JSON values that outlive a kill together with the outputs made so far.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], identity: str, overwrite: bool, variable: str = "OUT_DIR",
+    def __init__(self, name: str, paths: Sequence[Path], identity: str, overwrite: bool, variable: str = "out_dir",
                  known: Mapping[Path, str] | None = None):
         self.paths, self.identity, self.overwrite, self.variable = list(paths), identity, overwrite, variable
         self.folder, self.known = self.paths[0].parent, {self._key(k): v for k, v in (known or {}).items()}
@@ -75,11 +75,11 @@ class Outputs:
                 continue
             refuse_foreign([path], self.variable, everywhere)
             if not same and not self.overwrite:
-                raise VovError(f"{path} exists; set OVERWRITE=1 to replace it (it is of other inputs or settings), or "
-                               f"choose another {self.variable}")
+                raise VovError(f"{path} exists; set `overwrite`=1 to replace it (it is of other inputs or settings), "
+                               f"or choose another `{self.variable}`")
             if same and key in found.get("made", {}):
-                raise VovError(f"{path} has been changed since it was made; set OVERWRITE=1 to make it anew, or "
-                               f"choose another {self.variable}")
+                raise VovError(f"{path} has been changed since it was made; set `overwrite`=1 to make it anew, or "
+                               f"choose another `{self.variable}`")
         finished = found.get("made", {}) if same else {}
         self.complete = same and bool(found.get("complete")) and set(finished) <= self.kept
 
@@ -156,7 +156,7 @@ def ours(folder: Path) -> set[str]:
     return found | set(SET if "items" in whole else ())
 
 
-def refuse_foreign(paths: Iterable[Path], variable: str = "OUT_DIR", known: set[str] | None = None) -> None:
+def refuse_foreign(paths: Iterable[Path], variable: str = "out_dir", known: set[str] | None = None) -> None:
     """Raises VovError when something is at one of `paths`, or in a folder there, that no run made.
 
     known: what `ours` says of their folder, where that is at hand.
@@ -166,11 +166,11 @@ def refuse_foreign(paths: Iterable[Path], variable: str = "OUT_DIR", known: set[
         for file in (_files(path) if taken(path) else ()):
             name = PurePosixPath(file.relative_to(path.parent).as_posix())
             if mine.isdisjoint({str(name), *map(str, name.parents)}):
-                raise VovError(f"{file} exists, and no run made it: with OVERWRITE=1 it stays, too; move it away, or "
-                               f"choose another {variable}")
+                raise VovError(f"{file} exists, and no run made it: with `overwrite`=1 it stays, too; move it away, or "
+                               f"choose another `{variable}`")
 
 
-def claim(folder: Path, names: Sequence[str], variable: str = "OUT_DIR") -> None:
+def claim(folder: Path, names: Sequence[str], variable: str = "out_dir") -> None:
     """Notes, before they are written, that files of `folder` are ours; raises VovError where one is not."""
     known = ours(folder)
     refuse_foreign([folder / name for name in names], variable, known)

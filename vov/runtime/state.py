@@ -19,7 +19,7 @@ KEY = "vov"
 
 
 def write_state(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any],
-                variable: str = "OUT_DIR") -> None:
+                variable: str = "out_dir") -> None:
     """Writes arrays and JSON values; variable: the setting that a user would change to write elsewhere."""
     from safetensors.numpy import save
 

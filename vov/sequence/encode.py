@@ -144,7 +144,7 @@ class SequenceEncoder:
         whole = self.settings.whole(len(self.source), self.source.fps, self.size)
         if whole and (size := self.file_bytes(scenes, coded)) > whole:
             raise VovError(f"the smallest file has {size:,} bytes, {whole:,} were asked for; raise the target, or "
-                           "lower STEPS")
+                           "lower `steps`")
         return SequenceCode(self.noise, self.bits, tuple(scenes), tuple(coded))
 
     def plan(self, thetas: SceneThetas | None) -> VideoPlan:

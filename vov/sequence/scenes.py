@@ -42,7 +42,7 @@ def detect(frames: Iterable[np.ndarray], count: int, shortest: int) -> list[int]
         import cv2
         from scenedetect.detectors import AdaptiveDetector
     except ImportError:
-        raise VovError("SCENES=auto needs scenedetect; run scripts/setup.sh, or set SCENES=none") from None
+        raise VovError("`scenes`=auto needs scenedetect; run scripts/setup.sh, or set `scenes`=none") from None
     detector, found = AdaptiveDetector(min_scene_len=max(1, shortest)), [0]
     for number, frame in enumerate(frames):
         height, width = frame.shape[:2]
@@ -58,7 +58,7 @@ def detect(frames: Iterable[np.ndarray], count: int, shortest: int) -> list[int]
 
 def _from_file(path: Path, count: int) -> list[int]:
     if not path.is_file():
-        raise VovError(f"SCENES={path}: no such file; use auto, none, or a file with a first frame on each line")
+        raise VovError(f"`scenes`={path}: no such file; use auto, none, or a file with a first frame on each line")
     starts = [0]
     for number, line in enumerate(read_text(path).splitlines(), 1):
         text = line.partition("#")[0].strip()

@@ -51,7 +51,7 @@ class SequenceConfig(NoiseOptions, ModelOptions):
     def one_rate(self) -> None:
         """Raises VovError when two rates are asked for."""
         rates = ("bytes_per_frame", *rate_targets.SIZES, "target_psnr")
-        asked = [name.upper() for name in rates if getattr(self, name)]
+        asked = [f"`{name}`" for name in rates if getattr(self, name)]
         if len(asked) > 1:
             raise VovError(f"{' and '.join(asked)} are set; give one of them")
 
@@ -65,8 +65,9 @@ class SequenceConfig(NoiseOptions, ModelOptions):
         self.one_rate()
         if whole := self.whole(frames, fps, size):
             if whole - fixed < frames / 50:
-                name = next(name for name in rate_targets.SIZES if getattr(self, name)).upper()
-                raise VovError(f"{name}: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise it")
+                name = next(name for name in rate_targets.SIZES if getattr(self, name))
+                raise VovError(f"`{name}`: {whole:,.0f} bytes are too few: {fixed:,} are needed besides noise; raise "
+                               "it")
             return whole - fixed
         return (self.bytes_per_frame or self.usual_rate) * frames
 
@@ -74,7 +75,7 @@ class SequenceConfig(NoiseOptions, ModelOptions):
         """END_LEVEL in 1024ths, for `rate` bits a latent value."""
         level = jump_level(rate) if self.end_level < 0 else self.end_level
         if level >= 1:
-            raise VovError(f"END_LEVEL={level:g}: must be below 1")
+            raise VovError(f"`end_level`={level:g}: must be below 1")
         return round(1024 * level) if self.steps > 2 else 0
 
     def geometry(self, size: tuple[int, int]) -> Geometry:

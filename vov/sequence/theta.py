@@ -63,15 +63,15 @@ def crop(settings: SequenceConfig, backbone: Backbone) -> tuple[int, int, int] |
         return None
     found = settings.scene_crop.lower().replace("×", "x").split("x")
     if len(found) != 3 or not all(one.strip().isdecimal() for one in found):
-        raise VovError(f"SCENE_CROP={settings.scene_crop}: is not WIDTHxHEIGHTxFRAMES, such as 416x240x33")
+        raise VovError(f"`scene_crop`={settings.scene_crop}: is not WIDTHxHEIGHTxFRAMES, such as 416x240x33")
     width, height, frames = map(int, found)
     if not (1 <= width <= settings.width and 1 <= height <= settings.height and 1 <= frames <= settings.num_frames):
-        raise VovError(f"SCENE_CROP={settings.scene_crop}: must lie in WIDTHxHEIGHTxCHUNK_FRAMES, "
+        raise VovError(f"`scene_crop`={settings.scene_crop}: must lie in WIDTHxHEIGHTxCHUNK_FRAMES, "
                        f"{settings.width}x{settings.height}x{settings.num_frames}")
     try:
         backbone.check_geometry(width, height, frames)
     except VovError as error:
-        raise VovError(f"SCENE_CROP={settings.scene_crop}: {error}") from error
+        raise VovError(f"`scene_crop`={settings.scene_crop}: {error}") from error
     return width, height, frames
 
 
