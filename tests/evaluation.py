@@ -8,11 +8,9 @@ import numpy as np
 
 from tests.clips import noisy, panning
 from vov import media
-from vov.evaluation.evaluate import Tree
 from vov.evaluation.pairs import EvalConfig
 
 QUICK = "ssim,ms_ssim,warp"
-VIDEO, IMAGE = Tree(False, "", None), Tree(True, "", None)
 
 
 def write_clips(folder: Path) -> tuple[Path, np.ndarray]:

@@ -11,9 +11,14 @@ from vov.bitstream.header import header_to_bytes
 from vov.commands.encode import EncodeVideo, encode_video
 from vov.decoding import collection
 from vov.decoding.decode import decode
+from vov.editing.edit import edit, load
+from vov.editing.settings import EditConfig
+from vov.evaluation.evaluate import evaluate
+from vov.evaluation.pairs import EvalConfig
 from vov.fitting import collection_fit
 from vov.fitting.settings import FitConfig
 from vov.formats import export
+from vov.media import write_image
 from vov.media.original import Original
 from vov.noise.items import NoiseRun, add_noise, frozen_file
 from vov.noise.options import ScalingConfig
@@ -63,6 +68,20 @@ def test_a_file_decodes_with_its_collection_beside_it_or_in_a_folder_to_what_the
             (path.parent / "renamed.vovd").write_bytes(theta.read_bytes())
         (clip,) = decode(path, backbone, collections=str(theta.parent) if place == "folder" else "")
         assert np.array_equal(clip.frames, seen)
+
+
+def test_edits_and_evaluations_find_the_collection_where_they_are_told(backbone, theta, coded, tiny_qwen, tmp_path):
+    path = tmp_path / "x.vov"
+    path.write_bytes(coded[0])
+    (clip,), where = decode(path, backbone, collections=str(theta.parent)), dict(collection_dir=str(theta.parent))
+    asked = EditConfig(caption="a thing", **where)
+    for shown in edit(backbone, [load(path, asked, "image")], asked):
+        assert np.array_equal(shown, clip.frames)
+    write_image(tmp_path / "real.png", clip.frames[0])
+    results = evaluate(EvalConfig(real_dir=str(tmp_path / "real.png"), fake_dir=str(path), skip_metrics=True,
+                                  model_id=str(tiny_qwen), out_dir=str(tmp_path / "out"), device="cpu",
+                                  work_dir=str(tmp_path / "work"), **where), "image")
+    assert results["items"][0]["metrics"]["psnr"] == "inf"
 
 
 def test_the_collection_changes_what_is_decoded_and_leaves_the_model_as_it_was(backbone, theta, coded, tmp_path):

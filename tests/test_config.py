@@ -7,7 +7,9 @@ import pytest
 
 from tests import house
 from vov import VovError, config
-from vov.commands.options import VideoFit
+from vov.commands.decode import DecodePictures
+from vov.commands.edit import EditPicture
+from vov.commands.options import ImageFit, VideoFit
 from vov.config import cli, load, number_list, option, override
 from vov.config.retired import RETIRED, retired_lines
 from vov.fitting.settings import FitConfig
@@ -15,11 +17,7 @@ from vov.runtime.files import REPO
 
 
 def classes_of(preset):
-    if "image" in preset:
-        from vov.commands.options import ImageFit
-
-        return ImageFit
-    return VideoFit
+    return ImageFit if "image" in preset else VideoFit
 
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in (REPO / "configs").glob("*.yaml")))
@@ -187,11 +185,7 @@ def test_an_unknown_yaml_key_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["WIDTH", "HEIGHT", "RANK", "LAST_K", "THETA_D_LENGTH", "SEED"])
 def test_what_no_file_can_hold_no_command_takes(name):
-    from image.edit import EditCaption
-    from image.reconstruct import Reconstruct
-    from vov.commands.options import ImageFit
-
-    for cls in (ImageFit, VideoFit, Reconstruct, EditCaption):
+    for cls in (ImageFit, VideoFit, DecodePictures, EditPicture):
         with pytest.raises(VovError, match="must be at most"):
             load(cls, {}, {name: str(10**20)})
 

@@ -10,11 +10,14 @@ import torch
 from tests.test_fit import CAPTION, ball, settings_for
 from tests.test_golden import GOLDEN, load
 from vov import bitstream
-from vov.decoding.decode import decode
+from vov.adapter.adapt import AdapterSpec
+from vov.adapter.adapted import AdaptedModel
+from vov.adapter.quantiser import from_symbols, theta_hat
+from vov.decoding.decode import Decoder, decode
 from vov.decoding.replay import Candidates
 from vov.fitting.encoder import Encoder
-from vov.fitting.rate import from_symbols, theta_hat
 from vov.media.original import Original
+from vov.noise.items import add_noise
 from vov.noise.options import ScalingConfig
 from vov.runtime.files import REPO
 from vov.runtime.random import Stream, normal, normal_batch, uniform
@@ -57,8 +60,8 @@ def test_noise_is_the_same_whatever_the_number_of_threads():
                                   if any(bitstream.read(path).header.index_hash)], ids=lambda path: path.stem)
 def test_the_indices_of_a_file_are_found_again(path, tiny_wan, tiny_qwen):
     header = bitstream.read(path).header
-    with codec.Decoder.for_file(load(path, tiny_wan, tiny_qwen), header) as decoder:
-        assert decoder.projection.hash == header.index_hash
+    with AdaptedModel(load(path, tiny_wan, tiny_qwen), AdapterSpec.of(header)) as model:
+        assert model.projection.hash == header.index_hash
 
 
 def test_theta_is_read_as_it_was_written():
@@ -70,9 +73,8 @@ def test_theta_is_read_as_it_was_written():
 
 def test_coded_noise_is_the_same_whatever_the_number_of_threads(wan):
     stream = bitstream.read(GOLDEN / "video_noise.vov")
-    with codec.Decoder.for_file(wan, stream.header) as decoder:
-        decoder.read_noise(stream.noise, 1, "golden")
-        code, size = decoder.noise_code, decoder.noise().numel()
+    with Decoder(stream, wan) as decoder:
+        code, size = decoder.passes[0].code, decoder.sampling.start(0).noise.numel()
     candidates = Candidates(code, stream.header.seed, size, 0, "cpu")
     symbols = code.symbols[0, :code.plan[0].sum()]
     one, two = with_threads(lambda: candidates.assemble(code.first, code.plan[0], symbols), 1, 2)
@@ -96,7 +98,7 @@ def test_a_search_ends_in_the_same_bytes(wan):
     settings = ScalingConfig(steps=4, score="lookahead", scaling_bytes=60)
 
     def search():
-        return bitstream.to_bytes(scale(stream, wan, [source], settings)[0])
+        return bitstream.to_bytes(add_noise(stream, wan, [source], settings)[0])
     assert search() == search()
 
 

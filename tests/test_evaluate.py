@@ -13,14 +13,17 @@ import pytest
 from PIL import Image
 
 from tests.clips import film, noisy, panning, photograph
-from tests.evaluation import IMAGE, QUICK, VIDEO, settings, write_clips
+from tests.evaluation import QUICK, settings, write_clips
 from tests.metric_weights import save_i3d, save_trunks
+from tests.runs import encode_film
 from tests.test_video_commands import bash
-from vov import VovError, media, metrics
+from vov import VovError, bitstream, media, metrics
 from vov.evaluation import anchors
-from vov.evaluation.evaluate import Tree, evaluate
+from vov.evaluation.evaluate import evaluate
 from vov.evaluation.pairs import EvalConfig
-from vov.media.original import Original
+from vov.fitting.encoder import header_of
+from vov.fitting.settings import FitConfig
+from vov.model.wan import WanBackbone
 from vov.runtime.files import REPO
 
 
@@ -75,7 +78,7 @@ def test_every_metric_with_its_weights(clips, tmp_path):
         csv.writer(handle).writerows(rows)
     results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), metric_weights_dir=str(tmp_path), frame_step=8,
                                   out_dir=str(tmp_path / "out"), report_video=False,
-                                  metrics="lpips_vgg,lpips_alex,dists,fvd,fvd_full,warp"), VIDEO)
+                                  metrics="lpips_vgg,lpips_alex,dists,fvd,fvd_full,warp"), "video")
     for item in results["items"]:
         assert set(item["unavailable"]) == {"fvd_full"}
         assert item["fvd_clips"] == 2  # 64×64, scaled to 224×224, has one place and two times
@@ -91,7 +94,7 @@ def test_a_video_file_and_a_folder_of_frames_are_one_clip(clips, tmp_path):
     _, clip = clips
     path = tmp_path / "original.mkv"
     film(path, clip, codec="ffv1", pixels="bgr0")
-    results = evaluate(settings(clips, tmp_path, real_dir=str(path), skip_metrics=True), VIDEO)
+    results = evaluate(settings(clips, tmp_path, real_dir=str(path), skip_metrics=True), "video")
     assert results["items"][0]["metrics"]["psnr"] == pytest.approx(metrics.psnr(clip, noisy(clip, 10)), abs=0.01)
     assert "skipped by SKIP_METRICS" in results["unavailable"]["ssim"]
 
@@ -104,7 +107,7 @@ def test_ten_bit_video_is_read_as_eight_bits(clips, tmp_path):
     subprocess.run([anchors.ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "24",
                     "-i", str(raw), "-pix_fmt", "yuv444p10le", "-c:v", "libx265", "-x265-params",
                     "lossless=1:log-level=error", str(path)], check=True)
-    results = evaluate(settings(clips, tmp_path, fake_dir=str(path), skip_metrics=True), VIDEO)
+    results = evaluate(settings(clips, tmp_path, fake_dir=str(path), skip_metrics=True), "video")
     assert float(results["items"][0]["metrics"]["psnr"]) > 35
 
 
@@ -115,7 +118,7 @@ def test_grey_and_sixteen_bit_pictures_are_read_as_rgb(tmp_path):
     Image.fromarray(grey).save(tmp_path / "a" / "p.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b" / "p.png")
     results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"), metrics=QUICK,
-                                  out_dir=str(tmp_path / "out")), IMAGE)
+                                  out_dir=str(tmp_path / "out")), "image")
     assert results["items"][0]["metrics"]["psnr"] == "inf" and results["items"][0]["frames"] == 1
 
 
@@ -127,7 +130,7 @@ def test_folders_of_pictures_pair_by_name_and_share_one_file(tmp_path):
     (tmp_path / "all.bin").write_bytes(bytes(900))
     results = evaluate(EvalConfig(real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "fake"), anchors="jpeg,webp",
                                   bitstream=str(tmp_path / "all.bin"), out_dir=str(tmp_path / "out"), name="ours",
-                                  work_dir=str(tmp_path / "work"), anchor_rates="1,3", metrics=QUICK), IMAGE)
+                                  work_dir=str(tmp_path / "work"), anchor_rates="1,3", metrics=QUICK), "image")
     ours = [item for item in results["items"] if item["codec"] == "ours"]
     assert [item["bytes"] for item in ours] == [300, 600] and ours[0]["bpp"] == ours[1]["bpp"]
     assert {item["codec"] for item in results["items"]} == {"ours", "jpeg", "webp"}
@@ -135,13 +138,13 @@ def test_folders_of_pictures_pair_by_name_and_share_one_file(tmp_path):
     (tmp_path / "fake" / "y.webp").unlink()
     with pytest.raises(VovError, match="lacks y"):
         evaluate(EvalConfig(real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "fake"),
-                            out_dir=str(tmp_path / "out2")), IMAGE)
+                            out_dir=str(tmp_path / "out2")), "image")
 
 
 def test_anchors_are_at_our_size_and_better_than_noise(clips, tmp_path):
     folder, _ = clips
     results = evaluate(settings(clips, tmp_path, bitstream=str(folder / "x.vov.bin"), anchors="x264=veryfast,svtav1=10",
-                                anchor_rates="1,3", frame_step=3), VIDEO)
+                                anchor_rates="1,3", frame_step=3), "video")
     anchors = [item for item in results["items"] if item["codec"] != "decoded"]
     assert {item["codec"] for item in anchors} == {"x264", "svtav1"}
     assert all(item["rate_source"] == "elementary stream" and item["command"] for item in anchors)
@@ -149,53 +152,47 @@ def test_anchors_are_at_our_size_and_better_than_noise(clips, tmp_path):
     assert {row["codec"] for row in results["bd"]} <= {"svtav1"} and results["environment"]["ffmpeg"]
 
 
-def test_explicit_latents_come_from_the_tree_s_model(clips, tiny_wan, tmp_path):
-    from vov.model.wan import WanBackbone
-
-    tree = Tree(False, str(tiny_wan), WanBackbone.load)
-    results = evaluate(settings(clips, tmp_path, anchors="explicit", anchor_bytes="500,1200", skip_metrics=True), tree)
+def test_explicit_latents_come_from_the_usual_model_or_the_one_that_is_named(clips, tiny_wan, tmp_path):
+    results = evaluate(settings(clips, tmp_path, anchors="explicit", anchor_bytes="500,1200", skip_metrics=True,
+                                model_id=str(tiny_wan)), "video")
     points = [item for item in results["items"] if item["codec"] == "explicit"]
     assert [item["bytes"] for item in points] == [pytest.approx(500, rel=0.1), pytest.approx(1200, rel=0.1)]
     files = sorted((tmp_path / "work" / "anchors" / "original" / "explicit").glob("*.vlq"))
     assert sorted(f.stat().st_size for f in files) == sorted(item["bytes"] for item in points)
+    with pytest.raises(VovError, match=r"no weights of Wan-AI/Wan2\.1-T2V-1\.3B-Diffusers"):
+        evaluate(settings(clips, tmp_path, anchors="explicit", anchor_bytes="500", skip_metrics=True,
+                          cache_dir=str(tmp_path), out_dir=str(tmp_path / "other")), "video")
 
 
 @pytest.fixture(scope="module")
 def two_files(clips, tiny_wan, tmp_path_factory):
-    """(tree, folder): one.vov and two.vov of the tiny model at 32×48, θ at random; and how often the tree loads."""
-    from vov import bitstream, codec
-    from vov.adapter.unilora import Adapter
-    from vov.fitting.settings import FitConfig
-    from vov.model.wan import WanBackbone
-
+    """A folder with coded/one.vov and coded/two.vov of the tiny model at 32×48, θ at random; real/ has the originals.
+    """
     folder = tmp_path_factory.mktemp("coded")
     backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
     fit = FitConfig(width=48, height=32, theta_length=64, last_k=2, decode_steps=1, resize="stretch")
-    source = Original(clips[1][:5], 24.0, "a face")
-    adapter = Adapter(backbone.transformer, backbone.layers(fit.lora_preset, fit.last_k))
-    header = codec.make_header(backbone, adapter.projection(1, 64, 42), fit, [source], 1.0)
-    adapter.remove()
+    header = header_of(backbone, fit, 5, 24.0)
     for seed, name in enumerate(("one", "two")):
         symbols = np.random.default_rng(seed).integers(-2, 3, 64).astype(np.int32)
         bitstream.write(folder / "coded" / f"{name}.vov", bitstream.Bitstream(
             header, (bitstream.Item("a face", 96, 64),), symbols))
         media.write_frames(folder / "real" / name, clips[1][:5])
-    loads = []
-
-    def load(*arguments):
-        loads.append(arguments)
-        return WanBackbone.load(str(tiny_wan), *arguments[1:4], True)
-
-    return Tree(False, "none", load), folder, loads
+    return folder
 
 
-def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, tmp_path):
-    tree, folder, loads = two_files
-    loads.clear()
+@pytest.fixture
+def loads(monkeypatch):
+    """The arguments of every load of a model."""
+    found, load = [], WanBackbone.load
+    monkeypatch.setattr(WanBackbone, "load", lambda *given: found.append(given) or load(*given))
+    return found
+
+
+def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, loads, tiny_wan, tmp_path):
     results = evaluate(EvalConfig(
-        real_dir=str(folder / "real"), fake_dir=str(folder / "coded"), anchors="explicit,x264=veryfast",
+        real_dir=str(two_files / "real"), fake_dir=str(two_files / "coded"), anchors="explicit,x264=veryfast",
         anchor_rates="2", skip_metrics=True, skip_fvd=True, report_video=False, work_dir=str(tmp_path / "work"),
-        out_dir=str(tmp_path / "out")), tree)
+        out_dir=str(tmp_path / "out"), cache_dir=str(tiny_wan.parent)), "video")
     assert [arguments[0] for arguments in loads] == ["tiny-wan"]
     assert [(item["clip"], item["codec"]) for item in results["items"]] == [
         ("one", "coded"), ("two", "coded"), ("one", "explicit"), ("one", "x264"), ("two", "explicit"), ("two", "x264")]
@@ -203,47 +200,39 @@ def test_the_model_is_loaded_once_for_all_files_and_explicit_points(two_files, t
     assert results["items"][0]["metrics"]["psnr"] != results["items"][1]["metrics"]["psnr"]
 
 
-def test_a_sequence_is_evaluated_as_what_it_decodes_to(two_files, tiny_wan, tmp_path):
-    from vov.commands.film import encode
-    from vov.model.wan import WanBackbone
-    from vov.sequence.settings import SequenceConfig
-
+def test_a_video_of_many_chunks_is_evaluated_as_what_it_decodes_to(tiny_wan, tmp_path):
     media.write_frames(tmp_path / "real", panning(7, 32, 48))
-    encode(SequenceConfig(model_id=str(tiny_wan), device="cpu", width=48, height=32, num_frames=5, steps=2,
-                          scenes="none", score="likelihood", bytes_per_frame=20), WanBackbone, str(tmp_path / "real"),
-           "a face", tmp_path / "run" / "clip.vov")
-    tree = two_files[0]
+    file = encode_film(tiny_wan, tmp_path / "real", tmp_path / "run", width=48, steps=2, score="likelihood",
+                       bytes_per_frame=20.0, caption="a face", name="clip")
     results = evaluate(EvalConfig(
-        real_dir=str(tmp_path / "real"), fake_dir=str(tmp_path / "run" / "clip.vov"), skip_metrics=True, skip_fvd=True,
-        report_video=False, work_dir=str(tmp_path / "work"), out_dir=str(tmp_path / "out")), tree)
+        real_dir=str(tmp_path / "real"), fake_dir=str(file), skip_metrics=True, skip_fvd=True, report_video=False,
+        work_dir=str(tmp_path / "work"), out_dir=str(tmp_path / "out"), cache_dir=str(tiny_wan.parent)), "video")
     (item,) = results["items"]
-    assert item["frames"] == 7 and item["bytes"] == (tmp_path / "run" / "clip.vov").stat().st_size
+    assert item["frames"] == 7 and item["bytes"] == file.stat().st_size
     expected = json.loads((tmp_path / "run" / "result.json").read_text())["psnr"]
     assert item["metrics"]["psnr"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_loaded(two_files, clips, tmp_path):
-    tree, folder, loads = two_files
-    loads.clear()
-    with pytest.raises(VovError, match="original has 7 frames, the reproduction 5; set FRAMES=5"):
-        evaluate(settings(clips, tmp_path, fake_dir=str(folder / "coded" / "one.vov")), tree)
+def test_a_file_that_does_not_match_its_original_is_refused_before_a_model_is_loaded(two_files, loads, clips, tmp_path):
+    one = str(two_files / "coded" / "one.vov")
+    with pytest.raises(VovError, match="original has 7 frames, the reproduction 5; set `frames`=5"):
+        evaluate(settings(clips, tmp_path, fake_dir=one), "video")
     media.write_frames(tmp_path / "small", panning(5, 32, 48))
     with pytest.raises(VovError, match="original is 48×32, the reproduction 96×64"):
-        evaluate(settings(clips, tmp_path, real_dir=str(tmp_path / "small"),
-                          fake_dir=str(folder / "coded" / "one.vov")), tree)
+        evaluate(settings(clips, tmp_path, real_dir=str(tmp_path / "small"), fake_dir=one), "video")
     assert not loads
 
 
 def test_num_frames_compares_the_first_frames(clips, tmp_path):
     _, clip = clips
-    results = evaluate(settings(clips, tmp_path, num_frames=3, skip_metrics=True), VIDEO)
+    results = evaluate(settings(clips, tmp_path, num_frames=3, skip_metrics=True), "video")
     assert results["items"][0]["frames"] == 3
     expected = metrics.psnr(clip[:3], noisy(clip, 10)[:3])
     assert results["items"][0]["metrics"]["psnr"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_recorded_command_repeats_the_run(clips, tmp_path):
-    results = evaluate(settings(clips, tmp_path, skip_metrics=True, name="it's mine", num_frames=3), VIDEO)
+    results = evaluate(settings(clips, tmp_path, skip_metrics=True, name="it's mine", num_frames=3), "video")
     command = results["command"].replace(str(tmp_path / "results"), str(tmp_path / "again"))
     done = subprocess.run(["bash", "-c", command], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -265,7 +254,7 @@ def test_the_paper_s_table(tmp_path):
         pytest.skip("needs the test media: set MEDIA")
     results = evaluate(EvalConfig(
         manifest=str(REPO / "video/eval/paper_manifest.csv"), media_dir=str(folder), skip_fvd=True, frame_step=8,
-        metrics=QUICK, out_dir=str(tmp_path), report_video=False), VIDEO)
+        metrics=QUICK, out_dir=str(tmp_path), report_video=False), "video")
     expected = {  # (clip, bpp): PSNR, MS-SSIM
         ("Beauty", 0.010346): (26.44, 0.855), ("Beauty", 0.010655): (29.71, 0.907), ("Beauty", 0.0099): (30.27, 0.923),
         ("Beauty", 0.01052): (36.64, 0.963), ("Beauty", 0.01489): (37.11, 0.969),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.clips import panning, photograph
-from tests.evaluation import IMAGE, VIDEO, settings, write_clips
+from tests.evaluation import settings, write_clips
 from tests.test_video_commands import bash
 from vov import VovError, media
 from vov.evaluation.evaluate import evaluate
@@ -72,7 +72,7 @@ def bad_inputs(folder, out):
 def test_every_bad_input_is_one_line_and_writes_no_results(clips, tmp_path):
     for change, message in bad_inputs(clips[0], tmp_path):
         with pytest.raises(VovError, match=message) as caught:
-            evaluate(settings(clips, tmp_path, **change), VIDEO)
+            evaluate(settings(clips, tmp_path, **change), "video")
         assert "\n" not in str(caught.value), change
         assert not (tmp_path / "results").exists(), change
 
@@ -81,7 +81,7 @@ def test_a_manifest_of_a_spreadsheet_in_utf_16_is_read(clips, tmp_path):
     (tmp_path / "m.csv").write_bytes(
         f"name,original,decoded\nMüller,{clips[0]}/original,{clips[0]}/decoded\n".encode("utf-16"))
     results = evaluate(EvalConfig(manifest=str(tmp_path / "m.csv"), skip_metrics=True, skip_fvd=True,
-                                  report_video=False, out_dir=str(tmp_path / "out")), VIDEO)
+                                  report_video=False, out_dir=str(tmp_path / "out")), "video")
     assert results["items"][0]["name"] == "Müller"
 
 
@@ -91,7 +91,7 @@ def test_pictures_beyond_webp_s_limit_and_below_ssim_s_window_are_evaluated(tmp_
         for name, shape in (("wide", (12, 16400, 3)), ("tiny", (8, 9, 3))):
             media.write_image(tmp_path / folder / f"{name}.png", rng.integers(0, 255, shape, np.uint8))
     results = evaluate(EvalConfig(real_dir=str(tmp_path / "a"), fake_dir=str(tmp_path / "b"), metrics="ssim,ms_ssim",
-                                  out_dir=str(tmp_path / "out")), IMAGE)
+                                  out_dir=str(tmp_path / "out")), "image")
     tiny, wide = sorted(results["items"], key=lambda item: item["width"])
     assert "at least 11×11" in tiny["unavailable"]["ssim"] and tiny["metrics"]["psnr"] < 20
     assert wide["width"] == 16400 and wide["metrics"]["ms_ssim"] > 0

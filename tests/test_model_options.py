@@ -5,14 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from image import edit as image_edit
-from image import evaluate as image_evaluate
-from image import reconstruct as image_reconstruct
-from image import scale as image_scale
-from image import train as image_train
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
-from video import edit, evaluate, reconstruct, scale, train
 from vov import VovError, bitstream
+from vov.commands import fit
+from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
+from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
+from vov.commands.edit import EditPicture, EditVideo, edit_picture, edit_video
+from vov.commands.evaluate import evaluate_clips, evaluate_pictures
 from vov.decoding.decode import decode
 from vov.evaluation.pairs import EvalConfig
 from vov.model.backbone import Backbone
@@ -45,22 +44,21 @@ def commands(fp8, tiny_wan, tiny_qwen, folder):
         return lambda **options: run(cls(**settings, **options))
 
     return {
-        "video.reconstruct": made(reconstruct.main, reconstruct.Reconstruct, output_dir=str(folder / "a"), **film),
-        "video.scale": made(scale.main, scale.Scale, original_frames_dir=str(inputs / "clip"), steps=2,
+        "video.reconstruct": made(decode_video, DecodeVideo, output_dir=str(folder / "a"), **film),
+        "video.scale": made(add_noise_video, AddNoiseVideo, original_frames_dir=str(inputs / "clip"), steps=2,
                             output=str(folder / "b.vov"), **film),
-        "video.edit": made(edit.run, edit.EditCaption, weights=str(clip), caption="x",
-                           output_video=str(folder / "c.mp4"), model_id=str(tiny_wan)),
-        "video.edit of a checkpoint": made(edit.run, edit.EditCaption, weights=start, caption="x", base_caption="y",
+        "video.edit": made(edit_video, EditVideo, weights=str(clip), caption="x", output_video=str(folder / "c.mp4"),
+                           model_id=str(tiny_wan)),
+        "video.edit of a checkpoint": made(edit_video, EditVideo, weights=start, caption="x", base_caption="y",
                                            output_video=str(folder / "d.mp4"), model_id=str(tiny_wan)),
-        "video.evaluate": made(evaluate.main, EvalConfig, real_dir=str(inputs / "clip"), fake_dir=str(clip),
+        "video.evaluate": made(evaluate_clips, EvalConfig, real_dir=str(inputs / "clip"), fake_dir=str(clip),
                                out_dir=str(folder / "e"), work_dir=str(folder / "w"), model_id=str(tiny_wan)),
-        "image.reconstruct": made(image_reconstruct.main, image_reconstruct.Reconstruct, output_dir=str(folder / "f"),
-                                  **picture),
-        "image.scale": made(image_scale.main, image_scale.Scale, original=str(inputs / "album/p0.png"), steps=2,
+        "image.reconstruct": made(decode_pictures, DecodePictures, output_dir=str(folder / "f"), **picture),
+        "image.scale": made(add_noise_pictures, AddNoisePictures, original=str(inputs / "album/p0.png"), steps=2,
                             output=str(folder / "g.vov"), **picture),
-        "image.edit": made(image_edit.run, image_edit.EditCaption, weights=str(album), caption="x",
-                           output=str(folder / "h.png"), model_id=str(tiny_qwen)),
-        "image.evaluate": made(image_evaluate.main, EvalConfig, real_dir=str(inputs / "album/p0.png"),
+        "image.edit": made(edit_picture, EditPicture, weights=str(album), caption="x", output=str(folder / "h.png"),
+                           model_id=str(tiny_qwen)),
+        "image.evaluate": made(evaluate_pictures, EvalConfig, real_dir=str(inputs / "album/p0.png"),
                                fake_dir=str(album), out_dir=str(folder / "j"), work_dir=str(folder / "w"),
                                model_id=str(tiny_qwen)),
     }
@@ -82,12 +80,12 @@ def test_every_command_hands_them_on_or_refuses_them(fp8, tiny_wan, tiny_qwen, t
                 call(quantize=other)
     settings = video_settings(tiny_wan, fp8[0].parent.parent / "clip", tmp_path / "k", quantize="fp8", offload="blocks")
     with pytest.raises(Loaded) as found:
-        train.stage1(settings)
+        fit.stage1(settings)
     assert found.value.args == ("cpu", "auto-fp8", "blocks")
     pictures = image_settings(tiny_qwen, fp8[0].parent.parent / "album", tmp_path / "l", quantize="fp8",
                               offload="blocks", dtype="bfloat16")
     with pytest.raises(Loaded) as found:
-        image_train.main(pictures, pictures, pictures)
+        fit.fit_pictures(pictures, pictures, pictures)
     assert found.value.args == ("cpu", "bfloat16-fp8", "blocks")
 
 

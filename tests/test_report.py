@@ -12,7 +12,7 @@ import pytest
 from tests.browser import chromium, missing
 from tests.clips import noisy, panning
 from vov.evaluation import report
-from vov.evaluation.evaluate import Tree, evaluate
+from vov.evaluation.evaluate import evaluate
 from vov.evaluation.pairs import EvalConfig
 
 HOSTILE = "</script><b>&\"'|"
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
                           work_dir=str(folder / "work"), anchors="x264=veryfast", anchor_rates="0.3,1", skip_fvd=True,
                           metrics="psnr,ssim,ms_ssim,lpips_vgg,warp,fvd",
                           bd_anchor=HOSTILE, reference_curves=str(folder / "curves.csv"), report_frames=2)
-    return evaluate(settings, Tree(False, "", None)), folder / "out"
+    return evaluate(settings, "video"), folder / "out"
 
 
 def test_csv_has_every_item_with_full_precision(finished):
