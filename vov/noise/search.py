@@ -8,7 +8,7 @@ A step's score of a candidate is <direction, z>. Four directions, all free choic
     lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
                 so that a choice counts for what the model makes of it; a backward pass a coded step
     blend       the sum of the last two, each of length 1. J is that of one step, while many steps are still to come:
-                what the end result owes to a choice lies between J and 1 (docs/recipe.md)
+                what the end result owes to a choice lies between J and 1 (studies/coded_noise)
 
 B bits move the state by at most √(2·ln 2·B) standard deviations along the direction, however they are spent; atoms on a
 trellis come near that (`vov.noise.trellis`). They are chosen for the whole direction, not for what others left of
@@ -47,7 +47,7 @@ from vov.runtime import signals
 
 RULES = 2  # how noise is chosen; to be raised with any change of it, so that no search of before is gone on with
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
-ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (docs/recipe.md)
+ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (studies/coded_noise)
 
 
 class Search:
