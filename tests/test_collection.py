@@ -139,14 +139,6 @@ def test_noise_is_fresh_whatever_a_preset_says():
     assert collection_fit.shared_settings(FitConfig(noise="anchored", timesteps="grid")).noise == "random"
 
 
-def test_a_stopped_comparison_gives_means_of_the_pictures_that_have_every_row():
-    from scripts.experiments.collections import complete
-
-    rows = [{"name": name, "budget": budget, "shared": shared} for name in "ab" for budget in (1, 2)
-            for shared in (False, True)]
-    assert complete(rows) == rows and complete(rows[:-1]) == rows[:4]
-
-
 def test_a_video_is_coded_with_the_collection_that_its_decoder_applies(tiny_wan, tmp_path):
     """What the encoder saw at the end of each chunk is what comes out of the file, with a scene's θ on top or not."""
     from tests.test_fit import ball

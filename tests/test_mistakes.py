@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from vov.evaluation.fetch import FetchConfig
+from vov.files import REPO
 
 from scripts import launch
-from vov.commands.catalogue import COMMANDS, text
 from tests.runs import two_stage, video_settings, write_clip
 from video.edit import EditCaption
-from video.options import VideoFit
 from video.reconstruct import Reconstruct
 from video.scale import Scale
 from vov import VovError, bitstream, cli, config, spelling
-from vov.evaluation.fetch import FetchConfig
-from vov.files import REPO
+from vov.commands.catalogue import COMMANDS, text
+from vov.commands.options import VideoFit
 from vov.model.lookup import GIGABYTES, find_model
 
 FIT, ENCODE, PICTURE = "video/train/run_two_stage.sh", "video/encode.sh", "image/encode.sh"

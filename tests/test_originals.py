@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from scripts.items import read_items
+from vov.outputs import Outputs, claim, ours
 
 import image.edit
 import image.encode
@@ -19,7 +21,6 @@ import video.reconstruct
 import video.scale
 import video.train
 from scripts import dataset_settings, dataset_work, encode_dataset, export, fit_collection
-from scripts.items import read_items
 from tests.evaluation import IMAGE, VIDEO
 from tests.runs import image_settings, video_settings
 from tests.test_fit import ball
@@ -29,7 +30,6 @@ from vov.dataset import cluster
 from vov.evaluation.evaluate import evaluate
 from vov.evaluation.pairs import EvalConfig
 from vov.model.options import ModelOptions
-from vov.outputs import Outputs, claim, ours
 
 SMALL = dict(width=32, height=32, config="", device="cpu")
 

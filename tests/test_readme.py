@@ -114,13 +114,13 @@ def test_every_file_that_a_readme_names_exists(path):
     text = (REPO / path).read_text(encoding="utf-8")
     links = {link for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) if "://" not in link}
     missing = {link for link in links if not (REPO / path.parent / link).exists()}
-    named = tokens(path, r"(?<![\w/.])(?:vov|video|image|scripts|configs|models|tests|docs)/[\w./-]*[\w/]")
+    named = tokens(path, r"(?<![\w/.])(?:vov|video|image|scripts|studies|configs|models|tests|docs)/[\w./-]*[\w/]")
     missing |= {name for name in named  # with or without a suffix, from here or from the root
                 if not any([*place.parent.glob(place.name), *place.parent.glob(f"{place.name}.*")]
                            for place in (REPO / name, REPO / path.parent / name))}
     named = {f"tests/{name}" for name in tokens(path, r"(?<![\w/])test_\w+\.py")}
     missing |= {name for name in named if not (REPO / name).is_file()}
-    modules = tokens(path, r"-m ((?:vov|video|image|scripts)[\w.]*)")
+    modules = tokens(path, r"-m ((?:vov|video|image|scripts|studies)[\w.]*)")
     missing |= {name for name in modules if not any((REPO / (name.replace(".", "/") + end)).is_file()
                                                     for end in (".py", "/__main__.py"))}
     assert not missing

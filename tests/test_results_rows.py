@@ -9,7 +9,8 @@ import pytest
 from scripts.results import figure, sequences
 from scripts.results.kept import Rows, key
 from tests.test_fit import ball
-from vov import VovError, codec, media
+from vov import VovError, media
+from vov.media.original import Original
 
 
 def model(fingerprint=b"a", precision="float32", device="cpu"):
@@ -18,7 +19,7 @@ def model(fingerprint=b"a", precision="float32", device="cpu"):
 
 
 def test_a_key_covers_model_frames_caption_and_every_setting():
-    source = codec.Source(ball(5, 32, 32), 8.0, "a ball", "ball")
+    source = Original(ball(5, 32, 32), 8.0, "a ball", "ball")
     other = source.frames.copy()
     other[-1, 0, 0, 0] ^= 1
     changed = [dataclasses.replace(source, **change) for change in (
@@ -69,7 +70,7 @@ def test_sequences_join_parts_code_them_in_each_way_once_and_compare(tiny_wan, t
         (way, rate, [10]) for way in ("alone", "theta") for rate in (60.0, 90.0)]
     assert all(row["bytes"] <= 10 * row["rate"] for row in rows) and rows[2]["bytes_by_part"]["theta"] > 10
     assert "theta           BD-rate against alone" in capsys.readouterr().out
-    monkeypatch.setattr("vov.sequence.command.encode", None)  # nothing is coded again
+    monkeypatch.setattr("vov.commands.film.encode", None)  # nothing is coded again
     assert sequences.main(settings) == rows
     with pytest.raises(VovError, match="PATH:FIRST:COUNT"):
         sequences.main(dataclasses.replace(settings, frames_dir="a.mp4+b.mp4"))

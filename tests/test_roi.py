@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from scripts.experiments.masks import masks as xpsnr_masks
 from tests.test_fit import ball
 from vov import VovError, bitstream, media
 from vov.bitstream.sequence_code import noise_code
@@ -130,11 +129,3 @@ def test_masks_are_found_or_it_is_said_which_are_not(tmp_path):
     assert with_region([picture], RoiOptions(roi=str(tmp_path)))[0].region is not None
     with pytest.raises(VovError, match=r"no mask for two\.jpg"):
         with_region([dataclasses.replace(picture, name="two.jpg")], RoiOptions(roi=str(tmp_path)))
-
-
-def test_masks_for_xpsnr_are_darker_where_a_clip_is_busy():
-    frames = np.full((3, 32, 48, 3), 128, np.uint8)
-    frames[:, :, 24:] = np.random.default_rng(0).integers(0, 256, (3, 32, 24, 3))
-    found = xpsnr_masks(frames, 0.5, 4.0)
-    assert found.shape == frames.shape and found[1, :, :16].mean() > found[1, :, 32:].mean() + 100
-    assert (xpsnr_masks(frames[:1], 0.0, 4.0) == xpsnr_masks(frames[:1], 0.0, 4.0)[0, 0, 0]).all()

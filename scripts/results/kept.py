@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from vov.codec import Source
 
 from vov import metrics
+from vov.media.original import Original
 from vov.model.backbone import Backbone
 from vov.runtime.files import content_hash
 
 logger = logging.getLogger(__name__)
 
 
-def key(backbone: Backbone, sources: Sequence[Source], *settings: object) -> str:
+def key(backbone: Backbone, sources: Sequence[Original], *settings: object) -> str:
     """What names a measurement: the model and where it runs, every frame and caption, and all settings.
 
     settings: anything with a stable repr: a configuration's `identity`, texts, numbers, bytes.

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from vov.codec import Source
 
 from vov import VovError, media
+from vov.media.original import Original
 from vov.runtime.files import REPO
 
 DEMO = "demo"  # in a list: the demo's clip, photographs of scikit-image; free of rights, they may be shown
@@ -41,9 +41,9 @@ class Original:
         """uint8 RGB [T, H, W, 3]."""
         return media.read_image(self.path)[None] if self.kind == "pictures" else media.read_clip(self.path).frames
 
-    def source(self) -> Source:
+    def source(self) -> Original:
         """For `rows.key`."""
-        return Source(self.frames, self.fps, self.caption, self.name)
+        return Original(self.frames, self.fps, self.caption, self.name)
 
 
 def read(kind: str, text: str, base: str, folder: Path, length: int, side: int, show: str) -> Iterator[Original]:

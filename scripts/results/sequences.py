@@ -69,8 +69,7 @@ def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str
 
     known: what else the row depends on: the model, and where it runs.
     """
-    from vov.sequence.command import encode
-
+    from vov.commands.film import encode
     from vov.model.wan import WanBackbone
 
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)

@@ -29,7 +29,7 @@ SCALE = {"clips": " && WEIGHTS_DIR={out}/fit ORIGINAL_FRAMES_DIR={original} FPS=
                   "OUTPUT={out}/{name}.vov bash video/scaling/sample.sh {name} 50",
          "pictures": " && BITSTREAM={out}/fit/{name}.vov ORIGINAL={original} SCHEME=paper STEPS=50 "
                      "OUTPUT={out}/{name}.vov bash image/scale.sh"}
-RATE_OF_ONE = 14.0  # the best rate of a picture's θ times √d, at 2,000 and 9,000 entries (docs/learning_rates.md)
+RATE_OF_ONE = 14.0  # the best rate of a picture's θ times √d, at 2,000 and 9,000 entries (studies/learning_rates)
 SCALING_BYTES = 90  # of the paper's scaling: an index of 10 bits for each of 50 steps, and their framing
 PAPER = {"clips": "NOISE=random TIMESTEPS=shifted DECODE_STEPS=50 ACCUM_STEP=2 STAGE1_LR=0.05 STAGE2_LR=0.02 "
                   "STAGE1_TRAIN_STEPS=500 STAGE2_TRAIN_STEPS=300 GRAD_CLIP=0",

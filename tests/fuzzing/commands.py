@@ -10,13 +10,13 @@ import image.encode
 import image.reconstruct
 import image.scale
 import image.train
-import vov.commands.export
 import video.edit
 import video.encode
 import video.evaluate
 import video.reconstruct
 import video.scale
 import video.train
+import vov.commands.export
 from vov.commands.options import ImageFit, VideoFit
 from vov.evaluation.pairs import EvalConfig
 

@@ -83,7 +83,7 @@ def textured(sigmas: Sequence[float], texture: float) -> list[float]:
 def usual_texture(frames: int, end: int, chunks: int = 1) -> float:
     """The texture of a file that is decoded without one: SHORT_CLIP for a video of one chunk whose last step is a jump.
 
-    There it is better on nearly every metric (docs/recipe.md). Of pictures it costs PSNR, and the borders between
+    There it is better on nearly every metric (studies/texture). Of pictures it costs PSNR, and the borders between
     chunks show more with it.
 
     frames: of a chunk. end: of the noise code, the level of the jump.

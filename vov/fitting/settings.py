@@ -13,7 +13,7 @@ from vov.config.rate_targets import TargetOptions
 from vov.media.roi import RoiOptions
 from vov.model.options import ModelOptions
 
-RATE_OF_ONE = 10.0  # `learning_rate` of a θ with one entry; docs/learning_rates.md says where it comes from
+RATE_OF_ONE = 10.0  # `learning_rate` of a θ with one entry; studies/learning_rates says where it comes from
 per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and stage 2 may differ
 
 
@@ -94,7 +94,7 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
         """Peak learning rate of θ: LR, or with LR=auto one that carries over between models.
 
         A LoRA entry is θ/√(slots / d), so d entries of θ move a layer's output in proportion to their rate times √d,
-        whatever the model's width and the rank; docs/learning_rates.md derives and measures it. θ that is rounded
+        whatever the model's width and the rank; studies/learning_rates derives and measures it. θ that is rounded
         (LAMBDA_RATE > 0) takes a third: it starts from a fit and must settle on its grid.
         """
         return self.lr or RATE_OF_ONE / self.theta_length**0.5 / (3 if self.lambda_rate > 0 else 1)

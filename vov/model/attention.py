@@ -1,6 +1,6 @@
 """Which kernel computes attention: chosen with the model, for the whole process, so encoder and decoder agree.
 
-Seconds are of one layer of Wan2.1-1.3B at 81×480×832 on an H200, forwards and backwards (video/README.md).
+Seconds are of one layer of Wan2.1-1.3B at 81×480×832 on an H200, forwards and backwards (studies/speed).
 """
 
 from __future__ import annotations

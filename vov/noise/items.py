@@ -29,7 +29,7 @@ from vov.runtime import signals
 
 RULES = 3  # how noise is chosen; to be raised with any change of it, so that no search of before is gone on with
 END_STEP = 102  # 1024ths by which the last jump is lowered when a budget is too much for the steps above it
-ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (docs/recipe.md)
+ROOM = 1.4  # times a budget that the steps above the last jump of a picture can use (studies/coded_noise/README.md)
 
 
 @dataclass(frozen=True)

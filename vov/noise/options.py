@@ -92,7 +92,8 @@ JUMPS = 0.1, 0.55  # the lowest and the highest END_LEVEL that is chosen by itse
 def jump_level(rate: float, still: bool = False) -> float:
     """The END_LEVEL for `rate` bits of noise per latent value: few bits settle nothing below a high level.
 
-    Measured with nano-video (docs/recipe.md): 0.45 to 0.55 was best at 1/16 bit, 0.4 at 1/9, 0.3 at 1/5, 0.2 at 0.4.
+    Measured with nano-video: 0.45 to 0.55 was best at 1/16 bit, 0.4 at 1/9, 0.3 at 1/5, 0.2 at 0.4
+    (studies/coded_noise).
     still: of pictures. A latent of one says more than a later one of a video, which mostly repeats the one before, so
     that the same bits settle less of it.
     """

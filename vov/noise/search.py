@@ -9,7 +9,7 @@ A step's score of a candidate is <direction, z>. Four directions, all free choic
     lookahead   Jᵀ·WᵀW·(x0 − x̂0) with J = ∂x̂0/∂x: the gradient of the squared pixel error of the model's own guess,
                 so that a choice counts for what the model makes of it; a backward pass a coded step
     blend       the sum of the last two, each of length 1. J is that of one step, while many steps are still to come:
-                what the end result owes to a choice lies between J and 1 (docs/recipe.md)
+                what the end result owes to a choice lies between J and 1 (studies/coded_noise/README.md)
 
 B bits move the state by at most √(2·ln 2·B) standard deviations along the direction, however they are spent; atoms on a
 trellis come near that (`vov.noise.trellis`). They are chosen for the whole direction, not for what others left of

@@ -3,7 +3,7 @@
 An atom with M bits of its own is the largest of 2^M Gaussian scores, which is less than √(2·ln 2^M): with 17 bits the
 square of what is gained is 0.83 of the bound that so many bits allow. In a trellis an atom costs a few bits, and still
 has as many candidates, since the bits of the atoms before it name it too (`NoiseCode.labels`). Viterbi's algorithm
-finds the path with the largest sum: 0.90 to 0.95 of the bound with labels of the same 17 bits (docs/recipe.md).
+finds the path with the largest sum: 0.90 to 0.95 of the bound with labels of the same 17 bits (studies/trellis).
 Trellis-coded quantisation is Marcellin and Fischer's (1990); that random trees come near the bound is Jelinek's (1969).
 """
 

@@ -1,0 +1,1 @@
+"""Speed and memory: `bash scripts/bench.sh fit|noise|parts`."""
