@@ -1,14 +1,12 @@
-"""Attention: a large model never takes a slow kernel in silence; eight bits are close, and refused where they spoil."""
+"""Attention: a large model never takes a slow kernel in silence."""
 
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from tests.test_fit import ball
-from vov import VovError, bitstream
+from vov import VovError
 from vov.model import attention
 
 FLASH, CUDNN = (int(kind) for kind in (attention.SDPBackend.FLASH_ATTENTION, attention.SDPBackend.CUDNN_ATTENTION))
@@ -61,19 +59,17 @@ def test_a_large_model_never_takes_flash_attention_2_on_hopper(machine, capabili
 
 
 def test_a_kernel_that_is_asked_for_is_taken_for_any_model(machine):
-    activated = machine(HOPPER, "flash_attn.cute", "fa3_fwd_interface")
+    activated = machine(HOPPER, "flash_attn.cute")
     gpu = torch.device("cuda")
-    for wanted, title, first in (("flash", "FlashAttention 4", FLASH), ("cudnn", "cuDNN", CUDNN),
-                                 ("8bit", attention.EIGHT, FLASH)):
+    for wanted, title, first in (("flash", "FlashAttention 4", FLASH), ("cudnn", "cuDNN", CUDNN)):
         assert attention.choose_attention(model(4), gpu, wanted) == title
         assert torch._C._get_sdp_priority_order()[0] == first and len(attention._chosen) == 1
-    assert activated == ["FA4-vov", "FA3-8bit"]
+    assert activated == ["FA4-vov"]
 
 
 @pytest.mark.parametrize(("wanted", "device", "capability", "says"), [
-    ("flash", "cuda", HOPPER, "requirements-hopper"), ("8bit", "cuda", HOPPER, "requirements-hopper"),
-    ("8bit", "cuda", BLACKWELL, "needs a Hopper GPU"), ("flash", "cpu", HOPPER, "leave ATTENTION unset"),
-    ("cudnn", "cpu", HOPPER, "leave ATTENTION unset"), ("8bit", "cpu", HOPPER, "leave ATTENTION unset")])
+    ("flash", "cuda", HOPPER, "requirements-hopper"), ("flash", "cpu", HOPPER, "leave ATTENTION unset"),
+    ("cudnn", "cpu", HOPPER, "leave ATTENTION unset")])
 def test_a_kernel_that_cannot_be_had_is_refused_with_the_cure(machine, wanted, device, capability, says):
     machine(capability)
     with pytest.raises(VovError, match=f"ATTENTION={wanted}.*{says}"):
@@ -112,51 +108,3 @@ def test_what_a_newer_flash_attention_returns_on_top_is_dropped(monkeypatch):
     flash4._flash_attn_fwd(odd, out=odd)
     for seen in (given[-1][0][0], given[-1][1]["out"]):
         assert seen.stride() == (24, 12, 4, 1) and seen.data_ptr() == whole.data_ptr() and torch.equal(seen, odd)
-
-
-def hopper(q, k, v, softmax_scale=None, causal=False, q_descale=None, k_descale=None, v_descale=None):
-    """What FlashAttention 3 computes, layout [B, S, heads, size], descales [B, heads]."""
-    assert (q.dtype == torch.float8_e4m3fn) == (q_descale is not None)
-    q, k, v = (x.float() * (1 if d is None else d[:, None, :, None])
-               for x, d in ((q, q_descale), (k, k_descale), (v, v_descale)))
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=causal,
-                                          scale=softmax_scale).transpose(1, 2)
-
-
-@pytest.mark.parametrize("keys", [64, attention.MANY_KEYS])
-def test_eight_bits_are_close_to_the_real_thing(keys):
-    torch.manual_seed(0)
-    heads = torch.tensor([1.0, 40.0]).view(2, 1)  # each with a scale of its own
-    q, k, v = 2 * torch.randn(1, 8, 2, 32) / heads, torch.randn(1, keys, 2, 32), heads * torch.randn(1, keys, 2, 32)
-    k = heads * (k + 30)  # a mean that all keys share would take the bits of the rest
-    exact = hopper(q, k, v)
-    found = attention.eight_bits(SimpleNamespace(flash_attn_func=hopper), q, k, v)
-    error = float((found - exact).norm() / exact.norm())
-    assert error == 0 if keys < attention.MANY_KEYS else 0 < error < 0.1
-
-
-def test_eight_bits_are_refused_where_they_would_spoil_the_result(tiny_wan, tmp_path, monkeypatch):
-    from vov.commands.options import VideoFit
-    from vov.decoding.decode import decode
-    from vov.fitting.encoder import Encoder
-    from vov.media.original import Original
-    from vov.model.wan import WanBackbone
-    from vov.noise.items import frozen_file
-    from vov.noise.options import ScalingConfig
-
-    backbone = WanBackbone.load(str(tiny_wan), "", "cpu", "float32")
-    clip = Original(ball(5, 32, 32), 8.0, "a ball")
-    fit = VideoFit(config="", width=32, height=32, num_frames=5, theta_length=64, last_k=1, decode_steps=3,
-                   train_steps=1)
-    coded, _ = scale(frozen_file(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
-    path = tmp_path / "x.vov"
-    bitstream.write(path, coded)
-    decode(path, backbone)
-    monkeypatch.setattr(backbone, "attention", attention.EIGHT)
-    with pytest.raises(VovError, match="ATTENTION=8bit rounds too coarsely for coded noise"):
-        decode(path, backbone)
-    with pytest.raises(VovError, match="too coarsely for coded noise"):
-        scale(frozen_file(backbone, [clip], fit), backbone, [clip], ScalingConfig(scaling_bytes=60, score="pixel"))
-    encoder = Encoder(backbone, [clip], fit)
-    with pytest.raises(VovError, match="too coarsely for a fit"):
-        encoder.fit(fit, tmp_path / "fit", {})
