@@ -17,7 +17,7 @@ from vov import VovError, bitstream, media
 from vov.fitting import checkpoint
 from vov.fitting.distributed import World
 from vov.fitting.encoder import Encoder
-from vov.fitting.fit import Fit
+from vov.fitting.fit import Fit, FitContext
 from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
 from vov.runtime.files import REPO
@@ -25,9 +25,9 @@ from vov.runtime.files import REPO
 RANDOM = dict(noise="random", timesteps="shifted", train_steps=4, save_every=3, lr=0.05)
 
 
-def encoder_for(kind, sources, settings, world):
+def encoder_for(kind, originals, settings, world):
     """Made one after the other: diffusers cannot load models in threads."""
-    return Encoder(kind.load(settings.model_id, "", "cpu"), sources, settings, world)
+    return Encoder(kind.load(settings.model_id, "", "cpu"), originals, settings, world)
 
 
 def fit_stages(encoder, settings, folder):
@@ -54,14 +54,15 @@ def test_two_processes_are_one_with_twice_the_accumulation(tree, changes, tiny_w
     """Albums of three pictures do not share out evenly."""
     if tree == "video":
         settings = video_settings(tiny_wan, write_clip(tmp_path / "clip"), tmp_path, batch_size=2, **changes)
-        kind, sources = WanBackbone, [settings.source()]
+        kind = WanBackbone
     else:
         settings = image_settings(tiny_qwen, write_album(tmp_path / "album"), tmp_path, **changes)
-        kind, sources = QwenBackbone, settings.sources()
-    alone = fit_stages(encoder_for(kind, sources, settings, World()), dataclasses.replace(settings, accum_step=4),
+        kind = QwenBackbone
+    originals = settings.originals()
+    alone = fit_stages(encoder_for(kind, originals, settings, World()), dataclasses.replace(settings, accum_step=4),
                        tmp_path / "one")
     ring, half = Ring(2), dataclasses.replace(settings, accum_step=2)
-    encoders = [encoder_for(kind, sources, settings, Member(rank, 2, ring)) for rank in (0, 1)]
+    encoders = [encoder_for(kind, originals, settings, Member(rank, 2, ring)) for rank in (0, 1)]
     both = threads(ring, lambda rank: fit_stages(encoders[rank], half, tmp_path / "two"))
     assert alone[0] == both[0][0] == both[1][0]
     for ours, theirs in zip(alone[1], both[0][1], strict=True):
@@ -74,9 +75,8 @@ def test_processes_that_disagree_stop_with_the_cure(tiny_wan, tmp_path, one_thre
     ring, fits = Ring(2), []
     for rank in (0, 1):
         world = Member(rank, 2, ring)
-        encoder = encoder_for(WanBackbone, [settings.source()], settings, world)
-        fits.append(Fit(encoder.backbone, encoder.adapter, encoder.projection, encoder.targets, settings,
-                        tmp_path / "out", world=world))
+        encoder = encoder_for(WanBackbone, settings.originals(), settings, world)
+        fits.append(Fit(encoder.model, encoder.items, settings, tmp_path / "out", FitContext(world=world)))
     with torch.no_grad():  # one bit of one tensor of the rate model, as a faulty GPU would
         fits[1].rate.bit_estimator.matrices[0].view(-1)[0] *= 1 + 2.0**-23
     with pytest.raises(VovError, match=r"θ and the rate model at step 1 differ between process 0 and 1; .*NUM_GPUS=1"):
@@ -112,8 +112,7 @@ def test_two_processes_share_the_chains_of_a_sequence_and_write_the_file_of_one(
     media.write_frames(tmp_path / "clip", ball(17, 32, 32))
     settings = {"CONFIG": "nano-video", "MODEL_ID": "tiny-wan", "CACHE_DIR": str(tiny_wan.parent), "DEVICE": "cpu",
                 "FRAMES_DIR": str(tmp_path / "clip"), "WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "STEPS": "4",
-                "KEY_EVERY": "2", "SCENE_THETA": "40", "SCENE_STEPS": "3", "TARGET_BYTES": "500",
-                "RANK": "1"}
+                "KEY_EVERY": "2", "SCENE_THETA": "40", "SCENE_STEPS": "3", "TARGET_BYTES": "500", "RANK": "1"}
     for processes, folder in (("2", "two"), ("1", "one")):
         done = bash("video/encode.sh", OMP_NUM_THREADS="1", NUM_GPUS=processes, OUT_DIR=str(tmp_path / folder),
                     **settings)
