@@ -22,6 +22,7 @@ from vov.config import (
     preset_path,
     variables,
 )
+from vov.config.retired import current_preset
 
 GETS = "gets NAME/ for every item, results.csv and .json, failed.csv, report/ (required)"
 kept: dict[str, Any] = {}  # the model that this process has loaded
@@ -154,6 +155,7 @@ def settings_of(tree: str, family: str, given: Mapping[str, Any], environ: Mappi
 def counterpart(tree: str, preset: str) -> str:
     """The preset, if it is the tree's or nobody's; of another tree's the one of the same name, nano-image for
     nano-video; "", for the defaults, where there is none."""
+    preset = current_preset(preset, "encode")
     name = Path(preset).stem
     trees = [tree for tree, words in WORDS.items() if any(word in name for word in words)]
     if not trees or tree in trees:

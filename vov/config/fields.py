@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, get_args, get_type_hi
 import yaml
 
 from vov import VovError
-from vov.config.retired import retired_key
+from vov.config.retired import current_preset, retired_key
 from vov.runtime.files import REPO, read_text, write_bytes
 
 if TYPE_CHECKING:
@@ -142,14 +142,14 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
                     return prefix + variable, environ[prefix + variable]
         return None
 
+    preset = ""
     if "config" in fields:
         named = from_environment("config")
         preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
         if preset:
-            keys = keys_of(cls)
+            keys, preset = keys_of(cls), current_preset(preset, stage)
             values |= {keys[k]: _parse(preset, v, types[keys[k]], fields[keys[k]])
                        for k, v in read_preset(preset, set(keys), stage).items() if v is not None}
-            values["config"] = preset
     for name, field in fields.items():
         found = from_environment(name) if name not in idle else None
         if found:
@@ -157,7 +157,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         if arguments.get(name) is not None:
             flag = "--" + environment_names(field)[0].lower().replace("_", "-")
             values[name] = _parse(flag, arguments[name], types[name], field)
-    return cls(**values)
+    return cls(**values | ({"config": preset} if preset else {}))
 
 
 def preset_path(preset: str) -> Path:
