@@ -11,7 +11,7 @@ from vov.commands.decode import DecodePictures
 from vov.commands.edit import EditPicture
 from vov.commands.options import ImageFit, VideoFit
 from vov.config import cli, load, number_list, option, override
-from vov.config.retired import RETIRED, retired_lines
+from vov.config.retired import MERGED, RETIRED, retired_lines, say
 from vov.fitting.settings import FitConfig
 from vov.runtime.files import REPO
 
@@ -29,6 +29,38 @@ def test_every_shipped_preset_is_read_by_the_code_that_ships(preset, stage):
         assert settings.lambda_rate == 0
     if stage == "stage2" and preset != "qwen-image-paper":  # published without a rate term
         assert settings.lambda_rate > 0
+
+
+@pytest.mark.parametrize("old", sorted(MERGED))
+def test_presets_for_noise_alone_are_their_models_presets_and_fit_nothing(old, caplog):
+    from image.encode import Encode as ImageEncode
+    from video.encode import Encode
+
+    new, medium = MERGED[old]
+    cls = ImageEncode if medium == "image" else Encode
+    say.cache_clear()
+    assert load(cls, {"config": old}, {}, "encode") == load(cls, {"config": new}, {}, "encode")
+    assert f"CONFIG={old} is CONFIG={new} now" in caplog.text
+    with pytest.raises(VovError, match=rf"{old}: noise is coded without a fit; run CONFIG={new} with {medium}/encode"):
+        load(classes_of(new), {"config": old}, {}, "stage1")
+
+
+def test_coded_noise_has_the_defaults_that_were_measured_best():
+    from image.encode import Encode as ImageEncode
+    from video.encode import Encode
+
+    def found(cls, preset, *names):
+        settings = load(cls, {"config": preset}, {}, "encode")
+        return tuple(getattr(settings, name) for name in names)
+
+    rate = "steps", "score", "lookahead_every", "usual_rate", "shift"
+    assert found(Encode, "nano-video", *rate) == (40, "blend", 1, 60, 1)
+    for preset in ("wan2.1-1.3b", "wan2.1-14b"):
+        assert found(Encode, preset, *rate) == (40, "blend", 2, 148, 3)
+    assert found(Encode, "wan2.2-ti2v-5b", *rate) == (40, "blend", 2, 200, 5)
+    size = "steps", "score", "scaling_bytes", "shift"
+    assert found(ImageEncode, "qwen-image", *size) == (40, "likelihood", 2000, 0)
+    assert found(ImageEncode, "nano-image", *size) == (50, "blend", 2000, 1)
 
 
 def test_command_line_beats_environment_beats_yaml_beats_default(tmp_path):

@@ -97,8 +97,8 @@ def test_each_file_is_what_its_trees_encode_makes_alone_and_totals_are_of_each_t
 
 
 def test_a_preset_is_for_its_own_tree_and_the_other_gets_its_counterpart():
-    assert dataset_settings.counterpart("image", "nano-video-noise") == "nano-image-noise"
-    assert dataset_settings.counterpart("video", "nano-video-noise") == "nano-video-noise"
+    assert dataset_settings.counterpart("image", "nano-video-noise") == "nano-image"
+    assert dataset_settings.counterpart("video", "nano-video-noise") == "nano-video"
     assert dataset_settings.counterpart("image", "wan2.1-1.3b") == "" == dataset_settings.counterpart("video", "")
     assert dataset_settings.counterpart("image", "my.yaml") == "my.yaml"
 

@@ -22,7 +22,7 @@ GOLDEN = REPO / "tests" / "golden"
 # Blocks that are not run here, and why. A block that is neither here nor in RUN fails the test.
 NOT_RUN = {
     "README.md: git clone --depth 1 REPOSITORY vov && cd vov": "installs packages, then takes minutes",
-    "video/README.md: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 FRAMES_DIR=clip.mp4 bash "
+    "video/README.md: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 INPUT=clip.mp4 bash "
     "video/train/run_two_stage.sh": "needs two machines; tests/test_launch.py runs two on this one",
     "docs/results/README.md: bash scripts/results.sh quick": "takes 12 minutes; tests/test_results.py runs it on "
     "untrained models",
@@ -32,19 +32,19 @@ NOT_RUN = {
 RUN = {
     "README.md: bash scripts/setup.sh",
     "docs/guide/quickstart.md: export CONFIG=nano-video",
-    'image/README.md: IMAGE=cat.png CAPTION="a tabby cat, close up" OUT_DIR=runs/cat bash image/train_multi.sh',
-    "image/README.md: BITSTREAM=runs/album/album.vov OUTPUT_DIR=decoded bash image/reconstruct_multi.sh",
-    'image/README.md: IMAGE=cat.png CAPTION="a cat on a sofa" CONFIG=nano-image-noise OUT_DIR=runs/cat bash '
+    'image/README.md: INPUT=cat.png CAPTION="a tabby cat, close up" OUT_DIR=runs/cat bash image/train_multi.sh',
+    "image/README.md: BITSTREAM=runs/album/album.vov OUT_DIR=decoded bash image/reconstruct_multi.sh",
+    'image/README.md: INPUT=cat.png CAPTION="a cat on a sofa" CONFIG=nano-image OUT_DIR=runs/cat bash '
     "image/train_multi.sh",
     'image/README.md: WEIGHTS=runs/cat/cat.vov CAPTION="many fish swimming in a blue aquarium" ORIGINAL=cat.png '
     "OUTPUT=edit.png bash image/edit_caption.sh",
-    'video/README.md: FRAMES_DIR=clip.mp4 CAPTION="a dog runs on a beach" NAME=dog OUT_DIR=runs/dog bash '
+    'video/README.md: INPUT=clip.mp4 CAPTION="a dog runs on a beach" NAME=dog OUT_DIR=runs/dog bash '
     "video/train/run_two_stage.sh",
-    "video/README.md: CONFIG=nano-video FRAMES_DIR=film.mp4 OUT_DIR=runs/film bash video/encode.sh",
-    "video/README.md: BITSTREAM=runs/dog/dog.vov OUTPUT_DIR=decoded bash video/reconstruct/reconstruct.sh",
-    'video/README.md: export FRAMES_DIR=clip.mp4 NAME=dog CAPTION="a dog runs on a beach"',
-    'video/README.md: WEIGHTS=runs/dog/dog.vov CAPTION="a cat runs on a beach" ORIGINAL_FRAMES_DIR=clip.mp4 '
-    "OUTPUT_VIDEO=cat.mp4 bash video/edit/edit_caption.sh",
+    "video/README.md: CONFIG=nano-video INPUT=film.mp4 OUT_DIR=runs/film bash video/encode.sh",
+    "video/README.md: BITSTREAM=runs/dog/dog.vov OUT_DIR=decoded bash video/reconstruct/reconstruct.sh",
+    "video/README.md: export INPUT=clip.mp4 NAME=dog CONFIG=nano-video",
+    'video/README.md: WEIGHTS=runs/dog/dog.vov CAPTION="a cat runs on a beach" ORIGINAL=clip.mp4 OUTPUT=cat.mp4 '
+    "bash video/edit/edit_caption.sh",
     "video/eval/README.md: REAL_DIR=frames/ FAKE_DIR=recon_out/HoneyBee BITSTREAM=HoneyBee.vov ANCHORS=video bash "
     "video/eval/eval.sh",
 }
@@ -55,7 +55,7 @@ TINY = {"WIDTH": "32", "HEIGHT": "32", "NUM_FRAMES": "5", "LAST_K": "2", "THETA_
         "FRAME_STEP": "5"}
 # Numbers that a block sets itself and that would take long.
 SMALLER = (("STEPS=100", "STEPS=6"), ("sample.sh dog 100", "sample.sh dog 6"),
-           ("SCALING_BYTES=2000", "SCALING_BYTES=60"), ("bash video/encode", "SCORE=pixel STEPS=4 bash video/encode"),
+           ("NOISE_BYTES=2000", "NOISE_BYTES=60"), ("bash video/encode", "SCORE=pixel STEPS=4 bash video/encode"),
            ("TARGET_BYTES=2000", "TARGET_BYTES=500"), ("bash scripts/setup.sh", "true"),  # which installs packages
            ("ANCHORS=video", "ANCHORS=x264,svtav1"), ("ANCHORS=x265", "ANCHORS=x264"))  # x265 crashes on 48×40 pixels
 # What blocks take from their reader, or from an earlier block, unless they make it themselves.

@@ -18,6 +18,7 @@ from vov import VovError, media
 from vov.commands import encode
 from vov.commands.run_report import NAME
 from vov.config import cli, environment_names, fields_of, keys_of, load, preset_path
+from vov.config.retired import current_preset
 from vov.dataset.items import Listed, read_by_set, read_items
 from vov.dataset.jobs import NUMBERS, Job, held, key_of, refuse_missing
 from vov.dataset.options import SetOptions
@@ -92,6 +93,7 @@ def settings_of(medium: str, family: str, given: Mapping[str, Any], environ: Map
 def counterpart(medium: str, preset: str) -> str:
     """The preset, if it is the medium's or nobody's; of another's the one of the same name, nano-image for
     nano-video; "", for the defaults, where there is none."""
+    preset = current_preset(preset, "encode")
     name = Path(preset).stem
     media_named = [one for one, words in WORDS.items() if any(word in name for word in words)]
     if not media_named or medium in media_named:

@@ -31,7 +31,7 @@ import yaml
 
 from vov import VovError
 from vov.config import spelling
-from vov.config.retired import retired_key
+from vov.config.retired import current_preset, retired_key
 from vov.runtime.files import REPO, read_text, write_bytes
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
     Args:
         arguments: values given on the command line, by field name.
         environ: environment variables; empty strings count as unset.
-        stage: "", "stage1" or "stage2".
+        stage: "", "stage1", "stage2" or "encode".
         defaults: an entry point's own defaults, over those of the class.
     Raises:
         VovError: unknown YAML key, value that does not parse or is out of range.
@@ -146,14 +146,16 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
                     return prefix + variable, environ[prefix + variable]
         return None
 
+    preset = ""
     if "config" in fields:
         named = from_environment("config")
-        preset = arguments.get("config") or (named[1] if named else values.get("config", ""))
+        # A fit's defaults are the published ones; an encoder's are in the section of its preset.
+        usual = fields["config"].default if stage == "encode" else ""
+        preset = arguments.get("config") or (named[1] if named else values.get("config", usual))
         if preset:
-            keys = keys_of(cls)
+            keys, preset = keys_of(cls), current_preset(preset, stage)
             values |= {keys[k]: _parse(preset, v, types[keys[k]], fields[keys[k]])
                        for k, v in read_preset(preset, set(keys), stage).items() if v is not None}
-            values["config"] = preset
     for name, field in fields.items():
         found = from_environment(name) if name not in idle else None
         if found:
@@ -161,7 +163,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         if arguments.get(name) is not None:
             flag = "--" + environment_names(field)[0].lower().replace("_", "-")
             values[name] = _parse(flag, arguments[name], types[name], field)
-    return cls(**values)
+    return cls(**values | ({"config": preset} if preset else {}))
 
 
 def preset_path(preset: str) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
+from vov import VovError
+
 log = logging.getLogger(__name__)
 PREFIX = re.compile("^(STAGE[12]|IMAGE|VIDEO)_")  # sets a variable for a stage, or for a part of a data set
 RETIRED = {
@@ -33,6 +35,25 @@ RETIRED = {
     "THETA_STEPS": "θ adapts the model in every step",
     "WEIGHT_DECAY": "it is the paper's, 1e-4",
 }
+
+
+MERGED = {f"{name}-noise": (name, medium) for name, medium in (  # presets that were for coded noise alone
+    ("nano-image", "image"), ("nano-video", "video"), ("qwen-image", "image"), ("wan2.1-1.3b", "video"),
+    ("wan2.1-14b", "video"), ("wan2.2-ti2v-5b", "video"))}
+
+
+def current_preset(preset: str, stage: str) -> str:
+    """The preset itself, or the one that has taken it in, which is said.
+
+    Raises VovError for a fit (a `stage` that is not "encode"): such fits only made a file for noise to be added to.
+    """
+    if preset not in MERGED:
+        return preset
+    name, medium = MERGED[preset]
+    if stage != "encode":
+        raise VovError(f"CONFIG={preset}: noise is coded without a fit; run CONFIG={name} with {medium}/encode.sh")
+    say(f"CONFIG={preset} is CONFIG={name} now, whose section `encode` has its settings")
+    return name
 
 
 def retired_lines(environ: Mapping[str, str], own: Collection[str], rare: Collection[str],
