@@ -179,7 +179,7 @@ def test_without_an_environment_every_entry_says_what_to_run(script, arguments, 
     assert done.stderr.endswith("run: bash scripts/setup.sh\n")
 
 
-SCRIPTS = [path for tree in ("image", "video", "scripts") for path in sorted((REPO / tree).rglob("*.sh"))
+SCRIPTS = [path for tree in ("image", "video", "scripts", "models") for path in sorted((REPO / tree).rglob("*.sh"))
            if path.name not in ("common.sh", "setup.sh")]  # one sets the policy, one starts no threads
 
 
@@ -189,6 +189,6 @@ def test_every_script_that_starts_python_lets_idle_threads_sleep(script):
     if script.name == "test.sh":  # tests start more than one way: tests/conftest.py sets it for all of them
         assert os.environ["OMP_WAIT_POLICY"]
         return
-    words = "vov_run", "vov_launch", '"$VOV_PYTHON"', '"$PYTHON" scripts'
+    words = "vov_run", "vov_launch", '"$VOV_PYTHON"', '"$PYTHON" -m models'
     starts = [text.index(word) for word in words if word in text]
     assert starts and min(starts) > text.index("common.sh")

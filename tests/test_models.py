@@ -1,7 +1,6 @@
 """The shipped nano models: stock loading, identical saving, the reconstruction they promise, times per frame."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
-sys.path.insert(0, str(ROOT / "scripts"))
 
 
 def load(family: str):
@@ -67,7 +65,7 @@ def test_models_stay_small():
 
 def test_card_says_how_well_the_vae_reconstructs(family_and_pipe):
     """The card's row of a packaged photograph, in motion for nano-video, measured again."""
-    from nano import card
+    from models.pretraining import card
 
     family, pipe = family_and_pipe
     row = next(line for line in (MODELS / f"nano-{family}/README.md").read_text().splitlines() if "astronaut" in line)

@@ -12,13 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-import pretrain_nano
-from nano import bank as banks
-from nano import dit, loop, pack, parts, vae, vae_forward
-from nano.muon import Muon, orthogonalise
-
+from models.pretraining import __main__ as command
+from models.pretraining import bank as banks
+from models.pretraining import dit, loop, pack, parts, vae, vae_forward
+from models.pretraining.muon import Muon, orthogonalise
 from vov import VovError, media
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,8 +216,8 @@ def test_budgets_count_steps_or_seconds():
 
 
 def run(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["pretrain_nano.py", *map(str, arguments)])
-    pretrain_nano.main()
+    monkeypatch.setattr(sys, "argv", ["pretraining", *map(str, arguments)])
+    command.main()
 
 
 @pytest.fixture()
@@ -266,6 +263,6 @@ def test_a_dry_run_makes_a_stock_pipeline(places, tmp_path, monkeypatch, caplog)
     (["vae", "--decoder-only"], "use it with the step vae and --refine"),
 ])
 def test_what_cannot_work_is_said_in_one_line(arguments, message):
-    done = subprocess.run([sys.executable, "scripts/pretrain_nano.py", *arguments], cwd=ROOT, text=True,
+    done = subprocess.run([sys.executable, "-m", "models.pretraining", *arguments], cwd=ROOT, text=True,
                           capture_output=True, check=False)
     assert done.returncode and message in done.stderr.splitlines()[-1]

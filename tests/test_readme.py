@@ -145,7 +145,7 @@ def test_anchors_of_links_between_readmes_exist():
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     """Every variable that the --help of some script, or of a module that a README runs, names."""
-    scripts = sorted(path.relative_to(REPO) for tree in ("video", "image", "scripts")
+    scripts = sorted(path.relative_to(REPO) for tree in ("video", "image", "scripts", "models")
                      for path in (REPO / tree).rglob("*.sh") if path.name != "common.sh")
     modules = {name for path in readme.READMES for name in tokens(path, r"-m (scripts[\w.]*)")}
     asked = [f"bash {script} --help" for script in scripts]

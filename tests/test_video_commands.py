@@ -149,7 +149,7 @@ def test_a_file_for_another_model_or_a_damaged_one_is_refused(run, tiny_wan, tmp
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", sorted(str(p.relative_to(REPO)) for tree in ("video", "image", "scripts")
+@pytest.mark.parametrize("script", sorted(str(p.relative_to(REPO)) for tree in ("video", "image", "scripts", "models")
                                           for p in (REPO / tree).rglob("*.sh") if p.name != "common.sh"))
 def test_every_script_explains_its_variables(script):
     done = bash(script, "--help")

@@ -79,7 +79,7 @@ def read_captions(media: Path) -> dict[str, str]:
     found = {p: c for p, c in captions.items() if c and (media / p).is_file()}
     if not found:
         raise VovError(f"{media}: none of the captioned media are here; MEDIA must name the folder that holds "
-                       "flowers/, openimages/, …, as scripts/nano/captions.tsv lists them")
+                       "flowers/, openimages/, …, as models/pretraining/captions.tsv lists them")
     return found
 
 
@@ -158,7 +158,7 @@ def read_index(pack: Path) -> list[dict]:
     """The items of a pack. Raises VovError when there is none."""
     if not (pack / "index.json").is_file():
         raise VovError(f"PACK={pack}: no packed media here; make them with STEPS=prepare MEDIA=<folder> "
-                       "bash scripts/pretrain_nano.sh")
+                       "bash models/pretraining/pretrain.sh")
     return json.loads((pack / "index.json").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Pretraining of models/nano-video and models/nano-image. See pretrain_nano.sh for variables and order.
+"""Pretraining of models/nano-video and models/nano-image. See pretrain.sh for variables and order.
 
 prepare  pack the media folder          vae   train one VAE and measure its latents
 dit      train one transformer          card  measure both models and write their cards
@@ -13,12 +13,10 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the package vov, when this file is run as a script
-
-from nano import bank, dit, loop, pack, parts, vae
-
 from vov import VovError
 from vov.files import write_json
+
+from . import bank, dit, loop, pack, parts, vae
 
 
 def train_vae(args, device: str) -> dict:
@@ -57,7 +55,8 @@ def train_dit(args, rank: int, device: str) -> dict:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m models.pretraining", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["prepare", "vae", "dit", "card"])
     parser.add_argument("--media", type=Path, help="the media folder (prepare), the test media (card)")
     parser.add_argument("--pack", type=Path, default=Path("runs/nano-pack"), help="where prepare puts the packed media")
@@ -89,7 +88,7 @@ def main() -> None:
     if args.step == "prepare":
         pack.prepare(args.media, args.pack, args.limit)
     elif args.step == "card":
-        from nano import card
+        from . import card
 
         measured = card.measure(args.models, args.media, args.pack, args.state / "measured.json", args.device)
         card.write(args.models, args.media, measured)
@@ -106,4 +105,4 @@ if __name__ == "__main__":
     try:
         main()
     except VovError as error:
-        sys.exit(f"pretrain_nano: {error}")
+        sys.exit(f"pretraining: {error}")

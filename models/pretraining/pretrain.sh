@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Pretrains models/nano-video and models/nano-image from a media folder, in pieces that can each be resumed.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 if [[ "${1:-}" == --help ]]; then
   cat <<'HELP'
-usage: MEDIA=folder bash scripts/pretrain_nano.sh [flags of scripts/pretrain_nano.py]
+usage: MEDIA=folder bash models/pretraining/pretrain.sh [flags of python -m models.pretraining]
 Packs the media, trains each model's VAE, then its transformer; each step can be run alone. A GPU is needed in earnest;
 --tiny makes a dry run on a CPU. With two GPUs each family has its own; with GPUS=2 and one family, its transformer is
 trained on both.
 
 variable      default             meaning
-MEDIA         (needed)            the pretraining media, laid out as scripts/nano/captions.tsv names them
+MEDIA         (needed)            the pretraining media, laid out as models/pretraining/captions.tsv names them
 PACK          runs/nano-pack      where the packed media go (about 115 MiB)
 OUT           models              where trained weights go; REFINE reads them here too
 STATE         runs/nano-state     where running pieces keep what they need to go on (up to 200 MB each)
@@ -28,7 +28,7 @@ PYTHON        .venv/bin/python    interpreter
 
 STEPS=vae REFINE=1 … --decoder-only trains the VAEs' decoders alone: latents and transformers stay as they are. A VAE
 trained further otherwise has other latents: its transformer must be trained anew.
-The cards: python scripts/pretrain_nano.py card --media folder-with-test-and-pretrain --pack PACK
+The cards: python -m models.pretraining card --media folder-with-test-and-pretrain --pack PACK
 HELP
   exit 0
 fi
@@ -49,9 +49,9 @@ each() {
   local step=$1 seconds=$2 number=0 pids=() failed=0
   shift 2
   for family in "${families[@]}"; do
-    local command=("$PYTHON" scripts/pretrain_nano.py)
+    local command=("$PYTHON" -m models.pretraining)
     if (( ${#families[@]} == 1 && GPUS > 1 )) && [[ "$step" == dit ]]; then
-      command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" scripts/pretrain_nano.py)
+      command=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$GPUS" -m models.pretraining)
     fi
     command+=("$step" --family "$family" "${common[@]}" --seconds "$seconds" "$@")
     if (( ${#families[@]} > 1 && GPUS > 1 )); then
@@ -66,9 +66,9 @@ each() {
 
 for step in ${STEPS:-prepare vae dit}; do
   case $step in
-    prepare) "$PYTHON" scripts/pretrain_nano.py prepare --media "${MEDIA:?name the media folder: MEDIA=...}" --pack "$PACK" ;;
+    prepare) "$PYTHON" -m models.pretraining prepare --media "${MEDIA:?name the media folder: MEDIA=...}" --pack "$PACK" ;;
     vae) each vae "${SECONDS_VAE:-480}" "$@" ;;
     dit) each dit "${SECONDS_DIT:-540}" "$@" ;;
-    *) echo "pretrain_nano: unknown step '$step'; known: prepare vae dit" >&2; exit 2 ;;
+    *) echo "pretraining: unknown step '$step'; known: prepare vae dit" >&2; exit 2 ;;
   esac
 done

@@ -229,7 +229,7 @@ def load_part(kind: type, models: Path, family: str, part: str):
     """One part of a model in float32. Raises VovError when it is not there."""
     folder = models / f"nano-{family}" / part
     if not (folder / "config.json").is_file():
-        raise VovError(f"{folder}: no {part} here; train it first (scripts/pretrain_nano.sh --help), or name the "
+        raise VovError(f"{folder}: no {part} here; train it first (models/pretraining/pretrain.sh --help), or name the "
                        "folder that holds nano-video/ and nano-image/ with OUT")
     return kind.from_pretrained(folder, torch_dtype=torch.float32)
 

@@ -1,0 +1,1 @@
+"""How the embedded models were trained: python -m models.pretraining --help, or pretrain.sh."""
