@@ -18,49 +18,70 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
+# How a causal kernel of three frames runs: "native" as a Conv3d with the frames before it filled with zeros, "stacked"
+# as a Conv2d over the last three frames laid side by side as channels. Which is faster depends on the GPU and cuDNN.
+MODE = {"causal": "native"}
 
 
-def _norm_act(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]."""
+def _lead(x: torch.Tensor, t: int, taps: int, mode: str) -> torch.Tensor:
+    """[B·T, C, H, W] → what a causal convolution over `taps` frames reads, in the layout of `mode`."""
+    clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
+    clip = F.pad(clip, (0, 0, 0, 0, 0, 0, taps - 1, 0))
+    if mode == "native":
+        return clip.permute(0, 4, 1, 2, 3)
+    return torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _norm_act(x: torch.Tensor, gamma: torch.Tensor, t: int, mode: str) -> torch.Tensor:
+    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]; with t > 1 what a causal convolution reads of it."""
     wide = x.float()
     unit = wide * torch.rsqrt(wide.square().sum(1, keepdim=True).clamp_min(1e-24))
-    return F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+    out = F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+    return _lead(out, t, 3, mode) if t > 1 else out
 
 
-def speed_up() -> None:
+def speed_up(dynamic: bool | None = False) -> None:
     """Fuses the norms; without a working compiler everything still runs, about half as fast."""
-    torch._dynamo.config.cache_size_limit = 64
+    torch._dynamo.config.cache_size_limit = 256
     try:
-        fused = torch.compile(_norm_act, dynamic=True)
+        fused = torch.compile(_norm_act, dynamic=dynamic)
         probe = torch.ones(2, 32, 8, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        fused(probe, torch.ones(32, device="cuda")).sum().backward()
+        fused(probe, torch.ones(32, device="cuda"), 1, "native").sum().backward()
         COMPILED["norm_act"] = fused
     except Exception as error:  # any compiler failure at all: slow is better than dead
         log.warning("torch.compile is not usable here (%s); running eager", type(error).__name__)
 
 
-def norm_act(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A norm of the VAE and the activation that follows it."""
-    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten())
+def norm_act(norm: nn.Module, x: torch.Tensor, t: int = 1) -> torch.Tensor:
+    """A norm of the VAE and the activation that follows it; with t > 1 ready for `convolve`."""
+    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten(), t, MODE["causal"])
+
+
+def convolve(m: nn.Conv3d, lead: torch.Tensor) -> torch.Tensor:
+    """A causal Conv3d of what `_lead` laid out, or, given [N, C, H, W], of single frames → [B·T, C', H, W]."""
+    w, pad = m.weight, m.kernel_size[1] // 2
+    if lead.ndim == 5:
+        out = F.conv3d(lead, w.contiguous(memory_format=torch.channels_last_3d), m.bias, padding=(0, pad, pad))
+        return out.transpose(1, 2).flatten(0, 1)
+    taps = lead.shape[1] // w.shape[1]
+    return F.conv2d(lead, w[:, :, -taps:].transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
 
 
 def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
-    """A stride-1 causal Conv3d as one Conv2d over the last k_t frames stacked along channels."""
-    taps, w = m.kernel_size[0], m.weight
-    pad = m.kernel_size[1] // 2
-    if taps == 1 or t == 1:
-        return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
-    # [B, T + taps - 1, H, W, C]
-    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))
-    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
-    return F.conv2d(stacked, w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
+    """A stride-1 causal Conv3d of [B·T, C, H, W]."""
+    single = m.kernel_size[0] == 1 or t == 1
+    return convolve(m, x if single else _lead(x, t, m.kernel_size[0], MODE["causal"]))
+
+
+def norm_act_conv(norm: nn.Module, m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
+    """Norm, activation, causal convolution over three frames."""
+    return convolve(m, norm_act(norm, x, t))
 
 
 def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
     """norm, activation, convolution, twice, beside a shortcut."""
     h = x if isinstance(m.conv_shortcut, nn.Identity) else conv(m.conv_shortcut, x, t)
-    x = conv(m.conv1, norm_act(m.norm1, x), t)
-    return conv(m.conv2, norm_act(m.norm2, x), t) + h
+    return norm_act_conv(m.norm2, m.conv2, norm_act_conv(m.norm1, m.conv1, x, t), t) + h
 
 
 def attention(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -130,8 +151,8 @@ def encode(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
             x, t = downsample(m, x, t)
         else:
             x = res_block(m, x, t)
-    x = norm_act(encoder.norm_out, middle(encoder.mid_block, x, t))
-    x = conv(vae.quant_conv, conv(encoder.conv_out, x, t), t)
+    x = norm_act_conv(encoder.norm_out, encoder.conv_out, middle(encoder.mid_block, x, t), t)
+    x = conv(vae.quant_conv, x, t)
     return x[:, : vae.config.z_dim].unflatten(0, (-1, t)).transpose(1, 2)
 
 
@@ -145,5 +166,5 @@ def decode(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
             x = res_block(m, x, t)
         if block.upsamplers is not None:
             x, t = upsample(block.upsamplers[0], x, t)
-    x = conv(decoder.conv_out, norm_act(decoder.norm_out, x), t)
+    x = norm_act_conv(decoder.norm_out, decoder.conv_out, x, t)
     return unfold(x, patch(vae)).unflatten(0, (-1, t)).transpose(1, 2)
