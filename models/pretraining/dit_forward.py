@@ -88,9 +88,9 @@ def speed_up() -> None:
 
 def text_bias(device: str) -> torch.Tensor:
     """[1, 1, 1, 32]: raises the last text token's logit by what its copies would add."""
-    bias = torch.zeros(TEXT_SLOTS, device=device)
-    bias[-1] = math.log(WAN_TEXT_LENGTH - TEXT_SLOTS + 1)
-    return bias[None, None, None]
+    bias = torch.zeros(1, 1, 1, TEXT_SLOTS, device=device)
+    bias[..., -1:].fill_(math.log(WAN_TEXT_LENGTH - TEXT_SLOTS + 1))
+    return bias
 
 
 def wan(model: nn.Module, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import nn
 
 from vov import VovError
@@ -91,6 +92,12 @@ class Training:
                  "step": self.step, "elapsed": elapsed}
         with atomic(path) as temporary:
             torch.save(state, temporary)
+        self.export(path.with_suffix(".safetensors"))
+
+    def export(self, path: Path) -> None:
+        """Writes the averaged weights alone, in bfloat16: what is left should the machine be lost."""
+        names = [n for n, _ in self.model.named_parameters()]
+        save_file({n: m.to(torch.bfloat16) for n, m in zip(names, self.ema.mean, strict=True)}, path)
 
     @torch.no_grad()
     def load(self, path: Path) -> float:

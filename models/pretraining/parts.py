@@ -224,7 +224,7 @@ def save_vae(family: str, vae, mean: list[float], std: float, models: Path) -> N
     mean, z = [round(m, 5) for m in mean], vae.config.z_dim
     model = type(vae).from_config(vae.config, latents_mean=mean, latents_std=[round(std, 5)] * z)
     model.load_state_dict({k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()})
-    to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae")
+    to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae", max_shard_size=SHARD)
 
 
 def load_part(kind: type, models: Path, family: str, part: str):

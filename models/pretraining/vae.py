@@ -135,7 +135,7 @@ def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, stat
     bank.seed(seed)
     generator = torch.Generator(device).manual_seed(seed + 1)
     if device.startswith("cuda"):
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 8
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         forward.speed_up()
     if cfg["decoder_only"]:

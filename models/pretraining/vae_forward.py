@@ -18,59 +18,55 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
-# How a causal kernel of three frames runs: "native" as a Conv3d with the frames before it filled with zeros, "stacked"
-# as a Conv2d over the last three frames laid side by side as channels. Which is faster depends on the GPU and cuDNN.
-MODE = {"causal": "native"}
 
 
-def _lead(x: torch.Tensor, t: int, taps: int, mode: str) -> torch.Tensor:
-    """[B·T, C, H, W] → what a causal convolution over `taps` frames reads, in the layout of `mode`."""
+def _lead(x: torch.Tensor, t: int, taps: int) -> torch.Tensor:
+    """[B·T, C, H, W] → [B, C, taps − 1 + T, H, W]: what a causal convolution reads, frames of zeros first."""
     clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
-    clip = F.pad(clip, (0, 0, 0, 0, 0, 0, taps - 1, 0))
-    if mode == "native":
-        return clip.permute(0, 4, 1, 2, 3)
-    return torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
+    return F.pad(clip, (0, 0, 0, 0, 0, 0, taps - 1, 0)).permute(0, 4, 1, 2, 3)
 
 
-def _norm_act(x: torch.Tensor, gamma: torch.Tensor, t: int, mode: str) -> torch.Tensor:
+def _norm_act(x: torch.Tensor, gamma: torch.Tensor, t: int) -> torch.Tensor:
     """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]; with t > 1 what a causal convolution reads of it."""
     wide = x.float()
     unit = wide * torch.rsqrt(wide.square().sum(1, keepdim=True).clamp_min(1e-24))
     out = F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
-    return _lead(out, t, 3, mode) if t > 1 else out
+    return _lead(out, t, 3) if t > 1 else out
 
 
-def speed_up(dynamic: bool | None = False) -> None:
-    """Fuses the norms; without a working compiler everything still runs, about half as fast."""
-    torch._dynamo.config.cache_size_limit = 256
+def speed_up() -> None:
+    """Norms and activations as one kernel; without a working Triton everything still runs, about half as fast."""
     try:
-        fused = torch.compile(_norm_act, dynamic=dynamic)
-        probe = torch.ones(2, 32, 8, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        fused(probe, torch.ones(32, device="cuda"), 1, "native").sum().backward()
+        from .norm_kernel import NormAct
+
+        fused = lambda x, gamma, t: NormAct.apply(x, gamma, t, 2 if t > 1 else 0)  # noqa: E731
+        for t in (1, 3):
+            x, gamma = torch.randn(6, 96, 5, 7, device="cuda", requires_grad=True), torch.rand(96, device="cuda")
+            grads = [torch.autograd.grad(f(x, gamma, t).square().sum(), x)[0] for f in (fused, _norm_act)]
+            if not torch.allclose(*grads, atol=1e-3):
+                raise RuntimeError("the kernel is wrong here")
         COMPILED["norm_act"] = fused
-    except Exception as error:  # any compiler failure at all: slow is better than dead
-        log.warning("torch.compile is not usable here (%s); running eager", type(error).__name__)
+    except Exception as error:  # any failure of Triton at all: slow is better than dead
+        log.warning("Triton is not usable here (%s: %s); norms run eagerly", type(error).__name__, error)
 
 
 def norm_act(norm: nn.Module, x: torch.Tensor, t: int = 1) -> torch.Tensor:
     """A norm of the VAE and the activation that follows it; with t > 1 ready for `convolve`."""
-    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten(), t, MODE["causal"])
+    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten(), t)
 
 
 def convolve(m: nn.Conv3d, lead: torch.Tensor) -> torch.Tensor:
     """A causal Conv3d of what `_lead` laid out, or, given [N, C, H, W], of single frames → [B·T, C', H, W]."""
     w, pad = m.weight, m.kernel_size[1] // 2
-    if lead.ndim == 5:
-        out = F.conv3d(lead, w.contiguous(memory_format=torch.channels_last_3d), m.bias, padding=(0, pad, pad))
-        return out.transpose(1, 2).flatten(0, 1)
-    taps = lead.shape[1] // w.shape[1]
-    return F.conv2d(lead, w[:, :, -taps:].transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
+    if lead.ndim == 4:
+        return F.conv2d(lead, w[:, :, -1], m.bias, padding=pad)
+    out = F.conv3d(lead, w.contiguous(memory_format=torch.channels_last_3d), m.bias, padding=(0, pad, pad))
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
     """A stride-1 causal Conv3d of [B·T, C, H, W]."""
-    single = m.kernel_size[0] == 1 or t == 1
-    return convolve(m, x if single else _lead(x, t, m.kernel_size[0], MODE["causal"]))
+    return convolve(m, x if m.kernel_size[0] == 1 or t == 1 else _lead(x, t, m.kernel_size[0]))
 
 
 def norm_act_conv(norm: nn.Module, m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
