@@ -220,3 +220,35 @@ def measure_latents(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bo
     z = torch.cat([z.transpose(0, 1).flatten(1) for z in _latent_batches(vae, bank, family, 12, tiny)], 1)
     mean, var = z.mean(1), z.var(1)
     return {"mean": mean.tolist(), "std": float(var.mean().sqrt()), "own": var.sqrt().tolist()}
+
+
+@torch.no_grad()
+def without_dead_channels(vae: nn.Module, own: list[float], least: float = 0.01) -> nn.Module:
+    """The same VAE without the latent channels whose deviation in `own` is below `least`.
+
+    The encoder gives what it gave. The decoder's first two layers share what the lost channels left: exactly inside a
+    picture, not where they see the zeros around it, for the constant part that only those channels could carry."""
+    live = [k for k, s in enumerate(own) if s >= least]
+    z, mean = len(live), torch.tensor(vae.config.latents_mean).double()
+    config = dict(vae.config) | {"z_dim": z, "latents_mean": [vae.config.latents_mean[k] for k in live],
+                                 "latents_std": vae.config.latents_std[:z]}
+    new, state = type(vae).from_config(config), {k: v.double() for k, v in vae.state_dict().items()}
+    quant, first = state["quant_conv.weight"][live].flatten(1), state["encoder.conv_out.weight"]
+    state["encoder.conv_out.weight"] = torch.cat([torch.einsum("oi,i...->o...", quant, first),
+                                                  torch.zeros(z, *first.shape[1:], dtype=first.dtype)])
+    state["encoder.conv_out.bias"] = torch.cat([quant @ state["encoder.conv_out.bias"] + state["quant_conv.bias"][live],
+                                                torch.full((z,), 2 * math.log(NOISE_STD), dtype=first.dtype)])
+    state["quant_conv.weight"] = torch.eye(2 * z, dtype=first.dtype).view(2 * z, 2 * z, 1, 1, 1)
+    state["quant_conv.bias"] = torch.zeros(2 * z, dtype=first.dtype)
+    post, bias = state["post_quant_conv.weight"].flatten(1), state["post_quant_conv.bias"]
+    dead = [k for k in range(len(own)) if k not in live]
+    bias = bias + post[:, dead] @ mean[dead]
+    basis = torch.linalg.qr(post[:, live])[0]  # [old z, z]
+    rest, entry = bias - basis @ (basis.T @ bias), state["decoder.conv_in.weight"]
+    log.info("channels %d of %d; of the constant %.4f is in none of them", z, len(own), rest.norm() / bias.norm())
+    state["decoder.conv_in.bias"] += entry.sum((2, 3, 4)) @ rest
+    state["decoder.conv_in.weight"] = torch.einsum("oi...,ij->oj...", entry, basis)
+    state["post_quant_conv.weight"] = (basis.T @ post[:, live]).view(z, z, 1, 1, 1)
+    state["post_quant_conv.bias"] = basis.T @ bias
+    new.load_state_dict({k: v.float() for k, v in state.items()})
+    return new
