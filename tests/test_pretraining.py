@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from models.pretraining import __main__ as command
 from models.pretraining import bank as banks
-from models.pretraining import dit, loop, pack, parts, vae, vae_forward
+from models.pretraining import dit, dit_forward, loop, pack, parts, vae, vae_forward
 from models.pretraining.muon import Muon, orthogonalise
 from vov import VovError, media
 
@@ -159,7 +160,7 @@ def test_training_the_decoder_alone_leaves_the_latents():
 
 def test_another_basis_of_the_latents_changes_no_picture():
     model, x = small_vae(), torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    basis = torch.randn(48, 48, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 4 * torch.eye(48)
+    basis = torch.randn(64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 4 * torch.eye(64)
     with torch.no_grad():
         z = vae_forward.encode(model, x)
         picture = vae_forward.decode(model, z)
@@ -175,27 +176,86 @@ def task(family: str, model_latents: torch.Tensor) -> dit.Task:
     return dit.Task(family, ring, torch.zeros(1, 32, 64), torch.ones(1, 32, dtype=torch.bool), 400)
 
 
-def test_half_of_the_steps_give_the_first_frame_clean():
-    task_ = task("video", torch.randn(4, 48, 3, 4, 4))
+def test_half_of_the_samples_have_given_frames_but_never_all():
+    task_ = task("video", torch.randn(4, 64, 3, 4, 4))
     generator, chooser = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    batches = [task_.draw(generator, chooser) for _ in range(60)]
-    given = [b for b in batches if b["known"]]
-    assert 15 < len(given) < 45
-    assert all((b["t"][:, 0] == 0).all() and (b["t"][:, 1:] > 0).any() for b in given)
-    assert all((b["t"] == b["t"][:, :1]).all() for b in batches if not b["known"])
+    t = torch.cat([task_.draw(generator, chooser)[2] for _ in range(60)])
+    given = t == 0
+    first_alone = (given == torch.tensor([True, False, False])).all(1)
+    assert 0.35 < given.any(1).float().mean() < 0.55 and not given.all(1).any()
+    assert 0.2 < first_alone.float().mean() < 0.4 and given[:, 1].any() and given[:, 2].any()
+    assert torch.equal(t, t.amax(1, True) * ~given)  # the others share one time
 
 
-def test_a_given_frame_has_no_part_in_the_loss():
-    class Wrong(nn.Module):  # off by one everywhere, by a hundred in the first frame
-        def forward(self, hidden_states, **_):
-            out = torch.ones_like(hidden_states)
-            out[:, :, 0] += 99
-            return (out,)
+def test_a_picture_has_no_given_frames():
+    assert not dit.draw_given(50, 1, torch.Generator().manual_seed(1), "cpu").any()
 
-    x0 = torch.zeros(2, 48, 3, 4, 4)
-    batch = {"x0": x0, "noise": x0, "t": torch.tensor([[0, 0.5, 0.5]] * 2), "caption": torch.zeros(2).long(),
-             "known": 1}
-    assert task("video", x0).loss(Wrong(), batch).tolist() == [1, 1]
+
+def test_times_are_spread_evenly():
+    t = dit.draw_t("video", 1000, torch.Generator().manual_seed(1), "cpu")
+    uneven = torch.rand(1000, generator=torch.Generator().manual_seed(1))
+    assert 0.04 < (t == 1).float().mean() < 0.08 and t.min() > 0
+    assert t[t < 1].mean() > uneven.mean()  # the shift favours large t
+
+
+def test_a_given_frame_has_no_part_in_the_loss(monkeypatch):
+    def wrong(_family, _model, x, *_):  # off by one everywhere, by a hundred in the first frame
+        out = torch.ones_like(x)
+        out[:, :, 0] += 99
+        return out
+
+    monkeypatch.setattr(dit, "velocity", wrong)
+    x0 = torch.zeros(2, 64, 3, 4, 4)
+    t = torch.tensor([[0, 0.5, 0.5]] * 2)
+    assert task("video", x0).loss(None, x0, x0, t, torch.zeros(2).long()).tolist() == [1, 1]
+
+
+def test_training_forward_equals_the_stock_video_transformer():
+    torch.manual_seed(0)
+    small = parts.WAN | {"num_layers": 2, "num_attention_heads": 2, "ffn_dim": 128}
+    model = parts.transformer_class("video")(**small).eval()
+    x, t, text = torch.randn(2, 64, 3, 8, 12), torch.rand(2, 3), torch.randn(2, 32, 64)
+    text[:, 12:] = 0  # padding
+    padded = torch.cat([text, torch.zeros(2, dit_forward.WAN_TEXT_LENGTH - 32, 64)], 1)
+    with torch.no_grad():
+        stock = model(hidden_states=x, timestep=t.repeat_interleave(24, 1) * 1000, encoder_hidden_states=padded,
+                      return_dict=False)[0]
+        assert torch.allclose(dit_forward.wan(model, x, t, text), stock, atol=1e-5)
+
+
+def test_training_forward_equals_the_stock_image_transformer():
+    torch.manual_seed(0)
+    model = parts.transformer_class("image")(**(parts.QWEN | {"num_layers": 2, "num_attention_heads": 2})).eval()
+    x, t, text = torch.randn(2, 48, 1, 8, 12), torch.rand(2), torch.randn(2, 9, 64)
+    mask = torch.arange(9) < torch.tensor([[5], [9]])
+    packed = x.view(2, 48, 4, 2, 6, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 24, 192)
+    with torch.no_grad():
+        v = model(hidden_states=packed, timestep=t, encoder_hidden_states=text, encoder_hidden_states_mask=mask,
+                  img_shapes=[[(1, 4, 6)]] * 2, return_dict=False)[0]
+        v = v.view(2, 4, 6, 48, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+        assert torch.allclose(dit_forward.qwen(model, x, t, text, mask), v, atol=1e-5)
+
+
+KERNEL = """
+import torch
+from models.pretraining import norm_kernel, vae_forward
+torch.manual_seed(0)
+for batch, frames, channels in ((2, 3, 96), (2, 1, 16)):
+    x = torch.randn(batch * frames, channels, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    gamma = torch.randn(channels, requires_grad=True)
+    want = vae_forward._norm_act(x, gamma, frames)
+    got = norm_kernel.NormAct.apply(x, gamma, frames, 2 if frames > 1 else 0)
+    weight = torch.randn_like(want)
+    pairs = zip(*(torch.autograd.grad((y * weight).sum(), [x, gamma]) for y in (want, got)))
+    assert torch.allclose(got, want, atol=1e-5) and all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+"""
+
+
+def test_the_norm_kernel_computes_norm_and_activation():
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", KERNEL], cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"},
+                          text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_spoiled_frame_has_the_error_of_a_gaussian_code():
@@ -249,7 +309,7 @@ def test_a_dry_run_makes_a_stock_pipeline(places, tmp_path, monkeypatch, caplog)
     from diffusers import QwenImagePipeline
 
     pipe = QwenImagePipeline.from_pretrained(tmp_path / "m" / "nano-image")
-    assert pipe.vae.config.z_dim == parts.Z_DIM
+    assert pipe.vae.config.z_dim == parts.Z_DIM["image"]
     facts = json.loads((tmp_path / "m" / "run-dit-image.json").read_text())
     assert facts["steps"] == 2 and facts["seed"] == 20261125
     caplog.set_level(logging.INFO)

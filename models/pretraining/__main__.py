@@ -1,7 +1,8 @@
 """Pretraining of models/nano-video and models/nano-image. See pretrain.sh for variables and order.
 
 prepare  pack the media folder          vae   train one VAE and measure its latents
-dit      train one transformer          card  measure both models and write their cards
+dit      train one transformer          both  a VAE and then its transformer, on media read once
+card     measure both models and write their cards
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from vov.runtime.files import write_json
 from . import bank, dit, loop, pack, parts, vae
 
 
-def train_vae(args, device: str) -> dict:
+def train_vae(args, device: str, media: bank.Bank) -> dict:
     """One piece of a VAE's training; the latents' basis and statistics follow, unless only the decoder is trained."""
-    media = bank.Bank(args.pack, device, clips=args.family == "video")
     torch.manual_seed(args.seed)
     model = (parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae") if args.refine
              else parts.new_vae(args.family))
@@ -37,17 +37,19 @@ def train_vae(args, device: str) -> dict:
     return {**summary, "latents_std": latents["std"], "channel_std": [round(s, 3) for s in latents["own"]]}
 
 
-def train_dit(args, rank: int, device: str) -> dict:
+def train_dit(args, rank: int, device: str, media: bank.Bank) -> dict:
     """One piece of a transformer's training on the finished VAE."""
-    media = bank.Bank(args.pack, device, clips=args.family == "video")
+    held = bank.Bank(args.pack, device, held_out=True, clips=args.family == "video")
     frozen = parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae")
     torch.manual_seed(args.seed)
     cfg = dit.RECIPES[args.family] | (dit.REFINE if args.refine else {}) | (dit.TINY[args.family] if args.tiny else {})
+    cfg["shapes"] = cfg["shapes"][: args.shapes]
     model = (parts.load_part(parts.transformer_class(args.family), args.models, args.family, "transformer")
              if args.refine else parts.new_transformer(args.family))
     text = parts.text_stack(args.family, args.models, media.captions)
     budget, state = loop.Budget(args.seconds, args.steps), args.state / f"dit-{args.family}.pt"
-    summary = dit.train(args.family, model, frozen, text, media, budget, cfg, args.seed, rank, state, args.resume)
+    summary = dit.train(args.family, model, frozen, text, media, budget, cfg, args.seed, rank, state, args.resume,
+                        held)
     if rank == 0:
         parts.save_pipeline(args.family, model.cpu(), text, args.out)
     return summary
@@ -57,7 +59,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m models.pretraining", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["prepare", "vae", "dit", "card"])
+    parser.add_argument("step", choices=["prepare", "vae", "dit", "both", "card"])
     parser.add_argument("--media", type=Path, help="the media folder (prepare), the test media (card)")
     parser.add_argument("--pack", type=Path, default=Path("runs/nano-pack"), help="where prepare puts the packed media")
     parser.add_argument("--limit", type=int, default=0, help="prepare: so many items of each source (a dry run)")
@@ -66,6 +68,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, default=Path("runs/nano-state"), help="where running pieces keep theirs")
     parser.add_argument("--family", choices=["video", "image"], default="video")
     parser.add_argument("--seconds", type=float, default=480, help="wall-clock budget of this piece")
+    parser.add_argument("--then", type=float, default=480, help="both: the transformer's budget")
+    parser.add_argument("--shapes", type=int, default=9, help="dit: so many of the recipe's shapes; each compiles for "
+                        "20 seconds")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps instead: the same result every time")
     parser.add_argument("--seed", type=int, default=20261125)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -93,12 +98,20 @@ def main() -> None:
         measured = card.measure(args.models, args.media, args.pack, args.state / "measured.json", args.device)
         card.write(args.models, args.media, measured)
     else:
-        rank, _, device = loop.join_processes(args.device)
-        summary = train_vae(args, device) if args.step == "vae" else train_dit(args, rank, device)
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """The steps vae, dit and both; what the card tells goes to run-STEP-FAMILY.json."""
+    rank, _, device = loop.join_processes(args.device)
+    media = bank.Bank(args.pack, device, clips=args.family == "video")
+    for step in ("vae", "dit") if args.step == "both" else (args.step,):
+        summary = train_vae(args, device, media) if step == "vae" else train_dit(args, rank, device, media)
         if rank == 0:
             facts = {"seed": args.seed, "refined": args.refine, **summary}
-            write_json(args.out / f"run-{args.step}-{args.family}.json", facts)
-            logging.info("%s %s: %s", args.step, args.family, facts)
+            write_json(args.out / f"run-{step}-{args.family}.json", facts)
+            logging.info("%s %s: %s", step, args.family, facts)
+        args.models, args.seconds = args.out, args.then  # of a transformer that follows its VAE
 
 
 if __name__ == "__main__":

@@ -24,9 +24,13 @@ from .pack import captions_of, read_index, read_sizes
 STILL_SHARES = {"caltech101": .18, "flowers": .14, "openimages": .12, "weather": .10, "aquarium": .10, "coco_cc": .09,
                 "budgie_backgrounds": .07, "clothing": .05, "grocerystore": .06, "lomiri_wallpapers": .05,
                 "raccoon": .03, "udacity_lanelines": .01}
-CLIP_SHARES = {"davis": .40, "sam2": .12, "cosmos": .11, "intel_sample_videos": .10, "mdn_videos": .09,
-               "counting": .07, "tfjs": .04, "dlib": .02, "udacity_lanelines": .02, "udacity_vehicles": .02,
-               "tum_desk": .01}
+ROBOTS = {"tidybot2": .05, "diffusion_vla": .04, "ricl_vla": .025, "f3rm": .02, "gated_memory_policy": .015,
+          "robopanoptes": .02, "dex_umi": .015, "umi_ft": .015, "tiptop": .01, "umi_on_legs": .005, "uva": .01}
+OTHERS = {"gopro_gpmf": .06, "mdn_learning_area": .04, "ms_universal_samples": .03, "mapillary_tools": .02,
+          "trainbot": .03, "rpi_buggy": .02, "rpi_music": .015, "rpi_sound": .01, "sleap": .01, "exoplayer": .01}
+CLIP_SHARES = {"davis": .30, "sam2": .07, "cosmos": .06, "intel_sample_videos": .05, "mdn_videos": .06,
+               "counting": .04, "tfjs": .02, "dlib": .01, "udacity_lanelines": .015, "udacity_vehicles": .015,
+               "tum_desk": .005} | {f"clips3/{k}": share for k, share in (ROBOTS | OTHERS).items()}
 STEP_ODDS = (0.5, 0.3, 0.2)  # of taking every, every second, every third frame
 
 

@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import nn
 
 from vov import VovError
@@ -90,6 +92,12 @@ class Training:
                  "step": self.step, "elapsed": elapsed}
         with atomic(path) as temporary:
             torch.save(state, temporary)
+        self.export(path.with_suffix(".safetensors"))
+
+    def export(self, path: Path) -> None:
+        """Writes the averaged weights alone, in bfloat16: what is left should the machine be lost."""
+        names = [n for n, _ in self.model.named_parameters()]
+        save_file({n: m.to(torch.bfloat16) for n, m in zip(names, self.ema.mean, strict=True)}, path)
 
     @torch.no_grad()
     def load(self, path: Path) -> float:
@@ -123,15 +131,44 @@ def join_processes(device: str) -> tuple[int, int, str]:
 
 
 @torch.no_grad()
-def average_gradients(parameters: list[nn.Parameter]) -> None:
+def average_gradients(optimiser: Muon) -> None:
     """Every gradient becomes its mean over the processes, in one message; does nothing in a single process."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    torch._foreach_copy_(gradients, list(torch._utils._unflatten_dense_tensors(flat, gradients)))
+    if dist.is_initialized():
+        dist.all_reduce(optimiser.gradient)
+        optimiser.gradient /= dist.get_world_size()
+
+
+class Captured:
+    """A function of tensors that runs eagerly on a CPU; on a GPU each set of input shapes becomes a CUDA graph, because
+    the many small kernels of these models are slow to launch. Its results are overwritten by the next call."""
+
+    def __init__(self, function: Callable[..., tuple], kind: str):
+        self.function, self.kind = function, kind
+        self.graphs: dict[tuple, tuple] = {}
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple:
+        if self.kind != "cuda" or dist.is_initialized():
+            return self.function(*inputs)
+        key = tuple(i.shape for i in inputs)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(inputs)
+        graph, static, outputs = self.graphs[key]
+        for kept, new in zip(static, inputs, strict=True):
+            kept.copy_(new)
+        graph.replay()
+        return outputs
+
+    def _capture(self, inputs: tuple) -> tuple:
+        static, stream = tuple(i.clone() for i in inputs), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # real calls, which also let cuDNN choose its kernels and the compiler compile
+                self.function(*static)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self.function(*static)
+        return graph, static, outputs
 
 
 def agreed(progress: float, device: str) -> float:

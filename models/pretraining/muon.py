@@ -54,6 +54,9 @@ class Muon:
         taken = {id(p) for p in self.matrices}
         self.rest = [p for _, p in named if id(p) not in taken]
         device = named[0][1].device
+        self.gradient = torch.zeros(sum(p.numel() for _, p in named), device=device)  # all gradients, one after another
+        for (_, p), part in zip(named, self.gradient.split([p.numel() for _, p in named]), strict=True):
+            p.grad = part.view_as(p)
         self.buffers = {id(p): torch.zeros_like(p) for p in self.matrices}
         self.lr, self.adam_lr, self.factor = lr, adam_lr, torch.ones((), device=device)
         self.momentum, self.weight_decay, self.clip = momentum, weight_decay, clip
@@ -86,21 +89,17 @@ class Muon:
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""
-        for p in (*self.matrices, *self.rest):
-            p.grad = None
+        self.gradient.zero_()
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """One update from the present gradients; returns the gradient's norm before clipping."""
-        with_grad = [p for p in (*self.matrices, *self.rest) if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in (p.grad for p in with_grad)]))
+        norm = torch.linalg.vector_norm(self.gradient)
         scale = torch.where(norm.isfinite(), (self.clip / (norm + 1e-6)).clamp(max=1.0), torch.zeros_like(norm))
-        for p in with_grad:
-            p.grad.nan_to_num_(0, 0, 0).mul_(scale)
+        self.gradient.nan_to_num_(0, 0, 0).mul_(scale)
         shapes = defaultdict(list)
         for p in self.matrices:
-            if p.grad is not None:
-                shapes[(p.shape[0], p[0].numel())].append(p)
+            shapes[(p.shape[0], p[0].numel())].append(p)
         for (rows, columns), group in shapes.items():
             self._update(group, (rows / columns) ** 0.5 if rows > columns else 1.0)
         self.adam.step()

@@ -28,10 +28,11 @@ from PIL import Image
 from vov import VovError
 from vov.evaluation.anchors import ffmpeg
 from vov.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource, read_clip, read_image, resize
-from vov.runtime.files import atomic
+from vov.runtime.files import atomic, write_bytes
 
 log = logging.getLogger(__name__)
 CAPTIONS = Path(__file__).with_name("captions.tsv")
+MORE_CAPTIONS = ("captions_more.tsv", "captions_clips.tsv")  # in the media folder
 LEVEL, SMALLEST = 0.8, 112  # each size is this share of the one above, down to this many pixels on the short side
 CUT = 28  # a mean change between frames of more than this many 8-bit levels is a cut
 SHORTEST = 9  # frames of a run between cuts that are worth keeping
@@ -64,12 +65,13 @@ def _caption_table(path: Path) -> dict[str, str]:
 def read_captions(media: Path) -> dict[str, str]:
     """Relative path → caption for every still and clip under `media` that is to be used.
 
-    Captions come from captions.tsv beside this file, from captions_more.tsv in the media folder, and, for the flowers,
-    from the species in their licence file. Raises VovError when nothing is found.
+    Captions come from captions.tsv beside this file, from MORE_CAPTIONS in the media folder, and, for the flowers, from
+    the species in their licence file. Raises VovError when nothing is found.
     """
     captions = _caption_table(CAPTIONS)
-    if (media / "captions_more.tsv").is_file():
-        captions |= _caption_table(media / "captions_more.tsv")
+    for name in MORE_CAPTIONS:
+        if (media / name).is_file():
+            captions |= _caption_table(media / name)
     flowers = media / "flowers" / "LICENSE.txt"
     if flowers.is_file():
         for line in flowers.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -81,6 +83,12 @@ def read_captions(media: Path) -> dict[str, str]:
         raise VovError(f"{media}: none of the captioned media are here; MEDIA must name the folder that holds "
                        "flowers/, openimages/, …, as models/pretraining/captions.tsv lists them")
     return found
+
+
+def source_of(path: str) -> str:
+    """The source of a medium: its first folder; of clips3, which gathers many, its first two."""
+    parts = path.split("/")
+    return "/".join(parts[:2]) if parts[0] == "clips3" else parts[0]
 
 
 def pack_still(path: Path, short_side: int) -> bytes:
@@ -99,7 +107,12 @@ def pack_still(path: Path, short_side: int) -> bytes:
 
 
 def pack_clip(source: Path, target: Path, limit: int) -> int:
-    """Shrinks a clip to CLIP_SHORT_SIDE, at most `limit` frames; returns how many there are."""
+    """Shrinks a clip to CLIP_SHORT_SIDE, at most `limit` frames; returns how many there are.
+
+    The clips of clips3 were shrunk already: encoding them again would only lose."""
+    if "clips3" in source.parts:
+        write_bytes(target, source.read_bytes())
+        return len(FrameSource(target))
     size = f"scale='if(gt(iw,ih),-2,{CLIP_SHORT_SIDE})':'if(gt(iw,ih),{CLIP_SHORT_SIDE},-2)':flags=lanczos"
     with atomic(target) as temporary:
         command = [ffmpeg(), "-v", "error", "-y", "-i", str(source), "-map", "0:V:0", "-an", "-frames:v", str(limit),
@@ -133,7 +146,7 @@ def prepare(media: Path, pack: Path, limit: int = 0) -> list[dict]:
     (pack / "clips").mkdir(parents=True, exist_ok=True)
     with atomic(pack / "stills.bin") as temporary, temporary.open("wb") as blob:
         for path in sorted(captions):
-            source, suffix = path.split("/")[0], Path(path).suffix.lower()
+            source, suffix = source_of(path), Path(path).suffix.lower()
             counts[source, suffix] = counts.get((source, suffix), 0) + 1
             if limit and counts[source, suffix] > limit:
                 continue
@@ -143,7 +156,7 @@ def prepare(media: Path, pack: Path, limit: int = 0) -> list[dict]:
                 blob.write(pack_still(media / path, STILL_SHORT_SIDE.get(source, 10**6)))
                 items.append(item | {"span": [start, blob.tell()]})
             elif suffix in VIDEO_SUFFIXES:
-                name = f"{source}-{Path(path).stem}.mp4"
+                name = f"{source.replace('/', '-')}-{Path(path).stem}.mp4"
                 frames = pack_clip(media / path, pack / "clips" / name, CLIP_FRAMES.get(Path(path).name, 600))
                 items.append(item | {"file": name, "frames": frames})
     hold_out(items)

@@ -13,27 +13,27 @@ import torch
 from vov import VovError
 
 HERE = Path(__file__).parent
-Z_DIM, TEXT_DIM, TEXT_SEED = 48, 64, 20261123
+Z_DIM, TEXT_DIM, TEXT_SEED = {"video": 64, "image": 48}, 64, 20261123
 SHARD = "15MB"  # no file of the repository is above 16 MiB
 # Two pixels by two are one for the video VAE (`patch_size`, as in Wan2.2): at equal speed on a CPU its layers can be
 # three times as wide as at full resolution. Qwen-Image's class has no patches.
 VAES = {
-    "video": {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [6, 6, 6], "num_res_blocks": 1, "attn_scales": [],
+    "video": {"base_dim": 16, "z_dim": Z_DIM["video"], "dim_mult": [6, 8, 8], "num_res_blocks": 1, "attn_scales": [],
               "temperal_downsample": [True, True], "dropout": 0.0, "in_channels": 12, "out_channels": 12,
               "patch_size": 2},
-    "image": {"base_dim": 16, "z_dim": Z_DIM, "dim_mult": [2, 4, 5, 5], "num_res_blocks": 1, "attn_scales": [],
+    "image": {"base_dim": 16, "z_dim": Z_DIM["image"], "dim_mult": [2, 4, 5, 5], "num_res_blocks": 1, "attn_scales": [],
               "temperal_downsample": [False, True, True], "dropout": 0.0},
 }
 WAN = {
     "patch_size": (1, 2, 2),
-    "num_attention_heads": 4,
+    "num_attention_heads": 5,
     "attention_head_dim": 64,
-    "in_channels": Z_DIM,
-    "out_channels": Z_DIM,
+    "in_channels": Z_DIM["video"],
+    "out_channels": Z_DIM["video"],
     "text_dim": TEXT_DIM,
     "freq_dim": 256,
-    "ffn_dim": 1024,
-    "num_layers": 9,
+    "ffn_dim": 1280,
+    "num_layers": 8,
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
     "eps": 1e-6,
@@ -41,11 +41,11 @@ WAN = {
 }
 QWEN = {
     "patch_size": 2,
-    "in_channels": 4 * Z_DIM,
-    "out_channels": Z_DIM,
+    "in_channels": 4 * Z_DIM["image"],
+    "out_channels": Z_DIM["image"],
     "num_layers": 4,
     "attention_head_dim": 64,
-    "num_attention_heads": 3,
+    "num_attention_heads": 4,
     "joint_attention_dim": TEXT_DIM,
     "guidance_embeds": False,
     "axes_dims_rope": (16, 24, 24),
@@ -196,7 +196,8 @@ def transformer_class(family: str) -> type:
 
 def new_vae(family: str, mean: list[float] | None = None, std: float = 1.0):
     """A VAE with random weights; `mean` and `std` of its latents are what the pipelines normalise with."""
-    return vae_class(family)(**VAES[family], latents_mean=mean or [0.0] * Z_DIM, latents_std=[std] * Z_DIM)
+    z = Z_DIM[family]
+    return vae_class(family)(**VAES[family], latents_mean=mean or [0.0] * z, latents_std=[std] * z)
 
 
 def new_transformer(family: str):
@@ -220,9 +221,10 @@ def to_bf16(module: torch.nn.Module) -> torch.nn.Module:
 
 def save_vae(family: str, vae, mean: list[float], std: float, models: Path) -> None:
     """The VAE's weights with the latents' measured mean and common deviation."""
-    model = new_vae(family, [round(m, 5) for m in mean], round(std, 5))
+    mean, z = [round(m, 5) for m in mean], vae.config.z_dim
+    model = type(vae).from_config(vae.config, latents_mean=mean, latents_std=[round(std, 5)] * z)
     model.load_state_dict({k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()})
-    to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae")
+    to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae", max_shard_size=SHARD)
 
 
 def load_part(kind: type, models: Path, family: str, part: str):

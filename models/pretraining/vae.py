@@ -1,9 +1,10 @@
 """Training the small VAEs: nano-video's causal one and nano-image's.
 
-Objective, per pixel value in [−1, 1]:   squared error + rate_weight × bits,   bits = ½ log2(1 + (z / σ)²) a latent.
-The latents carry fixed noise of σ = 0.1. The rate term makes scale cost something, so that the encoder spends it only
-where it buys pixels. It is off in the first third of the training: a channel that it closes early has no gradient with
-which to open again.
+Objective, per pixel value in [−1, 1]:   squared error + rate_weight·(σ / 0.1)² × bits,   bits = ½ log2(1 + (z / σ)²).
+The latents carry noise of σ, drawn for each sample: files of few bytes leave large errors in them, files of many bytes
+small ones, and what a bit must buy follows. The rate term makes scale cost something, so that the encoder spends it
+only where it buys pixels. It is off at the beginning: a channel that it closes early has no gradient with which to open
+again.
 
 Afterwards `equalise` changes the basis of the latents, which changes no picture: equal latent errors then cost equal
 pixel errors on average, and channels are sorted by variance. That is why the shipped `latents_std` is one number for
@@ -21,18 +22,18 @@ from torch import nn
 
 from . import vae_forward as forward
 from .bank import Bank
-from .loop import Budget, Ema, Training, rate_factor
+from .loop import Budget, Captured, Ema, Training, rate_factor
 from .muon import Muon
 
 log = logging.getLogger(__name__)
-NOISE_STD = 0.1
+NOISE_STD, NOISE_FROM, NOISE_TO = 0.1, 0.04, 0.22  # the usual σ; the least and the greatest that training draws
 # A recipe is a list of batches by the progress at which they begin: (from, frames, batch, height, width), the last that
 # has begun is used; `stills` of every `cycle` steps are stills all the same, which the first frame of a clip is too.
 # fmt: off
 RECIPES = {
     "video": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
-              "batches": [(0.0, 1, 64, 128, 128), (0.08, 9, 16, 112, 112), (0.7, 17, 8, 112, 128)],
-              "stills": (64, 128, 128), "cycle": 6, "log_every": 120},
+              "batches": [(0.0, 1, 64, 128, 128), (0.05, 9, 16, 112, 112), (0.55, 17, 8, 112, 128)],
+              "stills": (64, 128, 128), "cycle": 8, "log_every": 240},
     "image": {"lr": 0.04, "adam_lr": 2e-3, "ema": 0.999, "rate_weight": 5e-4, "balance": 0.5,
               "batches": [(0.0, 1, 96, 128, 128), (0.6, 1, 48, 192, 192)],
               "stills": (96, 128, 128), "cycle": 4, "log_every": 400}}
@@ -44,8 +45,8 @@ REFINE_BATCHES = {"video": [(0.0, 17, 8, 112, 128), (0.6, 17, 6, 112, 192)], "im
 TINY = {"batches": [(0.0, 1, 2, 32, 32), (0.34, 5, 2, 32, 32)], "stills": (2, 32, 32), "cycle": 3, "log_every": 1}
 # fmt: on
 WARMUP = 150  # steps
-RATE_FROM, RATE_FULL = 0.33, 0.5  # progress over which the rate term is switched on
-SAVE_EVERY_S = 120.0
+RATE_FROM, RATE_FULL = 0.25, 0.4  # progress over which the rate term is switched on
+SAVE_EVERY_S = 180.0
 
 
 def recipe(family: str, refine: bool, decoder_only: bool, tiny: bool) -> dict:
@@ -71,32 +72,38 @@ def set_posterior(vae: nn.Module) -> None:
         vae.quant_conv.bias[z:] = 2 * math.log(NOISE_STD)
 
 
-def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [B, 3, T, H, W], noise N(0, 1) [B, z, T', h, w] → squared error [B] and bits [B], both per pixel value."""
-    z = forward.encode(vae, x).float()
-    bits = 0.5 * torch.log2(1 + (z / NOISE_STD).square()).flatten(1).sum(1) / x[0].numel()
-    error = (forward.decode(vae, z + NOISE_STD * noise).float() - x).square().flatten(1).mean(1)
+def draw_spread(n: int, weaker: bool, generator: torch.Generator) -> torch.Tensor:
+    """σ of each sample [n]; weaker: the decoder alone is trained, the latents have their scale."""
+    u = torch.rand(n, generator=generator, device=generator.device)
+    return u * NOISE_STD if weaker else (math.log(NOISE_FROM) + u * math.log(NOISE_TO / NOISE_FROM)).exp()
+
+
+def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor,
+               spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [B, 3, T, H, W], noise N(0, 1) [B, z, T', h, w], σ [B] → squared error [B] and bits [B], per pixel value."""
+    z, spread = forward.encode(vae, x).float(), spread.view(-1, 1, 1, 1, 1)
+    bits = 0.5 * torch.log2(1 + (z / spread).square()).flatten(1).sum(1) / x[0].numel()
+    error = (forward.decode(vae, z + spread * noise).float() - x).square().flatten(1).mean(1)
     return error, bits
 
 
 class Step:
-    """One training step: forward, backward, update. On a GPU each batch shape becomes a CUDA graph, because the many
-    small kernels of this model are slow to launch."""
+    """One training step: forward, backward, update."""
 
     def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str, weaker: bool = False):
-        self.weaker = weaker  # noise of 0 to 1 times the usual strength, drawn for each sample
         self.vae, self.optimiser, self.kind, self.balance = vae, optimiser, device.split(":")[0], balance
-        self.rate_weight = torch.zeros((), device=device)
-        self.graphs: dict[torch.Size, tuple] = {}
+        self.weaker, self.rate_weight = weaker, torch.zeros((), device=device)
+        self.run = Captured(self.eager, self.kind)
 
-    def eager(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def eager(self, x: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared error [B] and bits [B], both per pixel value, of the batch before the update."""
         self.optimiser.zero_grad()
         with torch.autocast(self.kind, torch.bfloat16, enabled=self.kind == "cuda"):
-            error, bits = loss_terms(self.vae, x, noise)
+            error, bits = loss_terms(self.vae, x, noise, spread.clamp_min(1e-3))
         # Dividing by the root of the error balances the mean squared error against the mean PSNR.
         weight = (error.detach() + 1e-4) ** -self.balance * 0.07
-        (weight * (error + self.rate_weight * bits)).mean().backward()
+        rate = self.rate_weight * (spread / NOISE_STD).square()
+        (weight * (error + rate * bits)).mean().backward()
         self.optimiser.step()
         return error.detach(), bits.detach()
 
@@ -104,30 +111,7 @@ class Step:
         b, _, t, h, w = x.shape
         z = self.vae.config.z_dim
         noise = torch.randn(b, z, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
-        if self.weaker:
-            noise = noise * torch.rand(b, 1, 1, 1, 1, generator=generator, device=x.device)
-        if self.kind != "cuda":
-            return self.eager(x, noise)
-        if x.shape not in self.graphs:
-            self.graphs[x.shape] = self._capture(x, noise)
-        graph, inputs, outputs = self.graphs[x.shape]
-        for static, new in zip(inputs, (x, noise), strict=True):
-            static.copy_(new)
-        graph.replay()
-        return outputs
-
-    def _capture(self, x: torch.Tensor, noise: torch.Tensor) -> tuple:
-        inputs, stream = (x.clone(), noise.clone()), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # real steps, which also let cuDNN choose its kernels
-                self.eager(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        self.optimiser.zero_grad()
-        with torch.cuda.graph(graph):
-            outputs = self.eager(*inputs)
-        return graph, inputs, outputs
+        return self.run(x, noise, draw_spread(b, self.weaker, generator))
 
 
 def draw_batch(bank: Bank, cfg: dict, progress: float, step: int) -> torch.Tensor:
@@ -236,3 +220,35 @@ def measure_latents(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bo
     z = torch.cat([z.transpose(0, 1).flatten(1) for z in _latent_batches(vae, bank, family, 12, tiny)], 1)
     mean, var = z.mean(1), z.var(1)
     return {"mean": mean.tolist(), "std": float(var.mean().sqrt()), "own": var.sqrt().tolist()}
+
+
+@torch.no_grad()
+def without_dead_channels(vae: nn.Module, own: list[float], least: float = 0.01) -> nn.Module:
+    """The same VAE without the latent channels whose deviation in `own` is below `least`.
+
+    The encoder gives what it gave. The decoder's first two layers share what the lost channels left: exactly inside a
+    picture, not where they see the zeros around it, for the constant part that only those channels could carry."""
+    live = [k for k, s in enumerate(own) if s >= least]
+    z, mean = len(live), torch.tensor(vae.config.latents_mean).double()
+    config = dict(vae.config) | {"z_dim": z, "latents_mean": [vae.config.latents_mean[k] for k in live],
+                                 "latents_std": vae.config.latents_std[:z]}
+    new, state = type(vae).from_config(config), {k: v.double() for k, v in vae.state_dict().items()}
+    quant, first = state["quant_conv.weight"][live].flatten(1), state["encoder.conv_out.weight"]
+    state["encoder.conv_out.weight"] = torch.cat([torch.einsum("oi,i...->o...", quant, first),
+                                                  torch.zeros(z, *first.shape[1:], dtype=first.dtype)])
+    state["encoder.conv_out.bias"] = torch.cat([quant @ state["encoder.conv_out.bias"] + state["quant_conv.bias"][live],
+                                                torch.full((z,), 2 * math.log(NOISE_STD), dtype=first.dtype)])
+    state["quant_conv.weight"] = torch.eye(2 * z, dtype=first.dtype).view(2 * z, 2 * z, 1, 1, 1)
+    state["quant_conv.bias"] = torch.zeros(2 * z, dtype=first.dtype)
+    post, bias = state["post_quant_conv.weight"].flatten(1), state["post_quant_conv.bias"]
+    dead = [k for k in range(len(own)) if k not in live]
+    bias = bias + post[:, dead] @ mean[dead]
+    basis = torch.linalg.qr(post[:, live])[0]  # [old z, z]
+    rest, entry = bias - basis @ (basis.T @ bias), state["decoder.conv_in.weight"]
+    log.info("channels %d of %d; of the constant %.4f is in none of them", z, len(own), rest.norm() / bias.norm())
+    state["decoder.conv_in.bias"] += entry.sum((2, 3, 4)) @ rest
+    state["decoder.conv_in.weight"] = torch.einsum("oi...,ij->oj...", entry, basis)
+    state["post_quant_conv.weight"] = (basis.T @ post[:, live]).view(z, z, 1, 1, 1)
+    state["post_quant_conv.bias"] = basis.T @ bias
+    new.load_state_dict({k: v.float() for k, v in state.items()})
+    return new

@@ -20,47 +20,64 @@ log = logging.getLogger(__name__)
 COMPILED: dict[str, object] = {}  # filled by speed_up; empty means plain eager
 
 
-def _norm_act(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]."""
+def _lead(x: torch.Tensor, t: int, taps: int) -> torch.Tensor:
+    """[B·T, C, H, W] → [B, C, taps − 1 + T, H, W]: what a causal convolution reads, frames of zeros first."""
+    clip = x.permute(0, 2, 3, 1).unflatten(0, (-1, t))  # [B, T, H, W, C]
+    return F.pad(clip, (0, 0, 0, 0, 0, 0, taps - 1, 0)).permute(0, 4, 1, 2, 3)
+
+
+def _norm_act(x: torch.Tensor, gamma: torch.Tensor, t: int) -> torch.Tensor:
+    """SiLU(x / ‖x‖₂ · √C · γ) over channels, x [N, C, H, W]; with t > 1 what a causal convolution reads of it."""
     wide = x.float()
     unit = wide * torch.rsqrt(wide.square().sum(1, keepdim=True).clamp_min(1e-24))
-    return F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+    out = F.silu(unit * (x.shape[1] ** 0.5) * gamma.float().view(1, -1, 1, 1)).to(x.dtype)
+    return _lead(out, t, 3) if t > 1 else out
 
 
 def speed_up() -> None:
-    """Fuses the norms; without a working compiler everything still runs, about half as fast."""
-    torch._dynamo.config.cache_size_limit = 64
+    """Norms and activations as one kernel; without a working Triton everything still runs, about half as fast."""
     try:
-        fused = torch.compile(_norm_act, dynamic=True)
-        probe = torch.ones(2, 32, 8, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        fused(probe, torch.ones(32, device="cuda")).sum().backward()
+        from .norm_kernel import NormAct
+
+        fused = lambda x, gamma, t: NormAct.apply(x, gamma, t, 2 if t > 1 else 0)  # noqa: E731
+        for t in (1, 3):
+            x, gamma = torch.randn(6, 96, 5, 7, device="cuda", requires_grad=True), torch.rand(96, device="cuda")
+            grads = [torch.autograd.grad(f(x, gamma, t).square().sum(), x)[0] for f in (fused, _norm_act)]
+            if not torch.allclose(*grads, atol=1e-3):
+                raise RuntimeError("the kernel is wrong here")
         COMPILED["norm_act"] = fused
-    except Exception as error:  # any compiler failure at all: slow is better than dead
-        log.warning("torch.compile is not usable here (%s); running eager", type(error).__name__)
+    except Exception as error:  # any failure of Triton at all: slow is better than dead
+        log.warning("Triton is not usable here (%s: %s); norms run eagerly", type(error).__name__, error)
 
 
-def norm_act(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A norm of the VAE and the activation that follows it."""
-    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten())
+def norm_act(norm: nn.Module, x: torch.Tensor, t: int = 1) -> torch.Tensor:
+    """A norm of the VAE and the activation that follows it; with t > 1 ready for `convolve`."""
+    return COMPILED.get("norm_act", _norm_act)(x, norm.gamma.flatten(), t)
+
+
+def convolve(m: nn.Conv3d, lead: torch.Tensor) -> torch.Tensor:
+    """A causal Conv3d of what `_lead` laid out, or, given [N, C, H, W], of single frames → [B·T, C', H, W]."""
+    w, pad = m.weight, m.kernel_size[1] // 2
+    if lead.ndim == 4:
+        return F.conv2d(lead, w[:, :, -1], m.bias, padding=pad)
+    out = F.conv3d(lead, w.contiguous(memory_format=torch.channels_last_3d), m.bias, padding=(0, pad, pad))
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def conv(m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
-    """A stride-1 causal Conv3d as one Conv2d over the last k_t frames stacked along channels."""
-    taps, w = m.kernel_size[0], m.weight
-    pad = m.kernel_size[1] // 2
-    if taps == 1 or t == 1:
-        return F.conv2d(x, w[:, :, -1], m.bias, padding=pad)
-    # [B, T + taps - 1, H, W, C]
-    clip = F.pad(x.permute(0, 2, 3, 1).unflatten(0, (-1, t)), (0, 0, 0, 0, 0, 0, taps - 1, 0))
-    stacked = torch.cat([clip[:, k : k + t] for k in range(taps)], -1).flatten(0, 1).permute(0, 3, 1, 2)
-    return F.conv2d(stacked, w.transpose(1, 2).flatten(1, 2), m.bias, padding=pad)
+    """A stride-1 causal Conv3d of [B·T, C, H, W]."""
+    return convolve(m, x if m.kernel_size[0] == 1 or t == 1 else _lead(x, t, m.kernel_size[0]))
+
+
+def norm_act_conv(norm: nn.Module, m: nn.Conv3d, x: torch.Tensor, t: int) -> torch.Tensor:
+    """Norm, activation, causal convolution over three frames."""
+    return convolve(m, norm_act(norm, x, t))
 
 
 def res_block(m: nn.Module, x: torch.Tensor, t: int) -> torch.Tensor:
     """norm, activation, convolution, twice, beside a shortcut."""
     h = x if isinstance(m.conv_shortcut, nn.Identity) else conv(m.conv_shortcut, x, t)
-    x = conv(m.conv1, norm_act(m.norm1, x), t)
-    return conv(m.conv2, norm_act(m.norm2, x), t) + h
+    return norm_act_conv(m.norm2, m.conv2, norm_act_conv(m.norm1, m.conv1, x, t), t) + h
 
 
 def attention(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -130,8 +147,8 @@ def encode(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
             x, t = downsample(m, x, t)
         else:
             x = res_block(m, x, t)
-    x = norm_act(encoder.norm_out, middle(encoder.mid_block, x, t))
-    x = conv(vae.quant_conv, conv(encoder.conv_out, x, t), t)
+    x = norm_act_conv(encoder.norm_out, encoder.conv_out, middle(encoder.mid_block, x, t), t)
+    x = conv(vae.quant_conv, x, t)
     return x[:, : vae.config.z_dim].unflatten(0, (-1, t)).transpose(1, 2)
 
 
@@ -145,5 +162,5 @@ def decode(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
             x = res_block(m, x, t)
         if block.upsamplers is not None:
             x, t = upsample(block.upsamplers[0], x, t)
-    x = conv(decoder.conv_out, norm_act(decoder.norm_out, x), t)
+    x = norm_act_conv(decoder.norm_out, decoder.conv_out, x, t)
     return unfold(x, patch(vae)).unflatten(0, (-1, t)).transpose(1, 2)
