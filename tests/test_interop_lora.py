@@ -11,11 +11,11 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vov.commands import export as script
 from tests.interop import adapted, layers, output, some_theta
 from vov import VovError, bitstream
 from vov.adapter.unilora import Adapter
 from vov.bitstream.header import Header
+from vov.commands import export as script
 from vov.config import load
 from vov.formats.lora import WAN_NAMES, write_lora
 from vov.formats.reference import load_reference

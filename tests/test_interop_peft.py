@@ -11,11 +11,11 @@ from peft import LoraConfig, PeftModel, UniLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vov.commands import export
 from tests.interop import adapted, output, some_theta
 from tests.test_golden import GOLDEN
 from vov import VovError
 from vov.adapter.unilora import Adapter, Projection
+from vov.commands import export
 from vov.formats import peft
 from vov.formats.peft import read_peft, write_peft
 
