@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_fit import ball
 from vov import VovError, config, media
+from vov.commands import dataset, dataset_item
 from vov.commands.encode import EncodeVideo, encode_video
 from vov.dataset import cluster, summary
 from vov.dataset.items import read_items
 from vov.dataset.jobs import Job, held, key_of, model_hash
+from vov.dataset.options import SetOptions
 from vov.runtime import signals
 from vov.runtime.files import REPO, locked
 
@@ -50,14 +51,11 @@ def encode(clips, tiny_wan, monkeypatch, capsys):
         def here(tasks, function, resources, retries, environ, done, lost, wanted):
             handed.extend(task.title for task in tasks)
             for number, task in enumerate(tasks):
-                tasks.extend(done(number, dataset_work.encode_one(task)))
+                tasks.extend(done(number, dataset_item.encode_one(task)))
 
         monkeypatch.setattr(cluster, "run", here)
-        settings = config.load(dataset_settings.VideoSet, {}, {**SMALL, **{k: v for k, v in zip(
-            ("MANIFEST", "OUT_DIR", "MODEL_ID"), (str(clips / "set.csv"), str(clips.parent / "out"), str(tiny_wan)),
-            strict=True)}}, "encode")
         with pytest.raises(VovError, match=r"1 of 3 items failed; why is in .*failed\.csv"):
-            encode_dataset.main(settings)
+            dataset.main(config.load(SetOptions, {}, os.environ))
         return handed, capsys.readouterr().out
     return run
 
@@ -72,10 +70,10 @@ def test_one_bad_item_is_one_line_and_the_others_are_what_encode_makes_alone(enc
     assert [row["name"] for row in result["items"]] == ["clip1", "clip2"] and result["totals"]["failed"] == 1
     for name, caption, steps in (("clip1", "a red ball", 4), ("clip2", "", 5)):
         alone = config.load(EncodeVideo, dict(
-            frames_dir=str(clips / name), out_dir=str(clips.parent / "alone"), caption=caption, model_id=str(tiny_wan),
-            name=name, steps=str(steps)), SMALL, "encode")
+            frames_dir=str(clips / name), out_dir=str(clips.parent / "alone" / name), caption=caption,
+            model_id=str(tiny_wan), steps=str(steps)), SMALL, "encode")
         encode_video(alone)
-        assert (out / name / f"{name}.vov").read_bytes() == (clips.parent / f"alone/{name}.vov").read_bytes()
+        assert (out / name / f"{name}.vov").read_bytes() == (clips.parent / f"alone/{name}/{name}.vov").read_bytes()
         assert result["items"][int(name == "clip2")]["bytes"] == (out / name / f"{name}.vov").stat().st_size
 
 
@@ -103,15 +101,15 @@ def test_a_stopped_item_goes_on_and_a_file_of_somebody_else_stays(encode, clips)
 def test_keys_are_of_content_caption_and_settings_not_of_places(tmp_path):
     for name, level in (("a", 0), ("b", 0), ("c", 1)):
         media.write_image(tmp_path / f"{name}.png", np.full((16, 16, 3), level, np.uint8))
-    settings = dataset_settings.VideoSet(steps=4)
-    a, b, c = (key_of(tmp_path / f"{name}.png", "", settings, dataset_work.MANAGED) for name in "abc")
+    settings = dataset_item.Video(steps=4)
+    a, b, c = (key_of(tmp_path / f"{name}.png", "", settings, dataset_item.MANAGED) for name in "abc")
     assert a == b != c
     for other in (dict(steps=5), dict(model_id="x"), dict(roi=str(tmp_path / "c.png"))):
         changed = dataclasses.replace(settings, **other)
-        assert key_of(tmp_path / "a.png", "", changed, dataset_work.MANAGED) != a
-    assert key_of(tmp_path / "a.png", "text", settings, dataset_work.MANAGED) != a
+        assert key_of(tmp_path / "a.png", "", changed, dataset_item.MANAGED) != a
+    assert key_of(tmp_path / "a.png", "text", settings, dataset_item.MANAGED) != a
     for same in (dict(device="cpu"), dict(out_dir="elsewhere"), dict(overwrite=True), dict(config="nano")):
-        assert key_of(tmp_path / "a.png", "", dataclasses.replace(settings, **same), dataset_work.MANAGED) == a
+        assert key_of(tmp_path / "a.png", "", dataclasses.replace(settings, **same), dataset_item.MANAGED) == a
 
 
 def test_columns_are_settings_and_others_are_refused(tmp_path):
@@ -124,7 +122,7 @@ def test_columns_are_settings_and_others_are_refused(tmp_path):
 
 
 def test_names_of_folders_are_told_apart():
-    assert dataset_work.unique(["a", "A", "b", "report", "a"]) == ["a", "A-2", "b", "report-2", "a-3"]
+    assert dataset_item.unique(["a", "A", "b", "report", "a"]) == ["a", "A-2", "b", "report-2", "a-3"]
 
 
 def test_totals_are_of_the_files_and_a_set_without_failures_leaves_no_list(tmp_path):
@@ -160,10 +158,8 @@ def test_a_worker_lives_on_one_machine():
 
 
 def test_a_family_that_is_none_is_refused_with_the_settings():
-    assert dataset_settings.class_of(["--family", "video"], {"FAMILY": "image"}) is dataset_settings.VideoSet
-    environ = {"FAMILY": "sound", "CONFIG": "nano-image"}
     with pytest.raises(VovError, match="family='sound'"):
-        config.load(dataset_settings.class_of([], environ), {}, environ, "encode")
+        config.load(SetOptions, {}, {"FAMILY": "sound"})
 
 
 def die_once(task):
@@ -201,7 +197,7 @@ def test_a_signal_ends_a_set_in_one_line_after_what_is_done(tmp_path):
 
 
 def test_job_records_that_are_damaged_are_none(tmp_path):
-    job = Job(tmp_path / "a.mp4", "a", tmp_path, {}, "key")
+    job = Job(tmp_path / "a.mp4", "a", tmp_path, {}, "video", 0, "key")
     job.record.write_text("[1, 2")
     assert job.recorded() == {} and not job.done() and not job.begin() and job.begin()
 
@@ -213,8 +209,8 @@ def test_keys_are_of_the_models_content_not_of_its_name_or_place(tmp_path):
                        ("short", weights[:-1])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.bin").write_bytes(data.tobytes())
-    settings = dataset_settings.VideoSet(steps=4)
-    one, copy, tail, short = (key_of(tmp_path / "a.png", "", settings, dataset_work.MANAGED, tmp_path / name)
+    settings = dataset_item.Video(steps=4)
+    one, copy, tail, short = (key_of(tmp_path / "a.png", "", settings, dataset_item.MANAGED, tmp_path / name)
                               for name in ("one", "copy", "tail", "short"))
     assert one == copy and len({one, tail, short}) == 3
     assert model_hash(tmp_path / "one") == model_hash(tmp_path / "copy")
@@ -241,5 +237,5 @@ def test_an_item_waits_for_the_process_of_a_killed_command_but_not_for_ever(tmp_
 
 def test_after_a_failed_item_the_model_is_loaded_anew(encode):
     encode()  # its last item is a clip
-    assert dataset_settings.kept
-    assert encode()[0] == ["bad"] and not dataset_settings.kept
+    assert dataset_item.loaded
+    assert encode()[0] == ["bad"] and not dataset_item.loaded

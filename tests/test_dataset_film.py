@@ -6,16 +6,17 @@ from collections import deque
 
 import pytest
 
-from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_fit import ball
 from vov import config, media
+from vov.commands import dataset, dataset_item
 from vov.commands.encode import EncodeVideo, encode_video
 from vov.dataset import cluster
 from vov.dataset.jobs import Job
+from vov.dataset.options import SetOptions
 from vov.dataset.progress import Progress
 from vov.dataset.tasks import Task, Tasks
 from vov.runtime.files import REPO
-from vov.sequence.encode import SequenceEncoder
+from vov.sequence.chunk import ChunkCoder
 from vov.sequence.plan import groups, spans
 from vov.sequence.scenes import scene_starts
 from vov.sequence.settings import SequenceConfig
@@ -37,16 +38,16 @@ def film(tmp_path, tiny_wan, monkeypatch):
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["encode_dataset"])
-    dataset_settings.kept.clear()
+    dataset_item.loaded.clear()
     return found
 
 
 @pytest.fixture
 def coded(monkeypatch):
     """The numbers of the chunks that are coded, as they are."""
-    numbers, chunk = [], SequenceEncoder.chunk
-    monkeypatch.setattr(SequenceEncoder, "chunk", lambda self, number, *rest: (
-        numbers.append(number), chunk(self, number, *rest))[1])
+    numbers, code = [], ChunkCoder.code
+    monkeypatch.setattr(ChunkCoder, "code", lambda self, job, *rest: (
+        numbers.append(job.number), code(self, job, *rest))[1])
     return numbers
 
 
@@ -63,14 +64,14 @@ def run(film, monkeypatch):
                 number = waiting.popleft()
                 if tasks[number].title == stop:
                     raise KeyboardInterrupt
-                dataset_settings.kept.clear()
+                dataset_item.loaded.clear()
                 titles.append(tasks[number].title)
                 first = len(tasks)
-                tasks.extend(done(number, dataset_work.encode_one(tasks[number])))
+                tasks.extend(done(number, dataset_item.encode_one(tasks[number])))
                 waiting.extendleft(range(first, len(tasks)))
 
         monkeypatch.setattr(cluster, "run", here)
-        encode_dataset.main(config.load(dataset_settings.MixedSet, {}, film, "encode"))
+        dataset.main(config.load(SetOptions, {}, film))
         return titles
     return now
 
@@ -82,8 +83,9 @@ def test_a_video_of_many_groups_is_shared_out_and_its_file_is_what_encode_makes_
     printed = capsys.readouterr().out
     assert "film  is shared out in 4 groups" in printed and "film, group 0  coded, " in printed
     assert "0 to go\n" in printed and "[1/2] film " in printed
-    alone = config.load(EncodeVideo, dict(frames_dir=str(tmp_path / "in/film"), out_dir=str(tmp_path / "alone"),
-                                                  scenes=str(tmp_path / "cuts.txt"), name="film"), film, "encode")
+    alone = config.load(EncodeVideo, dict(
+        frames_dir=str(tmp_path / "in/film"), out_dir=str(tmp_path / "alone"), scenes=str(tmp_path / "cuts.txt"),
+        name="film"), film, "encode")
     encode_video(alone)
     assert (tmp_path / "out/film/film.vov").read_bytes() == (tmp_path / "alone/film.vov").read_bytes()
     rows = json.loads((tmp_path / "out/results.json").read_text())["items"]
@@ -100,7 +102,7 @@ def test_groups_that_are_coded_are_not_coded_again(run, coded, tmp_path):
 
 
 def test_a_group_that_fails_is_one_line_and_ends_the_work_on_its_video(tmp_path):
-    jobs = [Job(tmp_path / f"{name}.mp4", name, tmp_path / name, {"family": "video"}, "key") for name in "ab"]
+    jobs = [Job(tmp_path / f"{name}.mp4", name, tmp_path / name, {}, "video", 4, "key") for name in "ab"]
     tasks = Tasks(jobs, Progress(tmp_path, jobs, [], [], 2))
     tasks.tasks.extend(tasks.done(0, {"groups": 3, "seconds": 1.0}))
     assert [task.title for task in tasks.tasks] == ["a", "b", "a, group 0", "a, group 1", "a, group 2"]
@@ -112,7 +114,7 @@ def test_a_group_that_fails_is_one_line_and_ends_the_work_on_its_video(tmp_path)
 
 
 def test_seconds_of_a_shared_video_are_those_of_all_its_tasks(tmp_path):
-    jobs = [Job(tmp_path / "a.mp4", "a", tmp_path / "a", {"family": "video"}, "key")]
+    jobs = [Job(tmp_path / "a.mp4", "a", tmp_path / "a", {}, "video", 4, "key")]
     tasks = Tasks(jobs, Progress(tmp_path, jobs, [], [], 1))
     tasks.tasks.extend(tasks.done(0, {"groups": 2, "seconds": 1.0}))
     tasks.done(1, {"seconds": 2.0})

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_dataset import SMALL
 from tests.test_fit import ball
 from vov import VovError, config, media
+from vov.commands import dataset, dataset_item
 from vov.dataset import cluster
+from vov.dataset.options import SetOptions
 
 PATIENCE = 90  # seconds that a worker waits for the other
 
@@ -43,7 +44,7 @@ def note_and_encode(task):
         if time.monotonic() > end:
             return {"error": "the other worker never came"}
         time.sleep(0.05)
-    return dataset_work.encode_one(task)
+    return dataset_item.encode_one(task)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def encode(node, tmp_path, tiny_wan, monkeypatch):
         inner = cluster.run
         monkeypatch.setattr(cluster, "run", lambda tasks, function, *rest: inner(
             tasks, "tests.test_dataset_gpus:note_and_encode", *rest))
-        encode_dataset.main(config.load(dataset_settings.VideoSet, {}, given, "encode"))
+        dataset.main(config.load(SetOptions, {}, given))
         assert all((out / f"clip{number}/clip{number}.vov").is_file() for number in (1, 2))
         return [json.loads(note.read_text()) for note in sorted(out.glob("*.note"))]
     return run
@@ -91,9 +92,9 @@ def test_with_gpus_0_a_worker_gets_none_and_sees_none(encode):
     (dict(gpus=2.0), 2.0), (dict(gpus=0.0, ray_address="a:1"), 0.0), (dict(ray_address="a:1"), 1.0),
     (dict(ray_address="a:1", device="cpu"), 0.0)])
 def test_a_worker_asks_for_a_gpu_of_a_cluster_unless_told_otherwise(asked, gpus):
-    assert encode_dataset.resources(dataset_settings.VideoSet(**asked)).gpus == gpus
+    assert dataset.resources(SetOptions(**asked)).gpus == gpus
 
 
 def test_the_gpu_without_any_is_refused():
     with pytest.raises(VovError, match="GPUS=0 and DEVICE=cuda are set; raise GPUS, or set DEVICE=cpu"):
-        encode_dataset.resources(dataset_settings.VideoSet(gpus=0.0, device="cuda"))
+        dataset.resources(SetOptions(gpus=0.0, device="cuda"))

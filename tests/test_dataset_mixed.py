@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import dataset_settings, dataset_work, encode_dataset
 from tests.test_fit import ball
 from vov import VovError, config, media
+from vov.commands import dataset, dataset_item
+from vov.commands.encode import EncodePictures, EncodeVideo, encode_pictures, encode_video
+from vov.config import cli
 from vov.dataset import cluster, summary
 from vov.dataset.jobs import Job
+from vov.dataset.options import SetOptions
 
 SMALL = dict(WIDTH="32", HEIGHT="32", STEPS="4", SCORE="pixel", DEVICE="cpu", CONFIG="",
              VIDEO_NUM_FRAMES="5", VIDEO_BYTES_PER_FRAME="12", VIDEO_SCENES="none", VIDEO_RESIZE="crop",
-             IMAGE_STEPS="3", IMAGE_SCALING_BYTES="60")
+             IMAGE_STEPS="3", IMAGE_NOISE_BYTES="60")
 
 
 @pytest.fixture
@@ -47,12 +50,12 @@ def small(folder, tiny_wan, tiny_qwen, monkeypatch):
 
 
 def listed(small):
-    return dataset_work.jobs_of(config.load(dataset_settings.MixedSet, {}, small, "encode"), {})
+    return dataset_item.jobs_of(config.load(SetOptions, {}, small), {})
 
 
 def test_a_file_goes_to_the_tree_of_what_it_holds_whatever_it_is_called(small):
     found = listed(small)
-    assert {job.name: job.tree for job in found if isinstance(job, Job)} == {
+    assert {job.name: job.medium for job in found if isinstance(job, Job)} == {
         "a": "image", "b": "image", "film": "video", "c": "video", "d": "video"}
     ((item, why),) = (one for one in found if not isinstance(one, Job))
     assert item.path.name == "e.mp4" and "not a readable video" in why
@@ -64,23 +67,23 @@ def test_each_file_is_what_its_trees_encode_makes_alone_and_totals_are_of_each_t
     handed = []
 
     def here(tasks, function, resources, retries, environ, done, lost, wanted):
-        handed.extend(task.job.tree for task in tasks)
+        handed.extend(task.job.medium for task in tasks)
         for number, task in enumerate(tasks):
-            tasks.extend(done(number, dataset_work.encode_one(task)))
+            tasks.extend(done(number, dataset_item.encode_one(task)))
 
     monkeypatch.setattr(cluster, "run", here)
     with pytest.raises(VovError, match="1 of 6 items failed"):
-        encode_dataset.main(config.load(dataset_settings.MixedSet, {}, small, "encode"))
+        dataset.main(config.load(SetOptions, {}, small))
     assert handed == sorted(handed)
     out, printed = folder.parent / "out", capsys.readouterr().out
     alone = {name: value for name, value in small.items() if "_" not in name} | {
         "NUM_FRAMES": "5", "BYTES_PER_FRAME": "12", "SCENES": "none", "RESIZE": "crop", "SCALING_BYTES": "60"}
-    for name, module, given in (
-            ("c", video_encode, dict(frames_dir=str(folder / "c.jpg"), model_id=small["WAN_MODEL_ID"])),
-            ("a", image_encode, dict(image=str(folder / "a.png"), model_id=small["QWEN_MODEL_ID"], steps="3",
-                                     caption="a red ball"))):
-        module.main(config.load(module.Encode, given | {"name": name, "out_dir": str(out / "alone")}, alone, "encode"))
-        assert (out / name / f"{name}.vov").read_bytes() == (out / "alone" / f"{name}.vov").read_bytes()
+    for name, cls, main, given in (
+            ("c", EncodeVideo, encode_video, dict(frames_dir=str(folder / "c.jpg"), model_id=small["WAN_MODEL_ID"])),
+            ("a", EncodePictures, encode_pictures, dict(image=str(folder / "a.png"), steps="3", caption="a red ball",
+                                                        model_id=small["QWEN_MODEL_ID"]))):
+        main(config.load(cls, given | {"name": name, "out_dir": str(out / "alone" / name)}, alone, "encode"))
+        assert (out / name / f"{name}.vov").read_bytes() == (out / "alone" / name / f"{name}.vov").read_bytes()
     result = json.loads((out / "results.json").read_text())
     totals, rows = result["totals"], result["items"]
     assert [(row["name"], row["tree"]) for row in rows] == [
@@ -97,13 +100,13 @@ def test_each_file_is_what_its_trees_encode_makes_alone_and_totals_are_of_each_t
 
 
 def test_a_preset_is_for_its_own_tree_and_the_other_gets_its_counterpart():
-    assert dataset_settings.counterpart("image", "nano-video-noise") == "nano-image"
-    assert dataset_settings.counterpart("video", "nano-video-noise") == "nano-video"
-    assert dataset_settings.counterpart("image", "wan2.1-1.3b") == "" == dataset_settings.counterpart("video", "")
-    assert dataset_settings.counterpart("image", "my.yaml") == "my.yaml"
+    assert dataset_item.counterpart("image", "nano-video-noise") == "nano-image"
+    assert dataset_item.counterpart("video", "nano-video-noise") == "nano-video"
+    assert dataset_item.counterpart("image", "wan2.1-1.3b") == "" == dataset_item.counterpart("video", "")
+    assert dataset_item.counterpart("image", "my.yaml") == "my.yaml"
 
     def settings(tree, given=None, cells=None, family="", **environ):
-        return dataset_settings.settings_of(tree, family, given or {}, environ, cells)
+        return dataset_item.settings_of(tree, family, given or {}, environ, cells)
 
     assert settings("image", CONFIG="nano-video").model_id == "nano-image"
     assert settings("image", {"config": "nano-video"}).model_id == "nano-image"
@@ -114,7 +117,7 @@ def test_a_preset_is_for_its_own_tree_and_the_other_gets_its_counterpart():
 
 def test_a_variable_of_one_tree_counts_over_that_of_both_and_a_cell_over_all():
     def steps(tree, given=None, cells=None, **environ):
-        return dataset_settings.settings_of(tree, "", given or {}, environ, cells).steps
+        return dataset_item.settings_of(tree, "", given or {}, environ, cells).steps
 
     assert steps("video", STEPS="7", VIDEO_STEPS="9") == 9 and steps("image", STEPS="7", VIDEO_STEPS="9") == 7
     assert steps("image", {"steps": "5", "key_every": "3"}, STEPS="7") == 5
@@ -134,12 +137,22 @@ def test_one_model_for_both_trees_is_refused(small, monkeypatch):
         listed(small)
 
 
-def test_help_tells_of_the_set_and_points_to_both_encode_sh():
-    said = dataset_settings.help_text("usage", {}, {"CONFIG": "nano-video", "WORKERS": "7"})
-    rows = [line.split()[:2] for line in said.splitlines()]
-    assert ["WORKERS", "7"] in rows and ["CONFIG", "nano-video"] in rows and ["KEY_EVERY", "0"] not in rows
-    assert "\nFAMILY " in said and "\nOUT_DIR " in said
-    assert "video/encode.sh and of image/encode.sh works too" in said and "VIDEO_ or IMAGE_" in said
+def test_help_tells_of_the_set_and_the_commands_whose_variables_go_with_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dataset", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(SetOptions, dataset.main, dataset.USAGE, more=dataset.ENCODE)
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "\nFAMILY " in said and "\nOUT_DIR " in said and "\nSTEPS" not in said
+    assert "Every variable and flag of video/encode.sh and image/encode.sh works too" in said
+
+
+def test_flags_of_both_commands_reach_the_items_they_are_for(small, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dataset", "--key_every", "3", "--noise-bytes", "70"])
+    found = dataset_item.jobs_of(config.load(SetOptions, {}, small), dataset.flags())
+    assert {job.settings["key_every"] for job in found if isinstance(job, Job) and job.medium == "video"} == {3}
+    monkeypatch.delenv("IMAGE_NOISE_BYTES")  # which would count over the flag
+    found = dataset_item.jobs_of(config.load(SetOptions, {}, small), dataset.flags())
+    assert {job.settings["scaling_bytes"] for job in found if isinstance(job, Job) and job.medium == "image"} == {70}
 
 
 def test_a_set_of_one_kind_has_one_total(tmp_path):

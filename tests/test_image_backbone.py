@@ -13,6 +13,8 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from peft import UniLoraConfig, get_peft_model
 
 from vov import VovError
+from vov.adapter.adapt import AdapterSpec, adapted_layers
+from vov.adapter.adapted import AdaptedModel
 from vov.model import speed
 from vov.model.flow import sample, sigma_grid
 from vov.model.memory import split_precision, stream_blocks
@@ -40,12 +42,9 @@ def picture(height=32, width=48):
 
 
 def adapted(backbone, theta, preset="qkvo", rank=2, length=100):
-    from vov.adapter.unilora import Adapter
-
-    adapter = Adapter(backbone.transformer, backbone.layers(preset, 2))
-    projection = adapter.projection(rank, length)
-    adapter.bind(projection.factors(projection.expand(theta)))
-    return adapter
+    model = AdaptedModel(backbone, AdapterSpec(rank, length, 2, preset, 42))
+    model.bind(theta)
+    return model
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -92,7 +91,8 @@ def test_unilora_is_bit_identical_to_peft_on_the_same_model(backbone):
 
 
 def test_presets_name_the_layers_of_the_method(backbone):
-    names = {preset: backbone.layers(preset, 1) for preset in backbone.presets}
+    names = {preset: adapted_layers(AdapterSpec(1, 9, 1, preset, 42), backbone, backbone.transformer)
+             for preset in backbone.presets}
     assert names["qkvo"] == [f"transformer_blocks.1.attn.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")]
     assert set(names["qkvo"]) - set(names["qkv"]) == {"transformer_blocks.1.attn.to_out.0"}
     assert set(names["qkvo_mlp"]) - set(names["qkvo"]) == {

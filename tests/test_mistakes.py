@@ -7,18 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from vov.evaluation.fetch import FetchConfig
-from vov.files import REPO
 
-from scripts import launch
 from tests.runs import two_stage, video_settings, write_clip
-from video.edit import EditCaption
-from video.reconstruct import Reconstruct
-from video.scale import Scale
-from vov import VovError, bitstream, cli, config, spelling
+from vov import VovError, bitstream, config
+from vov.commands import edit
+from vov.commands.add_noise import AddNoiseVideo, add_noise_video
 from vov.commands.catalogue import COMMANDS, text
+from vov.commands.decode import DecodeVideo
+from vov.commands.fetch import FetchConfig
 from vov.commands.options import VideoFit
+from vov.config import cli, spelling
 from vov.model.lookup import GIGABYTES, find_model
+from vov.model.registry import backbone_class
+from vov.model.wan import WanBackbone
+from vov.runtime.files import REPO
 
 FIT, ENCODE, PICTURE = "video/train/run_two_stage.sh", "video/encode.sh", "image/encode.sh"
 RECONSTRUCT, EVAL, SAMPLE = "video/reconstruct/reconstruct.sh", "video/eval/eval.sh", "video/scaling/sample.sh"
@@ -140,7 +142,8 @@ FOREIGN = """
 def test_what_other_programs_set_is_never_spoken_of(script, entries):
     cls, _, more = entries[script]
     own = [name for field in config.variables(cls).values() for name in config.environment_names(field)]
-    prefixes = ("STAGE1_", "STAGE2_") if "stage1" in more.get("stages", ()) else more.get("prefixes", ())
+    prefixes = ("STAGE1_", "STAGE2_") if "stage1" in more.get("stages", ()) else ("IMAGE_", "VIDEO_") if more.get(
+        "more") else ()
     assert spelling.notes(script, own, dict.fromkeys(FOREIGN.split(), "1"), prefixes) == []
     assert spelling.notes("scripts/sweep.sh", own, {"TARGET_BYTE": "1"}) == []  # which hands the environment on
 
@@ -205,16 +208,13 @@ def test_slips_are_counted(one, other, slips):
 def test_a_forgotten_preset_is_told_of_before_a_large_download(tree, what, name, tmp_path):
     cure = (f"no weights of {name} in CACHE_DIR={tmp_path}; fetch them ({GIGABYTES[what]} GB) with: "
             f"CACHE_DIR={tmp_path} WHAT={what} bash scripts/fetch_models.sh")
-    from image.backbone import QwenBackbone
-    from video.backbone import WanBackbone
-
-    kind = {"video": WanBackbone, "image": QwenBackbone}[tree]
+    kind = backbone_class(tree)
     for cls in (COMMANDS[f"{tree}/encode.sh"], VideoFit if tree == "video" else COMMANDS["image/train_multi.sh"]):
         with pytest.raises(VovError) as told:
             cls(cache_dir=str(tmp_path)).load(kind)
         assert str(told.value) == f"CONFIG=nano-{tree} runs at once; {cure}"
     with pytest.raises(VovError) as told:  # a file's model cannot be replaced by another
-        Reconstruct(cache_dir=str(tmp_path)).load(kind)
+        DecodeVideo(cache_dir=str(tmp_path)).load(kind)
     assert str(told.value) == cure
     assert f"{what} ({GIGABYTES[what]} GB)" in config.variables(FetchConfig)["what"].metadata["help"]
     assert find_model(f"nano-{tree}", str(tmp_path)).is_dir()  # so it does run
@@ -243,13 +243,10 @@ def test_the_caption_of_one_clip_is_never_that_of_another(caplog, monkeypatch):
         VideoFit(frames_dir="clips/dog.mp4", name="cat").read_caption()
     for path, name in (("a/b.mp4", "b"), ("a/b/", "b"), ("..", Path("..").resolve().name)):
         assert VideoFit(frames_dir=path).clip_name == name
-    from video import edit
-
     seen = []
-    monkeypatch.setattr("vov.editing.command.run_command", lambda _, settings, *more: seen.append(
-        (settings.base_caption, str(more[-1]))))
-    edit.run(EditCaption(weights="runs/dog.safetensors", caption="a cat"))
-    edit.run(EditCaption(weights="runs/dog.safetensors", caption="a cat", name="HoneyBee"))
+    monkeypatch.setattr(edit, "_edit", lambda _, settings, *more: seen.append((settings.base_caption, str(more[-1]))))
+    edit.edit_video(edit.EditVideo(weights="runs/dog.safetensors", caption="a cat"))
+    edit.edit_video(edit.EditVideo(weights="runs/dog.safetensors", caption="a cat", name="HoneyBee"))
     assert seen == [("", "edits/dog.mp4"), (reference, "edits/HoneyBee.mp4")]
 
 
@@ -258,16 +255,12 @@ def test_a_fit_without_name_and_caption_is_named_by_its_file(tiny_wan, tmp_path,
     two_stage(video_settings(tiny_wan, clip, tmp_path / "out", name="", caption=""))
     assert bitstream.read(tmp_path / "out" / "dog.vov").items[0].caption == ""
     monkeypatch.chdir(tmp_path)
-    from video import scale
-
     with pytest.raises(VovError, match=r"^checkpoints/dog/two_stage/dog.vov: no such file"):  # where a fit puts it
-        scale.main(Scale(original_frames_dir=str(clip)))
+        add_noise_video(AddNoiseVideo(original_frames_dir=str(clip)))
 
 
 @pytest.mark.parametrize(("frames", "said"), [(16, "nearest is 17"), (14, "nearest is 13"), (2, "nearest is 1"),
                                               (15, "nearest are 13 and 17"), (3, "nearest are 1 and 5")])
 def test_the_nearest_number_of_frames(frames, said, tiny_wan):
-    from video.backbone import WanBackbone
-
     with pytest.raises(VovError, match=rf"NUM_FRAMES={frames}: must be 4n\+1; {said}$"):
         WanBackbone.load(str(tiny_wan), "", "cpu", "float32").check_geometry(32, 32, frames)

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import image.edit
-import image.encode
-import image.reconstruct
-import image.scale
-import image.train
-import video.edit
-import video.encode
-import video.evaluate
-import video.reconstruct
-import video.scale
-import video.train
-import vov.commands.export
+from vov.commands import add_noise, decode, edit, encode, evaluate, export, fit
 from vov.commands.options import ImageFit, VideoFit
 from vov.evaluation.pairs import EvalConfig
 
@@ -61,22 +50,22 @@ def commands() -> dict[str, Command]:
     """Every command, with tiny settings. IN is the case's file, OUT its empty folder, MEDIA the originals."""
     return fits() | decoders() | coders() | {
         "video/edit": Command(
-            video.edit.EditMerge, video.edit.run,
+            edit.MergeVideos, edit.edit_video,
             WAN | {"WEIGHTS1": "IN", "WEIGHTS2": "GOLDEN/video_noise.vov", "CAPTION": "else", "STEPS": "2",
                    "OUTPUT_VIDEO": "OUT/e.mp4", "LAST_K": "2", "THETA_D_LENGTH": "300", "WIDTH": "16", "HEIGHT": "16",
                    "NUM_FRAMES": "1"}, EDITING, shape="weights"),
         "image/edit": Command(
-            image.edit.EditMerge, image.edit.run,
+            edit.MergePictures, edit.edit_picture,
             QWEN | {"WEIGHTS1": "IN", "WEIGHTS2": "GOLDEN/image_noise.vov", "CAPTION": "else", "OUTPUT": "OUT/e.png",
                     "STEPS": "2"}, EDITING),
         "video/eval": Command(
-            EvalConfig, video.evaluate.main,
+            EvalConfig, evaluate.evaluate_clips,
             WAN | {"REAL_DIR": "MEDIA/clip", "FAKE_DIR": "MEDIA/clip", "OUT_DIR": "OUT/results", "WORK_DIR": "OUT/work",
                    "SKIP_METRICS": "1", "SKIP_FVD": "1"},
             names("REAL_DIR FAKE_DIR NAME BITSTREAM MANIFEST NUM_FRAMES METRICS FRAME_STEP ANCHORS ANCHOR_RATES "
                   "ANCHOR_BYTES BD_ANCHOR REFERENCE_CURVES DECODE_LIMIT"), shape=""),
         "scripts/export": Command(
-            vov.commands.export.Export, vov.commands.export.main,
+            export.Export, export.main,
             WAN | {"INPUT": "IN", "OUTPUT": "OUT/x.safetensors", "LAST_K": "2"},
             ("FORMAT", "RANK", "LAST_K", "LORA_PRESET", "PROJ_SEED", "OUTPUT", "MODEL_ID"),
             shape="weights"),
@@ -87,12 +76,12 @@ def fits() -> dict[str, Command]:
     """Fits of both stages."""
     return {
         "video/train": Command(
-            VideoFit, video.train.two_stage,
+            VideoFit, fit.two_stage,
             WAN | FIT | {"CONFIG": "nano-video", "FRAMES_DIR": "MEDIA/clip", "NUM_FRAMES": "1", "CAPTION": "a ramp",
                          "NAME": "x"},
             (*SHAPING, "NUM_FRAMES", "FPS", "FRAMES_DIR", "CAPTION_FILE"), ("", "stage1", "stage2"), ""),
         "image/train": Command(
-            ImageFit, image.train.main,
+            ImageFit, fit.fit_pictures,
             QWEN | FIT | {"CONFIG": "nano-image", "DESCRIPTION_FILE": "MEDIA/d.txt", "DATA_ROOT": "MEDIA"},
             (*SHAPING, "IMAGE", "DATA_ROOT", "CAPTION_START", "CAPTION_END", "DESCRIPTION_FILE"),
             ("", "stage1", "stage2"), ""),
@@ -103,13 +92,13 @@ def decoders() -> dict[str, Command]:
     """Of files and checkpoints."""
     return {
         "video/reconstruct": Command(
-            video.reconstruct.Reconstruct, video.reconstruct.main, WAN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
+            decode.DecodeVideo, decode.decode_video, WAN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
             (*DECODING, "START_AT", "FRAMES")),
         "image/reconstruct": Command(
-            image.reconstruct.Reconstruct, image.reconstruct.main, QWEN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
+            decode.DecodePictures, decode.decode_pictures, QWEN | {"BITSTREAM": "IN", "OUTPUT_DIR": "OUT"},
             DECODING),
         "image/reconstruct a checkpoint": Command(
-            image.reconstruct.Reconstruct, image.reconstruct.main,
+            decode.DecodePictures, decode.decode_pictures,
             QWEN | {"INIT_LORA_PATH": "IN", "OUTPUT_DIR": "OUT", "DESCRIPTION_FILE": "MEDIA/d.txt",
                     "DATA_ROOT": "MEDIA", "LAST_K": "2", "THETA_D_LENGTH": "300", "WIDTH": "16", "HEIGHT": "16",
                     "DECODE_STEPS": "2"}, (*EDITING, "SHIFT", "SAMPLER"), shape="weights"),
@@ -120,20 +109,20 @@ def coders() -> dict[str, Command]:
     """Of noise: for a fit, for sequences, for pictures."""
     return {
         "video/scale": Command(
-            video.scale.Scale, video.scale.main,
+            add_noise.AddNoiseVideo, add_noise.add_noise_video,
             WAN | {"BITSTREAM": "GOLDEN/video_theta.vov", "ORIGINAL_FRAMES_DIR": "MEDIA/clip", "OUTPUT": "OUT/s.vov",
                    "STEPS": "3"}, SCALING, shape=""),
         "image/scale": Command(
-            image.scale.Scale, image.scale.main,
+            add_noise.AddNoisePictures, add_noise.add_noise_pictures,
             QWEN | {"BITSTREAM": "GOLDEN/image_noise.vov", "ORIGINAL": "MEDIA/a.png", "OUTPUT": "OUT/s.vov",
                     "STEPS": "3"}, SCALING, shape=""),
         "video/encode": Command(
-            video.encode.Encode, video.encode.main,
+            encode.EncodeVideo, encode.encode_video,
             WAN | {"CONFIG": "nano-video", "FRAMES_DIR": "MEDIA/clip", "WIDTH": "16", "HEIGHT": "16", "NUM_FRAMES": "5",
                    "STEPS": "3", "BYTES_PER_FRAME": "8", "SCENE_STEPS": "1", "OUT_DIR": "OUT"}, SEQUENCE, ("encode",),
             shape=""),
         "image/encode": Command(
-            image.encode.Encode, image.encode.main,
+            encode.EncodePictures, encode.encode_pictures,
             QWEN | {"CONFIG": "nano-image", "DESCRIPTION_FILE": "MEDIA/d.txt", "DATA_ROOT": "MEDIA", "WIDTH": "16",
                     "HEIGHT": "16", "STEPS": "3", "SCALING_BYTES": "40", "OUT_DIR": "OUT"},
             (*SCALING, "IMAGE", "CAPTION", "DESCRIPTION_FILE", "CAPTION_START", "CAPTION_END", "DATA_ROOT", "OUT_DIR",

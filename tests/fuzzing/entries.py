@@ -120,7 +120,7 @@ def _kept(fresh: bool):
             and precision in ("auto", "float32", "")
             and offload == "none"
             and device != "cuda"
-            and cls.usual_model.startswith("Wan") == (model_id == "tiny-wan")
+            and (cls is WanBackbone) == (model_id == "tiny-wan")
         ):
             return models.backbone.__wrapped__(cls.tree) if fresh else models.backbone(cls.tree)
         return real[cls](cls, model_id, cache_dir, device, precision, trusted, offload)

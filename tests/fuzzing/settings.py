@@ -12,19 +12,17 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from image.reconstruct import Reconstruct as ImageReconstruct
-from image.scale import Scale as ImageScale
 from tests.fuzzing import edits
 from tests.fuzzing.judge import Broken, Target
-from video.edit import EditMerge
-from video.reconstruct import Reconstruct
-from video.scale import Scale
 from vov import config
 from vov.bitstream import Header
+from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo
+from vov.commands.decode import DecodePictures, DecodeVideo
+from vov.commands.edit import MergeVideos
 from vov.commands.options import ImageFit, VideoFit
 from vov.evaluation.pairs import EvalConfig
 
-CLASSES = (VideoFit, ImageFit, Scale, ImageScale, Reconstruct, ImageReconstruct, EditMerge, EvalConfig)
+CLASSES = (VideoFit, ImageFit, AddNoiseVideo, AddNoisePictures, DecodeVideo, DecodePictures, MergeVideos, EvalConfig)
 VALUE = edits.TEXT | edits.WHOLE.map(str) | edits.REAL.map(str)
 PLAIN = st.sampled_from(["1", "0", "2", "4", "0.5", "true", "float32", "cpu", "crop", "random", "x"])
 IN_HEADER = {field.name: field.metadata for field in dataclasses.fields(Header)}

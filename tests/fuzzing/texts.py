@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.fuzzing import edits
 from tests.fuzzing.judge import Target
 from vov.bitstream import Item
-from vov.commands.options import VideoFit, described
+from vov.commands.options import VideoFit
+from vov.commands.pictures import described
 from vov.evaluation.manifest import COLUMNS, read_curves, read_manifest
 from vov.evaluation.pairs import EvalConfig
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from tests.fuzzing import edits, models
 from tests.fuzzing.judge import Broken, Target
 from tests.fuzzing.tensors import Tensors, other_tensors, safetensors, safetensors_beside, tensor
+from vov.adapter.adapted import AdaptedModel
 from vov.commands.options import VideoFit
 from vov.editing import edit as editing
 from vov.fitting.encoder import Encoder, read_start
-from vov.fitting.fit import Fit
+from vov.fitting.fit import Fit, FitContext
 from vov.formats import export
 from vov.formats.peft import CONFIG, WEIGHTS, write_peft
 from vov.formats.reference import load_reference
@@ -51,16 +52,7 @@ def job() -> tuple[Encoder, Fit]:
     backbone = models.backbone.__wrapped__("video")
     encoder = Encoder(backbone, [Original(np.full((1, 32, 32, 3), 90, np.uint8), 8.0, "a ball", "x")], FIT)
     folder = Path(tempfile.mkdtemp(prefix="vov-fuzz-"))
-    fit = Fit(
-        backbone,
-        encoder.adapter,
-        encoder.projection,
-        encoder.targets,
-        FIT,
-        folder,
-        content=encoder.content,
-        notes=encoder.notes,
-    )
+    fit = Fit(encoder.model, encoder.items, FIT, folder, FitContext(content=encoder.content, notes=encoder.notes))
     fit.advance(0)
     fit._save(folder / "checkpoint.safetensors", 1)
     return encoder, fit
@@ -159,7 +151,7 @@ def start(data: bytes, folder: Path) -> None:
     """INIT_LORA_PATH: starts a fit from a checkpoint."""
     encoder, fit = job()
     with _at(folder, data) as path:
-        found = read_start(str(path), FIT, fit.backbone, encoder.projection)
+        found = read_start(str(path), FIT, fit.backbone, encoder.model.projection)
     if not torch.isfinite(fit._initial_theta(found)).all():
         raise Broken("starts from NaN or infinity")
     fit._initial_rate(found)
@@ -170,11 +162,11 @@ def edit(data: bytes, folder: Path) -> None:
     backbone = models.backbone("video")
     settings = editing.EditConfig(rank=1, theta_length=300, last_k=2, width=32, height=32, num_frames=1)
     with _at(folder, data) as path:
-        found = editing.load(path, settings, type(backbone))
-    settings.load(Kept, found.header or found.metadata, found.source)
+        found = editing.load(path, settings, "video")
+    settings.load(Kept, found.stream.header if found.stream else found.metadata, found.source)
     backbone.check_geometry(found.settings.width, found.settings.height, found.num_frames)
-    with editing.Merged(backbone, [found]) as merged:
-        merged.bind([1.0])
+    with AdaptedModel(backbone, found.spec) as merged:
+        merged.bind(found.theta, weights=[1.0])
 
 
 class Kept:
@@ -215,7 +207,7 @@ def peft_base() -> tuple[dict[str, Any], Tensors]:
     """What we ourselves write."""
     encoder, _ = job()
     folder = Path(tempfile.mkdtemp(prefix="vov-fuzz-"))
-    write_peft(folder, torch.zeros(300), encoder.adapter.names, encoder.projection, "tiny-wan")
+    write_peft(folder, torch.zeros(300), encoder.model.adapter.names, encoder.model.projection, "tiny-wan")
     return json.loads((folder / CONFIG).read_text()), {
         "base_model.unilora_theta_d": tensor(np.zeros(300, np.float32))
     }

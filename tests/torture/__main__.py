@@ -101,7 +101,7 @@ def main() -> int:
     commands.warm_up()
     commands.make_media(media)
     everything = commands.all_commands(media)
-    fit = next(command for command in everything if command.entry == "video.train:two_stage")
+    fit = next(command for command in everything if command.entry == "fit:two_stage")
     if commands.wait(commands.start(fit, media / "fit", out / "said.txt")):
         print((out / "said.txt").read_text(), file=sys.stderr)
         return 1

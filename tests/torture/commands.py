@@ -25,7 +25,8 @@ CLOCK = ("seconds", "created", "command", "config", "environment")
 
 @dataclass(frozen=True)
 class Command:
-    """One command: entry (module, function) and script, and its variables. OUT in them is the folder it writes to."""
+    """One command: entry (module of vov.commands, function) and script, and its variables. OUT in them is the folder it
+    writes to."""
 
     name: str
     entry: str
@@ -74,16 +75,16 @@ def all_commands(media: Path) -> list[Command]:
         "NAME": "x",
     }
     return [
-        Command("fit, stage 1", "video.train:stage1", "video/train/stage1_train.sh", stage1 | {"OUT_DIR": "OUT"}),
+        Command("fit, stage 1", "fit:stage1", "video/train/stage1_train.sh", stage1 | {"OUT_DIR": "OUT"}),
         Command(
             "fit, both stages",
-            "video.train:two_stage",
+            "fit:two_stage",
             "video/train/run_two_stage.sh",
             stage1 | {"OUT_DIR": "OUT", "STAGE2_LAMBDA_RATE": "0.01"},
         ),
         Command(
             "fit of pictures",
-            "image.train:main",
+            "fit:fit_pictures",
             "image/train_multi.sh",
             qwen
             | fit
@@ -100,7 +101,7 @@ def all_commands(media: Path) -> list[Command]:
         ),
         Command(
             "noise search",
-            "video.scale:main",
+            "add_noise:add_noise_video",
             "video/scaling/sample.sh",
             wan
             | {
@@ -114,20 +115,20 @@ def all_commands(media: Path) -> list[Command]:
         ),
         Command(
             "decode",
-            "video.reconstruct:main",
+            "decode:decode_video",
             "video/reconstruct/reconstruct.sh",
             wan | {"BITSTREAM": str(media / "fit" / "x.vov"), "OUTPUT_DIR": "OUT"},
         ),
-        Command("sequence of chunks", "video.encode:main", "video/encode.sh", sequence | {"BYTES_PER_FRAME": "12"}),
+        Command("sequence of chunks", "encode:encode_video", "video/encode.sh", sequence | {"BYTES_PER_FRAME": "12"}),
         Command(
             "sequence with a theta for each scene",
-            "video.encode:main",
+            "encode:encode_video",
             "video/encode.sh",
             sequence | {"SCENE_THETA": "40", "SCENE_STEPS": "8", "TARGET_BYTES": "600"},
         ),
         Command(
             "noise of pictures",
-            "image.encode:main",
+            "encode:encode_pictures",
             "image/encode.sh",
             qwen
             | {
@@ -143,7 +144,7 @@ def all_commands(media: Path) -> list[Command]:
         ),
         Command(
             "evaluation",
-            "video.evaluate:main",
+            "evaluate:evaluate_clips",
             "video/eval/eval.sh",
             wan
             | {
@@ -159,20 +160,21 @@ def all_commands(media: Path) -> list[Command]:
 
 
 STAGES = {
-    "video.train:two_stage": ("", "stage1", "stage2"),
-    "image.train:main": ("", "stage1", "stage2"),
-    "video.train:stage1": ("stage1",),
-    "video.encode:main": ("encode",),
-    "image.encode:main": ("encode",),
+    "fit:two_stage": ("", "stage1", "stage2"),
+    "fit:fit_pictures": ("", "stage1", "stage2"),
+    "fit:stage1": ("stage1",),
+    "encode:encode_video": ("encode",),
+    "encode:encode_pictures": ("encode",),
 }
 CLASSES = {
-    "video.train": "video.options:VideoFit",
-    "image.train": "image.options:ImageFit",
-    "video.scale": "video.scale:Scale",
-    "video.encode": "video.encode:Encode",
-    "image.encode": "image.encode:Encode",
-    "video.reconstruct": "video.reconstruct:Reconstruct",
-    "video.evaluate": "vov.evaluation.pairs:EvalConfig",
+    "fit:stage1": "options:VideoFit",
+    "fit:two_stage": "options:VideoFit",
+    "fit:fit_pictures": "options:ImageFit",
+    "add_noise:add_noise_video": "add_noise:AddNoiseVideo",
+    "encode:encode_video": "encode:EncodeVideo",
+    "encode:encode_pictures": "encode:EncodePictures",
+    "decode:decode_video": "decode:DecodeVideo",
+    "evaluate:evaluate_clips": "evaluate:EvalConfig",
 }
 
 
@@ -180,7 +182,7 @@ def _named(text: str):
     from importlib import import_module
 
     module, _, name = text.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(f"vov.commands.{module}"), name)
 
 
 def make_media(folder: Path) -> None:
@@ -214,11 +216,17 @@ def warm_up() -> None:
 
     torch.set_num_threads(1)  # before any work: threads do not survive a fork
     models.folder()
-    for entry in CLASSES:
-        _named(CLASSES[entry])
+    for entry, cls in CLASSES.items():
+        _named(entry)
+        _named(cls)
     RateModel()
     import av  # noqa: F401
 
+    import vov.commands.add_noise
+    import vov.commands.film
+    import vov.commands.stages
+    import vov.evaluation.evaluate
+    import vov.noise.items  # noqa: F401
 
 
 def start(command: Command, out: Path, said: Path, before=None) -> int:
@@ -235,8 +243,7 @@ def start(command: Command, out: Path, said: Path, before=None) -> int:
         for number, path in ((1, "/dev/null"), (2, str(said))):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ.update(command.environment(out))
-        module = command.entry.partition(":")[0]
-        sys.argv = [module]
+        sys.argv = [command.entry]
         if before:
             before()
         from tqdm import tqdm
@@ -245,7 +252,7 @@ def start(command: Command, out: Path, said: Path, before=None) -> int:
 
         tqdm.set_lock(threading.RLock())  # its own is shared with all forks, and one that is killed never gives it back
 
-        cli.run(_named(CLASSES[module]), _named(command.entry), "usage", stages=STAGES.get(command.entry, ("",)))
+        cli.run(_named(CLASSES[command.entry]), _named(command.entry), "usage", stages=STAGES.get(command.entry, ("",)))
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
@@ -282,7 +289,7 @@ def wait(pid: int, seconds: float = 120.0) -> int:
 
 def typed(command: Command, out: Path, said: Path) -> subprocess.Popen:
     """The command as a user types it."""
-    arguments = ["x"] if command.entry.startswith("video.scale") else []
+    arguments = ["x"] if command.entry.startswith("add_noise") else []
     return subprocess.Popen(
         ["bash", str(REPO / command.script), *arguments],
         stdout=subprocess.DEVNULL,
