@@ -20,6 +20,7 @@ from vov.config import cli, spelling
 from vov.model.lookup import GIGABYTES, find_model
 from vov.model.registry import backbone_class
 from vov.model.wan import WanBackbone
+from vov.runtime import launch
 from vov.runtime.files import REPO
 
 FIT, ENCODE, PICTURE = "video/train/run_two_stage.sh", "video/encode.sh", "image/encode.sh"
