@@ -98,6 +98,11 @@ def adapted(backbone: Backbone, spec: AdapterSpec, symbols: np.ndarray | None = 
         yield model
 
 
+def factors_of(projection: Projection, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(A, B) of a float32 θ̂ [d] for every layer, for formats that hold them."""
+    return projection.factors(projection.expand(theta))
+
+
 def make_header(backbone: Backbone, spec: AdapterSpec | None, step: float = 1.0, **fields) -> Header:
     """The header of a new file; the only place where one is made.
 

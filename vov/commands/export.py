@@ -79,6 +79,7 @@ def main(settings: Export) -> None:
 
 def write(settings: Export, output: Path, outputs: Outputs) -> None:
     """Expands θ and writes it in the format that is asked for."""
+    from vov.adapter.adapted import factors_of
     from vov.formats import export, lora, peft, reference
 
     found = export.read(settings.input)
@@ -95,7 +96,7 @@ def write(settings: Export, output: Path, outputs: Outputs) -> None:
     if settings.format == "peft":
         outputs.make(output, lambda: peft.write_peft(output, found.theta, adapter.names, projection, name))
     else:
-        factors = projection.factors(projection.expand(found.theta))
+        factors = factors_of(projection, found.theta)
         outputs.make(output, lambda: lora.write_lora(output, adapter.names, factors, backbone.tree,
                                                      {"model_id": name, **found.told}))
     print(f"{output}: {settings.format} of {len(adapter.names)} layers, rank {projection.rank}, for {name}")

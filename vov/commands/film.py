@@ -7,6 +7,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -14,7 +15,6 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
-from vov.commands.encode import EncodeVideo
 from vov.commands.run_report import NAME, Clock, Meter, table
 from vov.commands.saving import finish
 from vov.config import read_by
@@ -30,6 +30,9 @@ from vov.runtime.files import content_hash, locked, refuse_overlap, refuse_unwri
 from vov.runtime.resumable import Outputs, refuse_foreign
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.share import encoder_of
+
+if TYPE_CHECKING:  # which calls this module
+    from vov.commands.encode import EncodeVideo
 
 
 def encode(settings: EncodeVideo) -> str:

@@ -215,7 +215,8 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         items = tuple(dataclasses.replace(item, caption=caption) for item in stream.items)
         own = stream.sequence is not None or not fits
         thetas = None if own else ScheduledThetas(backbone, fits, *schedule)
-        with Decoder(dataclasses.replace(stream, items=items), backbone, thetas=thetas) as decoder:
+        asked = dataclasses.replace(stream, items=items)
+        with Decoder(asked, backbone, collections=settings.collection_dir, thetas=thetas) as decoder:
             return np.stack(list(decoder.frames(0 if stream.sequence else first.index)))
 
     numbers = [number for number, each in enumerate(adaptations) if each.theta is not None]

@@ -158,7 +158,8 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
         backbone = backbone_class(medium).load(name, settings.cache_dir, settings.device, dtype, trusted,
                                                settings.offload)
         for pair in waiting.get(model, ()):
-            pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded")
+            pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded",
+                                      settings.collection_dir)
         for clip in wanted.get(model, ()):
             made[clip] = explicit_pairs(clips[clip][0], targets[clip], backbone,
                                         Path(settings.work_dir) / "anchors" / clip / "explicit")
@@ -172,12 +173,12 @@ def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
     return settings.model_id or pair.header.model_id, precision, bool(settings.model_id)
 
 
-def decode_vov(path: Path, backbone: Backbone, folder: Path) -> Path:
+def decode_vov(path: Path, backbone: Backbone, folder: Path, collections: str = "") -> Path:
     """Decodes a .vov file of one clip, picture or video; returns the folder of its frames, in `folder`."""
     frames = folder / f"{path.stem}-{content_hash(path.read_bytes())[:8]}"
     shutil.rmtree(frames, ignore_errors=True)  # frames of an interrupted run
     stream = read(path, limit=0)  # `open_pairs` has looked at what it asks for
-    with Decoder(stream, backbone) as decoder:
+    with Decoder(stream, backbone, collections=collections) as decoder:
         media.write_frames(frames, decoder.frames())
     return frames
 

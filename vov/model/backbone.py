@@ -221,12 +221,6 @@ class Backbone(abc.ABC):
         levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(1, 2, 3, 0).cpu().numpy()
 
-    def layers(self, preset: str, last_k: int) -> list[str]:
-        """Names of the linears that a preset adapts, in `named_modules()` order."""
-        from vov.adapter.unilora import select_layers
-
-        return select_layers(self.transformer, self.blocks, self.presets[preset], last_k)
-
     def fingerprint(self) -> bytes:
         """8 bytes that name this model by its content; new files and all cache keys hold them."""
         return self._fingerprints[0]

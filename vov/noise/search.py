@@ -117,7 +117,7 @@ class Search:
         if saved:
             chooser.restore(saved.chosen, saved.energy, saved.worth)
         x = euler(aim.velocity, saved.x if saved else task.start.noise, sigmas[done:-1],
-                  self._after_step(chooser, done, len(sigmas) - 2))
+                  self._after_step(chooser, done, len(sigmas) - 1))
         self.resume.end()
         return Choice(np.concatenate(chooser.chosen), chooser.energy, chooser.worth, x, sigmas, velocity)
 

@@ -29,7 +29,7 @@ from vov.sequence.chunk import ChunkCoder, ChunkJob, Coded, View
 from vov.sequence.ledger import Ledger
 from vov.sequence.plan import Span, groups
 from vov.sequence.settings import SequenceConfig
-from vov.sequence.theta import SceneTheta, SceneThetas, hash_of, spec_of
+from vov.sequence.theta import SceneTheta, SceneThetas, crop, hash_of, spec_of
 
 RULES = 4  # how chunks are chosen; to be raised with any change of it, so that no chunk of before is taken from disk
 
@@ -70,6 +70,8 @@ class SequenceEncoder:
         self.masks = masks(settings, len(source), self.size)
         self.collection = collection.remember(settings.collection)
         self.spec = spec_of(settings, backbone)
+        if self.spec:
+            crop(settings, backbone)  # a wrong one is refused before any work
         self.header = make_header(
             backbone, self.spec, width=settings.width, height=settings.height, num_frames=settings.num_frames,
             fps=source.fps, resize=settings.resize, sampler="euler", decode_steps=settings.steps, shift=settings.shift,
