@@ -69,7 +69,7 @@ def read(settings: Results) -> list:
     found = []
     for kind in ways.KINDS:
         ways.chosen(settings.extent, kind, settings.ways, "")
-        if (path := settings.collection(kind)) and not Path(path).is_file():
+        if (path := settings.collection_of(kind)) and not Path(path).is_file():
             raise VovError(f"{path}: no such θ of a collection; make it with scripts/fit_collection.sh")
         text = getattr(settings, kind)
         found += originals.read(kind, "" if text == "none" else text, settings.media_dir,

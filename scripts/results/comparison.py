@@ -151,7 +151,7 @@ class Comparison:
             others = [name for name, _ in settings.codecs(original.kind)]
             others += [ways.EXPLICIT] if settings.takes_explicit() else []
             found += [(0, original, name, size) for name in others for size in every]
-            ours = ways.chosen(settings.extent, original.kind, settings.ways, settings.collection(original.kind))
+            ours = ways.chosen(settings.extent, original.kind, settings.ways, settings.collection_of(original.kind))
             for rank, name in enumerate(ours, 1):
                 found += [(rank, original, name, size)
                           for size in ways.sizes_of(name, original.kind, every, settings.extent)]

@@ -137,7 +137,7 @@ def deltas(rows: Sequence[dict]) -> list[dict]:
             for way, anchor in ((way, anchor) for way in ways for anchor in anchors if way != anchor):
                 pairs = [(curves.get((kind, name, anchor, clip), []), curves.get((kind, name, way, clip), []))
                          for clip in clips]
-                values = [delta(a, b, name, "pchip")["bd_rate_percent"] for a, b in pairs]
+                values = [delta(a, b, name)["bd_rate_percent"] for a, b in pairs]
                 if None not in values:
                     found.append({"kind": kind, "metric": name, "way": way, "anchor": anchor,
                                   "bd_rate_percent": float(np.mean(values)), "originals": len(clips)})

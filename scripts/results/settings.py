@@ -15,6 +15,8 @@ from vov.model.options import ModelOptions
 class Results(ModelOptions):
     """What is compared. Every variable of the commands that it runs works too (SCORE=pixel, STAGE1_LR=…)."""
 
+    UNUSED = ("collection",)
+
     extent: str = option("quick", "quick: meant for 20 minutes on 2 cores, some ways at some sizes; full: all ways at "
                          "all sizes, by estimate 90 minutes a clip, 20 a picture, 90 a video of 120 frames there",
                          choices=("quick", "full"))
@@ -62,17 +64,18 @@ class Results(ModelOptions):
         """The names of METRICS."""
         return [name.strip() for name in self.metrics.split(",") if name.strip()]
 
-    def collection(self, kind: str) -> str:
+    def collection_of(self, kind: str) -> str:
         """The collection's θ of a kind, "" for none."""
         return {"clips": self.clip_collection, "pictures": self.picture_collection}.get(kind, "")
 
     def shared(self, kind: str) -> tuple[str, float]:
         """(the setting that names the collection's θ, its bytes that one file has to bear)."""
-        path = Path(self.collection(kind)).resolve()
+        path = Path(self.collection_of(kind)).resolve()
         return f"COLLECTION={shlex.quote(str(path))}", path.stat().st_size / self.collection_files
 
     def environment(self) -> dict[str, str]:
         """What the commands need to know beside their own variables."""
         given = {"WAN_MODEL_ID": self.video_model, "QWEN_MODEL_ID": self.image_model, "CACHE_DIR": self.cache_dir,
                  "DEVICE": self.device, "NUM_GPUS": "1", "PREVIEW_EVERY": "0", "OVERWRITE": "1", "AUDIO": "none"}
-        return given | {"METRICS": "", "OUT": "", "RESULTS": "", "VOV_SPELLING": "0"}  # they are for several commands
+        given |= dict.fromkeys(("METRICS", "COLLECTION", "OUT", "RESULTS"), "")  # they are for several commands
+        return given | {"VOV_SPELLING": "0"}

@@ -37,8 +37,8 @@ def encode(film: Path, out: Path, model: str, size: tuple[int, int]) -> dict:
 
     settings = EncodeVideo(
         config="", frames_dir=str(film), out_dir=str(out), model_id=model, width=size[0], height=size[1],
-                      num_frames=17, steps=2, bytes_per_frame=4.0, score="likelihood", resize="stretch", scenes="none",
-                      key_every=8, device="cpu")
+        num_frames=17, steps=2, bytes_per_frame=4.0, score="likelihood", resize="stretch", scenes="none", key_every=8,
+        device="cpu")
     run(settings)
     result = json.loads((out / "result.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
