@@ -46,8 +46,9 @@ def train_dit(args, rank: int, device: str) -> dict:
     model = (parts.load_part(parts.transformer_class(args.family), args.models, args.family, "transformer")
              if args.refine else parts.new_transformer(args.family))
     text = parts.text_stack(args.family, args.models, media.captions)
-    budget, state = loop.Budget(args.seconds, args.steps), args.state / f"dit-{args.family}.pt"
-    summary = dit.train(args.family, model, frozen, text, media, budget, cfg, args.seed, rank, state, args.resume)
+    piece = dit.Piece(loop.Budget(args.seconds, args.steps), args.seed, rank, args.state / f"dit-{args.family}.pt",
+                      args.resume)
+    summary = dit.train(args.family, model, frozen, text, media, cfg, piece)
     if rank == 0:
         parts.save_pipeline(args.family, model.cpu(), text, args.out)
     return summary

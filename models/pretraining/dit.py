@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -249,12 +250,26 @@ class Task:
         return (v.float() - (noise - x0))[:, :, batch["known"]:].square().flatten(1).mean(1)
 
 
-def train(family: str, model: nn.Module, vae, text_stack, bank: Bank, budget: Budget, cfg: dict, seed: int,
-          rank: int, state: Path, resume: bool) -> dict:
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a training: how long, from which seed, which process this is, where the state is.
+
+    resume: go on from that state, if it is there.
+    """
+
+    budget: Budget
+    seed: int
+    rank: int
+    state: Path
+    resume: bool
+
+
+def train(family: str, model: nn.Module, vae, text_stack, bank: Bank, cfg: dict, piece: Piece) -> dict:
     """Trains `model` in place, encoding included; leaves the averaged weights in it. Returns what the card tells.
 
     Under several processes each has its own latents and noise; gradients are averaged.
     """
+    budget, seed, rank, state = piece.budget, piece.seed, piece.rank, piece.state
     device, kind = bank.device, bank.device.split(":")[0]
     vae.to(device).eval().requires_grad_(False)
     if kind == "cuda":
@@ -266,7 +281,7 @@ def train(family: str, model: nn.Module, vae, text_stack, bank: Bank, budget: Bu
     optimiser = Muon(model, is_matrix, cfg["lr"], cfg["adam_lr"], momentum=0.95, weight_decay=0.01)
     generator, chooser = torch.Generator(device).manual_seed(seed + 1 + rank), torch.Generator().manual_seed(seed)
     run = Training(model, optimiser, Ema(model, cfg["ema"]), (generator, chooser))
-    budget.begin(run.load(state) if resume and state.is_file() else 0.0)
+    budget.begin(run.load(state) if piece.resume and state.is_file() else 0.0)
     if rank and run.step:  # the saved generator is the first process's
         generator.manual_seed(seed + 1 + rank + run.step * 64)
     latents = LatentBank(family, vae, bank, cfg, seed * 64 + rank)
