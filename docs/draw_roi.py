@@ -19,8 +19,8 @@ def main() -> None:
     """Codes twice, prints PSNR inside and outside, writes the picture."""
     from skimage import data
 
-    from image import encode
     from vov import media
+    from vov.commands.encode import EncodePictures, encode_pictures
 
     original = media.resize(data.astronaut()[None, :400, :400], SIDE, SIDE)[0]
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
@@ -32,7 +32,7 @@ def main() -> None:
         media.write_image(folder / "astronaut.png", original)
         media.write_image(folder / "mask.png", mask)
         for name, roi in (("without", ""), ("with", str(folder / "mask.png"))):
-            encode.main(encode.Encode(
+            encode_pictures(EncodePictures(
                 image=str(folder / "astronaut.png"), out_dir=str(folder / name), model_id="nano-image", device="cpu",
                 config="", scaling_bytes=100, target_bytes=BYTES, steps=STEPS, roi=roi, roi_weight=WEIGHT))
             decoded = media.read_image(folder / name / "astronaut.png")

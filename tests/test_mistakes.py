@@ -156,7 +156,7 @@ def test_one_line_a_run_and_none_where_a_script_wants_none(type_):
     assert type_(ENCODE, {"TARGET_BYTE": "1", "VOV_SPELLING": "0"}) == (0, [])
     assert type_(ENCODE, {"TARGET_BYTE": ""}) == (0, [])
     demo = (REPO / "scripts/demo.sh").read_text()  # its exports are for the fits
-    assert re.search(r"VOV_SPELLING=0 \\\n.*bash video/scaling/sample.sh", demo)
+    assert re.search(r"VOV_SPELLING=0 bash video/encode.sh", demo)
 
 
 @pytest.mark.parametrize(("script", "flags", "said"), [

@@ -202,8 +202,8 @@ def test_a_way_that_refuses_is_a_note_and_the_others_stand(settings, tmp_path, m
     ({"ways": "frozn"}, "no way called frozn"), ({"ways": "films:frozen"}, "no way called films:frozen"),
     ({"clips": "clip,clip"}, "clip is there twice"),
     ({"clips": "nosuch.mp4"}, "no such folder, video or image"), ({"clip_bytes": "1k"}, "CLIP_BYTES='1k'"),
-    ({"clip_collection": "no.vovd"}, "no such θ of a collection"), ({"metrics": "psnrr"}, "METRICS=psnrr"),
-    ({"anchors": "x266"}, "ANCHORS=x266")])
+    ({"clip_collection": "no.vovd"}, "no such θ of a collection"), ({"metrics": "psnrr"}, "`metrics`=psnrr"),
+    ({"anchors": "x266"}, "`anchors`=x266")])
 def test_mistakes_are_found_before_any_work(settings, change, message):
     with pytest.raises(VovError, match=message) as caught:
         command.main(dataclasses.replace(settings, **change))

@@ -100,7 +100,7 @@ def config(settings: Fit, backbone, **changes):
 
 def fitting(settings: Fit, mode: str, backbone, clip, watch, bound: Bound) -> None:
     """Steps of a fit and of the sampler under one pair CHECKPOINTING/COMPILE."""
-    from vov.decoding.decode import Decoder
+    from vov.decoding.sampling import Sampling
     from vov.fitting.encoder import Encoder
     from vov.fitting.fit import Fit as Job
 
@@ -110,8 +110,7 @@ def fitting(settings: Fit, mode: str, backbone, clip, watch, bound: Bound) -> No
     linear, forwards = PASSES[checkpointing]
     for size in map(int, settings.listed("batch_sizes")):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(backbone, encoder.adapter, encoder.projection, encoder.targets,
-                      dataclasses.replace(fit, batch_size=size), Path(folder))
+            job = Job(encoder.model, encoder.items, dataclasses.replace(fit, batch_size=size), Path(folder))
             steps = itertools.count()
             advance = lambda job=job, steps=steps: job.advance(next(steps))  # noqa: E731
             watch(f"{mode}: first step, batch {size} (compilation)", advance, 1)
@@ -119,10 +118,13 @@ def fitting(settings: Fit, mode: str, backbone, clip, watch, bound: Bound) -> No
                   **bound(linear, forwards, 1, size))
             if settings.profile:
                 say_kernels(f"{mode}: stage-2 step", advance)
-    theta, condition = job.theta.detach(), encoder.conditions[0]
-    decoder = Decoder(backbone, make_header(backbone, encoder.projection, fit, [clip]), encoder.adapter,
-                      encoder.projection)
-    sample = lambda: decoder.latents(theta, condition)  # noqa: E731
+    sampling = Sampling(backbone, encoder.header(fit))
+    start = sampling.start(0)
+
+    def sample() -> None:
+        encoder.model.bind(job.theta.detach())
+        sampling.latents(start, sampling.velocity(start, encoder.conditions[0]))
+
     watch(f"{mode}: first sampler step", sample, 1)
     watch(f"{mode}: sampler step", sample, settings.repeats, **bound(1, 1))
     if settings.profile:
@@ -170,6 +172,7 @@ def share(settings: Fit, here) -> None:
 
     from vov.fitting.encoder import Encoder
     from vov.fitting.fit import Fit as Job
+    from vov.fitting.fit import FitContext
     from vov.media.original import Original
 
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +182,7 @@ def share(settings: Fit, here) -> None:
         fit = config(settings, backbone)
         fit = dataclasses.replace(fit, batch_size=1, accum_step=-(-settings.samples // here.size))
         encoder = Encoder(backbone, [clip], fit, here)
-        job = Job(backbone, encoder.adapter, encoder.projection, encoder.targets, fit, Path(folder), world=here)
+        job = Job(encoder.model, encoder.items, fit, Path(folder), FitContext(world=here))
         seconds = []
         for step in range(settings.warmup + settings.repeats):
             here.barrier()

@@ -62,62 +62,50 @@ def sequence(settings: Noise, **more):
 
 
 def steps(settings: Noise, score: str, backbone, frames, watch) -> None:
-    """A sampler step that codes a clip's noise by one score; alone, and after a known frame where a model takes one."""
+    """A sampler step that codes a clip's noise by one score; alone, and after a known frame where a model takes one.
+
+    The VAE has done its part.
+    """
     import numpy as np
-    import torch
 
     from vov.bitstream.sequence_code import noise_code
     from vov.noise.options import GRADIENT
+    from vov.noise.search import Task
     from vov.sequence.encode import SequenceEncoder
     from vov.sequence.ledger import scale_for
-    from vov.sequence.plan import Span, spans
+    from vov.sequence.plan import spans
 
     config = sequence(settings, steps=5, bytes_per_frame=15.0, score=score)
     with tempfile.TemporaryDirectory() as folder:
         encoder = SequenceEncoder(backbone, Still(frames), spans([0], len(frames), len(frames)), [""], config,
                                   Path(folder))
+    search, target = encoder.chunks.search, backbone.latents(frames)
     profile = np.full(encoder.noise["steps"], 255, np.int32)
     for chained in (False, True) if backbone.clean_first_frame else (False,):
         code = noise_code(encoder.noise, encoder.bits[chained], profile,
                           scale_for(profile, encoder.packings[chained], 15 * len(frames)))
-        stepping = CodedSteps(encoder, Span(0, len(frames), chained, 0), frames[0] if chained else None, code,
-                              encoder.backbone.latents(frames))
+        start = search.sampling.start(0, frames[0] if chained else None)
+        task = Task(start, encoder.conditions[0], target[:, :, 1:] if chained else target)
+        choose = lambda task=task, code=code: search.choose(task, code)  # noqa: E731
         name = f"noise, {score}{', after a known frame' if chained else ''}"
-        stepping.run()
-        watch(f"{name}: 4 steps with {int(code.plan[:4].sum())} atoms", stepping.run, 2)
+        choose()
+        watch(f"{name}: {code.steps} steps with {int(code.plan.sum())} atoms", choose, 2)
         if settings.profile:
-            say_kernels(name, stepping.run)
+            say_kernels(name, choose)
         if score in GRADIENT:
-            with torch.no_grad():
-                same = torch.equal(stepping.aim.plain(stepping.start.noise, 1.0),
-                                   stepping.aim.velocity(stepping.start.noise, 1.0))
-            print(f"{name}: velocity with a graph equals the decoder's to the bit: {same}", flush=True)
-            stepping.aim.kept = []
+            print(f"{name}: velocity with a graph equals the decoder's to the bit: {same(search, task)}", flush=True)
 
 
-class CodedSteps:
-    """Four sampler steps that choose noise, as `SequenceEncoder.search` takes them; the VAE has done its part."""
+def same(search, task) -> bool:
+    """Whether a score's backward pass leaves the velocity as the decoder will have it."""
+    import torch
 
-    def __init__(self, encoder, span, known, code, target):
-        from vov.noise.aim import Aim
+    from vov.noise.aim import Aim
 
-        self.encoder, self.code, self.start = encoder, code, encoder.model.start(0, known)
-        target = target if known is None else target[:, :, 1:]
-        self.aim = Aim(encoder.model.velocity(self.start, encoder.conditions[span.scene]), target,
-                       encoder.settings.score, None, chained=known is not None, every=encoder.settings.lookahead_every)
-
-    def run(self) -> None:
-        """Takes them."""
-        import torch
-
-        from vov.model.flow import euler
-        from vov.noise.choose import Chooser
-
-        sigmas = self.encoder.sigmas
-        with torch.no_grad():
-            chooser = Chooser(self.code, sigmas, 0, 0, self.aim.direction)
-            euler(self.aim.velocity, self.start.noise, sigmas[:5], chooser)
-            self.aim.kept = []
+    plain = search.sampling.velocity(task.start, task.condition)
+    aim = Aim(plain, task.target, search.score, None, chained=task.start.known is not None)
+    with torch.no_grad():
+        return torch.equal(plain(task.start.noise, 1.0), aim.velocity(task.start.noise, 1.0))
 
 
 def clip(settings: Noise, backbone, frames, watch) -> None:
@@ -154,25 +142,21 @@ def picture(settings: Noise, score: str, backbone, frames, watch) -> None:
 
     A search takes several passes, of untrained weights perhaps more than of real ones: a step is said apart.
     """
-    from vov.noise.bare import bare
-
     from vov.commands.options import ImageFit
     from vov.decoding.decode import Decoder
-    from vov.fitting.rate import from_symbols
     from vov.media.original import Original
+    from vov.noise.items import NoiseRun, add_noise, frozen_file
     from vov.noise.options import ScalingConfig
 
-    source, found, taken = Original(frames, 0.0, ""), [], []
+    original, found, taken = Original(frames, 0.0, ""), [], []
     code = ScalingConfig(scaling_bytes=settings.picture_bytes, steps=settings.noise_steps, score=score)
-    stream = bare(backbone, [source], ImageFit(config="", width=settings.width, height=settings.height))
+    stream = frozen_file(backbone, [original], ImageFit(config="", width=settings.width, height=settings.height))
+    run = NoiseRun(progress=lambda: taken.append(1))
     name = f"noise, {score}, picture of {settings.picture_bytes:,} bytes in {settings.noise_steps} steps"
-    seconds = watch(f"{name}, encode", lambda: found.append(scale(
-        stream, backbone, [source], code, lambda step, x: taken.append(step))[0]), 1)
+    seconds = watch(f"{name}, encode", lambda: found.append(add_noise(stream, backbone, [original], code, run)[0]), 1)
     watch.say(f"{name}, one of the {len(taken)} steps of all passes", round(seconds / len(taken), 4))
-    with Decoder.for_file(backbone, found[-1].header) as decoder:
-        decoder.read_noise(found[-1].noise, 1, "the file")
-        theta, condition = from_symbols(stream.symbols, stream.header.step), backbone.embed([""])[0]
-        watch(f"{name}, decode", lambda: decoder.frames(theta, condition), 1)
+    with Decoder(found[-1], backbone) as decoder:
+        watch(f"{name}, decode", lambda: list(decoder.frames()), 1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from scripts.results import ways
 from scripts.results.kept import Rows, key
-from scripts.results.originals import Original
+from scripts.results.originals import Measured
 from scripts.results.settings import Results
 from vov import media
 from vov.evaluation import explicit
@@ -66,7 +66,7 @@ class Comparison:
                                       and k in self.loaded), None) or load()
         return self.loaded[kind]
 
-    def ours(self, original: Original, way: str, asked: int) -> list[dict]:
+    def ours(self, original: Measured, way: str, asked: int) -> list[dict]:
         """The row of one of our ways at one size; none, and a note, when the command refuses."""
         settings, quick = self.settings, self.settings.extent == "quick"
         out = self.folder / original.kind / original.name / f"{way}-{asked}"
@@ -75,7 +75,7 @@ class Comparison:
                   "bytes": str(asked - round(share)), "caption": original.caption, "more": more}
         command = ways.commands(way, original.kind, values, quick)
         named = command.replace(str(self.folder), "OUT")
-        found = key(self.backbone(original.kind), [original.source()], way, named, share, self.metrics)
+        found = key(self.backbone(original.kind), [original.original()], way, named, share, self.metrics)
         if rows := self.kept.find(found):
             return rows
         if any(out.rglob("checkpoint.safetensors")):  # of a stopped run, or of another machine: it goes on with them
@@ -87,7 +87,7 @@ class Comparison:
         decoded = ways.decoded_path(original.kind, out, original.name)
         return self.add(found, original, way, asked, file, decoded, round(file.stat().st_size + share), command)
 
-    def codec(self, original: Original, name: str, preset: str, asked: int) -> list[dict]:
+    def codec(self, original: Measured, name: str, preset: str, asked: int) -> list[dict]:
         """The row of another codec: its finest stream of at most `asked` bytes; none, and a note, if there is none."""
         found = content_hash(name, preset, asked, original.frames.shape, original.frames.tobytes(), original.fps,
                              ffmpeg_version(), self.metrics)
@@ -99,10 +99,10 @@ class Comparison:
         rows = self.add(found, original, name, asked, made.path, made.open(), made.bytes, made.command)
         return [row for row in rows if row["bytes"] <= asked]
 
-    def explicit(self, original: Original, asked: int) -> list[dict]:
+    def explicit(self, original: Measured, asked: int) -> list[dict]:
         """The row of quantised latents of about `asked` bytes."""
         backbone = self.backbone(original.kind)
-        found = key(backbone, [original.source()], "explicit", asked, self.metrics)
+        found = key(backbone, [original.original()], "explicit", asked, self.metrics)
         if rows := self.kept.find(found):
             return rows
         clip = media.Clip(original.frames, original.fps or 1.0)
@@ -112,7 +112,7 @@ class Comparison:
         return self.add(found, original, ways.EXPLICIT, asked, file, list(frames), file.stat().st_size,
                         f"vov.evaluation.explicit, {file.stem}")
 
-    def add(self, found: str, original: Original, way: str, asked: int, file: Path, decoded: Any, size: int,
+    def add(self, found: str, original: Measured, way: str, asked: int, file: Path, decoded: Any, size: int,
             command: str) -> list[dict]:
         """Measures and keeps one row. decoded: a path, or frames; size: the bytes that count."""
         seconds = None if self.begun is None else round(time.monotonic() - self.begun, 1)
@@ -130,7 +130,7 @@ class Comparison:
             "torch": torch.__version__, "file": str(file.relative_to(self.folder)),
             "picture": str(picture.relative_to(self.folder))})])
 
-    def rows(self, originals: Sequence[Original], sizes: dict[str, list[int]]) -> Iterator[dict]:
+    def rows(self, originals: Sequence[Measured], sizes: dict[str, list[int]]) -> Iterator[dict]:
         """Every row that the settings ask for, kept or new: the other codecs first, then ours, the cheap ones first."""
         for original, name, asked in self.plan(originals, sizes):
             self.begun = time.monotonic()
@@ -142,7 +142,7 @@ class Comparison:
             else:
                 yield from self.ours(original, name, asked)
 
-    def plan(self, originals: Sequence[Original], sizes: dict[str, list[int]]) -> list[tuple[Original, str, int]]:
+    def plan(self, originals: Sequence[Measured], sizes: dict[str, list[int]]) -> list[tuple[Measured, str, int]]:
         """(original, way or codec, bytes) of every row, in the order in which they are made."""
         settings, found = self.settings, []
         for original in originals:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scripts.results.originals import Original
+from scripts.results.originals import Measured
 from scripts.results.settings import Results
 from scripts.results.ways import EXPLICIT, KINDS, WAYS
 from vov import VovError
@@ -25,7 +25,7 @@ BD_ANCHORS = {"clips": ("x264", "x265", "vvc", "explicit", "random"), "sequences
               "pictures": ("jpeg", "webp", "avif", "explicit", "random", "frozen")}
 
 
-def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequence[Original],
+def build(rows: Sequence[dict], settings: Results, suite: Suite, originals: Sequence[Measured],
           notes: Sequence[str]) -> dict:
     """Everything as one JSON-ready dictionary."""
     shown = [{name: value for name, value in row.items() if name not in ("key", "of", "file_hash")} for row in rows]

@@ -21,12 +21,13 @@ from vov.runtime.files import content_hash
 logger = logging.getLogger(__name__)
 
 
-def key(backbone: Backbone, sources: Sequence[Original], *settings: object) -> str:
+def key(backbone: Backbone, originals: Sequence[Original], *settings: object) -> str:
     """What names a measurement: the model and where it runs, every frame and caption, and all settings.
 
     settings: anything with a stable repr: a configuration's `identity`, texts, numbers, bytes.
     """
-    clips = [(s.name, s.caption, s.fps, s.frames.shape, content_hash(s.frames.tobytes())) for s in sources]
+    clips = [(one.name, one.caption, one.fps, one.frames.shape, content_hash(one.frames.tobytes()))
+             for one in originals]
     return content_hash(backbone.fingerprint(), backbone.precision, backbone.device.type, clips, *settings)
 
 

@@ -20,7 +20,7 @@ SIZE = (192, 112)  # of clips, pixels
 
 
 @dataclass(frozen=True)
-class Original:
+class Measured:
     """One clip or picture.
 
     Attributes:
@@ -41,12 +41,12 @@ class Original:
         """uint8 RGB [T, H, W, 3]."""
         return media.read_image(self.path)[None] if self.kind == "pictures" else media.read_clip(self.path).frames
 
-    def source(self) -> Original:
-        """For `rows.key`."""
+    def original(self) -> Original:
+        """For `kept.key`."""
         return Original(self.frames, self.fps, self.caption, self.name)
 
 
-def read(kind: str, text: str, base: str, folder: Path, length: int, side: int, show: str) -> Iterator[Original]:
+def read(kind: str, text: str, base: str, folder: Path, length: int, side: int, show: str) -> Iterator[Measured]:
     """The originals of a list NAME=PATH,…, written to `folder` unless they are there.
 
     Args:
@@ -65,7 +65,7 @@ def read(kind: str, text: str, base: str, folder: Path, length: int, side: int, 
             seen.add(name)
             path = folder / kind / (f"{name}.png" if kind == "pictures" else f"{name}-{length}/{name}")
             fps = write(kind, where if where == DEMO else str(Path(base) / where), name, path, length, side)
-            yield Original(kind, name, path, fps, caption(kind, name), where == DEMO or name in show.split(","))
+            yield Measured(kind, name, path, fps, caption(kind, name), where == DEMO or name in show.split(","))
 
 
 def entries(kind: str, word: str) -> list[tuple[str, str]]:

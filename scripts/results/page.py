@@ -88,14 +88,14 @@ def table(document: dict, rows: Sequence[dict], bold: bool = True) -> str:
     return "\n".join(lines)
 
 
-def by_size(document: dict, kind: str, name: str, ways: Sequence[str]) -> str:
+def by_size(document: dict, kind: str, name: str, compared: Sequence[str]) -> str:
     """One metric as Markdown, a line for each size; the best of a line bold, – where a way has no file of that size."""
-    lines = [f"| bytes ≤ | {' | '.join(map(ways.title, ways))} |", "| --: |" + " --: |" * len(ways)]
+    lines = [f"| bytes ≤ | {' | '.join(map(ways.title, compared))} |", "| --: |" + " --: |" * len(compared)]
     for asked in sizes(document, kind):
-        rows = [row for row in at(document, kind, asked) if row["way"] in ways and not larger(row)]
+        rows = [row for row in at(document, kind, asked) if row["way"] in compared and not larger(row)]
         best = shown(name, extreme(name, rows))
         values = {row["way"]: shown(name, row["metrics"].get(name)) for row in rows}
-        cells = [values.get(way) or "–" for way in ways]
+        cells = [values.get(way) or "–" for way in compared]
         lines.append(f"| {asked:,} | {' | '.join(f'**{cell}**' if cell == best else cell for cell in cells)} |")
     return "\n".join(lines)
 
@@ -243,8 +243,8 @@ def quoted(what: str, document: dict) -> str:
             return f"\n{table(document, at(document, kind, int(asked)))}\n"
         case ["lead", kind, asked]:
             return f"\n{lead(document, at(document, kind, int(asked)))}\n"
-        case ["sizes", kind, name, ways]:
-            return f"\n{by_size(document, kind, name, ways.split(','))}\n"
+        case ["sizes", kind, name, compared]:
+            return f"\n{by_size(document, kind, name, compared.split(','))}\n"
         case [kind, way, asked, name]:
             kind, _, one = kind.partition("/")
             for row in document["rows"] if one else at(document, kind, int(asked)):

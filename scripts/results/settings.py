@@ -77,4 +77,5 @@ class Results(ModelOptions):
         """What the commands need to know beside their own variables."""
         given = {"WAN_MODEL_ID": self.video_model, "QWEN_MODEL_ID": self.image_model, "CACHE_DIR": self.cache_dir,
                  "DEVICE": self.device, "NUM_GPUS": "1", "PREVIEW_EVERY": "0", "OVERWRITE": "1", "AUDIO": "none"}
-        return given | {"METRICS": "", "OUT": "", "RESULTS": "", "VOV_SPELLING": "0"}  # they are for several commands
+        given |= dict.fromkeys(("METRICS", "COLLECTION", "OUT", "RESULTS"), "")  # they are for several commands
+        return given | {"VOV_SPELLING": "0"}

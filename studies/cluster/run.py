@@ -58,7 +58,7 @@ def workers() -> list[int]:
 def command(clips: Path, out: Path, until: int, then) -> list[str]:
     """Runs the command and gives its lines; after `until` items and groups `then` is called with its process."""
     environ = os.environ | {"MANIFEST": str(clips), "OUT_DIR": str(out), "REPORT": "0"}
-    process = subprocess.Popen([sys.executable, "-m", "scripts.encode_dataset"], env=environ, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "vov.commands.dataset"], env=environ, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     lines = []
     for line in process.stdout:
@@ -77,22 +77,20 @@ def ended(line: str) -> bool:
 
 def made(out: Path) -> dict[Path, int]:
     """When each file and chunk was made."""
-    found = [*out.glob("*/*.vov"), *out.glob("*/chunks/chunk*.npz")]
+    found = [*out.glob("*/*.vov"), *out.glob("*/chunks/chunk*.safetensors")]
     return {path: path.stat().st_mtime_ns for path in found}
 
 
 def alone(clips: Path, out: Path) -> float:
     """video/encode.sh on one clip after the other, one model for all; seconds."""
-    from scripts.dataset_settings import VideoSet
-
-    from video.encode import main as encode
+    from vov.commands.encode import EncodeVideo, encode_video
     from vov.config import load
 
     begun = time.monotonic()
     for clip in sorted(p for p in clips.iterdir() if p.is_dir()):
         place = {"frames_dir": str(clip), "out_dir": str(out / clip.name), "name": clip.name}
         with contextlib.redirect_stdout(io.StringIO()):
-            encode(load(VideoSet, place, os.environ, "encode"))
+            encode_video(load(EncodeVideo, place, os.environ, "encode"))
     return time.monotonic() - begun
 
 
@@ -129,7 +127,7 @@ def main(settings: Trial) -> None:
     failed = list(csv.DictReader((out / "failed.csv").open()))
     after = made(out)
     again = [path.name for path, when in before.items() if after[path] != when]
-    files, chunks = (sum(path.suffix == suffix for path in before) for suffix in (".vov", ".npz"))
+    files, chunks = (sum(path.suffix == suffix for path in before) for suffix in (".vov", ".safetensors"))
     print(f"files equal to encode.sh's: {len(equal)} of {len(names)}; failed: {len(failed)} "
           f"({failed[0]['reason']:.60}…); made before the kill: {files} files, {chunks} chunks, made again: "
           f"{len(again)}; workers killed: {len(killed)}, noticed: {sum('process died' in line for line in lines)}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from vov.noise.bare import bare
 
 from scripts.results.kept import Rows, key
 from vov import bitstream, media, metrics
@@ -22,6 +21,7 @@ from vov.decoding.decode import decode
 from vov.fitting import collection_fit
 from vov.media.original import Original
 from vov.model.backbone import Backbone
+from vov.noise.items import NoiseRun, add_noise, frozen_file
 from vov.noise.options import ScalingConfig
 
 FILES = (20, 100, 1000)
@@ -75,24 +75,24 @@ def theta_of(kind: str, settings: Compare, backbone: Backbone) -> Path:
 
 def code(kind: str, settings: Compare, backbone: Backbone, rows: Rows) -> None:
     """Codes this process's test pictures, with and without θ, at every budget."""
-    name = collection.remember(str(Path(settings.out).parent / f"{kind}.vovd"))
-    backbone.collection_dir = str(Path(settings.out).parent)
-    sources = read(Path(settings.folder) / kind / "test", settings.pictures)
+    folder = str(Path(settings.out).parent)
+    name = collection.remember(str(Path(folder) / f"{kind}.vovd"))
+    originals = read(Path(settings.folder) / kind / "test", settings.pictures)
     fit = replace(ImageFit(), width=settings.size, height=settings.size, decode_steps=settings.steps, shift=0.0)
-    for source in sources[settings.part::settings.parts]:
+    for original in originals[settings.part::settings.parts]:
         for budget in map(int, number_list("BUDGETS", settings.budgets, positive=True)):
             for shared in (b"", name):
-                mark = key(backbone, [source], kind, budget, shared, settings.steps, settings.size)
+                mark = key(backbone, [original], kind, budget, shared, settings.steps, settings.size)
                 if rows.find(mark):
                     continue
-                stream = replace(bare(backbone, [source], fit), collection=shared)
+                stream = replace(frozen_file(backbone, [original], fit), collection=shared)
                 asked = ScalingConfig(scaling_bytes=budget, score="lookahead", steps=settings.steps)
-                made, _ = scale(stream, backbone, [source], asked)
-                file = f"{kind}-{Path(source.name).stem}-{budget}-{'theta' if shared else 'plain'}.vov"
+                made, _ = add_noise(stream, backbone, [original], asked, NoiseRun(collections=folder))
+                file = f"{kind}-{Path(original.name).stem}-{budget}-{'theta' if shared else 'plain'}.vov"
                 bitstream.write(rows.files / file, made)
-                (clip,) = decode(rows.files / file, backbone)  # the bytes alone
-                shown = source.reference(settings.size, settings.size, "crop")
-                rows.add(mark, [{"kind": kind, "name": source.name, "budget": budget, "shared": bool(shared),
+                (clip,) = decode(rows.files / file, backbone, collections=folder)  # the bytes alone
+                shown = original.reference(settings.size, settings.size, "crop")
+                rows.add(mark, [{"kind": kind, "name": original.name, "budget": budget, "shared": bool(shared),
                                  "theta": shared.hex(), "file": file,
                                  "bytes": (rows.files / file).stat().st_size,
                                  "psnr": metrics.psnr(shown, clip.frames)}])

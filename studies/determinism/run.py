@@ -14,7 +14,9 @@ import torch
 
 from vov import VovError, bitstream, media, metrics
 from vov.config import cli, option
+from vov.decoding.decode import decode
 from vov.model.backbone import Backbone
+from vov.model.registry import backbone_class
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,10 @@ class Study:
 
 def load(header: bitstream.Header, device: str, precision: str, cache_dir: str) -> Backbone:
     """The model of a file."""
-    if header.tree == "video":
-        from vov.model.wan import WanBackbone as Kind
-    else:
-        from vov.model.qwen import QwenBackbone as Kind
-    return Kind.load(header.model_id, cache_dir, device, precision)
+    return backbone_class(header.tree).load(header.model_id, cache_dir, device, precision)
 
 
-def decode(path: str, cache_dir: str, device: str, threads: int, precision: str = "float32",
+def shown(path: str, cache_dir: str, device: str, threads: int, precision: str = "float32",
            attention: str = "auto") -> np.ndarray:
     """Frames of a file's first item, uint8 [T, H, W, 3]."""
     torch.set_num_threads(threads)
@@ -66,13 +64,13 @@ def main(settings: Study) -> None:
         found = {}
         for name, way in ways.items():
             try:
-                found[name] = decode(path, where, *way)
+                found[name] = shown(path, where, *way)
             except VovError as problem:
                 if "ATTENTION" not in name:  # a kernel that is not here is only said
                     raise
                 print(f"{path}: {name}: {problem}")
         first = found["1 thread"]
-        print(f"{path}: 1 thread again: {apart(first, decode(path, where, 'cpu', 1))}", flush=True)
+        print(f"{path}: 1 thread again: {apart(first, shown(path, where, 'cpu', 1))}", flush=True)
         for name, frames in list(found.items())[1:]:
             line = f"{path}: 1 thread, {name}: {apart(first, frames)}"
             if original:

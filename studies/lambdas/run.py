@@ -24,9 +24,9 @@ class Lambdas:
 def main(settings: Lambdas) -> None:
     """Fits and prints a row for each."""
     from vov import bitstream
+    from vov.adapter.quantiser import from_symbols
     from vov.commands.options import ImageFit
     from vov.fitting.encoder import Encoder
-    from vov.fitting.rate import from_symbols
     from vov.model.qwen import QwenBackbone
 
     if not settings.image:
@@ -34,10 +34,9 @@ def main(settings: Lambdas) -> None:
     environ = {"CONFIG": "nano-image"} | {k: v for k, v in os.environ.items() if v}
     given = {"image": settings.image, "caption": "a picture", "preview_every": "0"}
     first, second = (config.load(ImageFit, given, environ, stage) for stage in config.STAGES)
-    source = first.sources()[0]
-    encoder = Encoder(first.load(QwenBackbone), [source], first)
     print("STEP_LR | λ | step | bytes | PSNR dB")
-    with tempfile.TemporaryDirectory() as place:
+    with (Encoder(first.load(QwenBackbone), first.originals(), first) as encoder,
+          tempfile.TemporaryDirectory() as place):
         start = {"unilora_theta_d": encoder.fit(dataclasses.replace(first, lambda_rate=0.0), Path(place) / "stage1",
                                                 preview=False).theta}
         for rate in number_list("RATES", settings.rates):

@@ -69,14 +69,13 @@ class Seen(Aim):
 
 def main(settings: Study) -> None:
     """Writes the files and prints a line for each."""
-    from vov.noise.bare import bare
-
     from vov import bitstream
     from vov.commands.options import VideoFit
     from vov.evaluation.tools import StLpips
     from vov.media.original import Original
     from vov.metrics import psnr
     from vov.model.wan import WanBackbone
+    from vov.noise.items import add_noise, frozen_file
     from vov.noise.options import ScalingConfig
 
     if not settings.clips:
@@ -87,21 +86,21 @@ def main(settings: Study) -> None:
     shares = number_list("SHARES", settings.shares)
     for path, share in itertools.product(map(Path, settings.clips.split(",")), shares):
         clip = media.read_clip(path)
-        source = Original(clip.frames, clip.fps or 24.0, "", path.name)
+        original = Original(clip.frames, clip.fps or 24.0, "", path.name)
         count, height, width = clip.frames.shape[:3]
-        original = torch.from_numpy(clip.frames).to(backbone.device).permute(0, 3, 1, 2).float() / 255
-        Seen.share, Seen.metric = share, staticmethod(lambda x, y=original: measure(x, y).mean())
+        wanted = torch.from_numpy(clip.frames).to(backbone.device).permute(0, 3, 1, 2).float() / 255
+        Seen.share, Seen.metric = share, staticmethod(lambda x, y=wanted: measure(x, y).mean())
         fit = VideoFit(config="", width=width, height=height, num_frames=count, shift=1.0)
         search.Aim = Seen
         try:
-            stream, (frames,) = search.scale(bare(backbone, [source], fit), backbone, [source], code)
+            stream, (frames,) = add_noise(frozen_file(backbone, [original], fit), backbone, [original], code)
         finally:
             search.Aim = plain
         file = Path(settings.out) / f"{share:g}" / f"{path.name}.vov"
         bitstream.write(file, stream)
         found = torch.from_numpy(frames).to(backbone.device).permute(0, 3, 1, 2).float() / 255
         print(f"{path.name:<16} share {share:<5g} {file.stat().st_size:>6} bytes {psnr(clip.frames, frames):6.2f} dB "
-              f"ST-LPIPS-{settings.net} {float(measure(found, original).mean()):.4f}", flush=True)
+              f"ST-LPIPS-{settings.net} {float(measure(found, wanted).mean()):.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ def frames(count: int):
 
 def encode(film: Path, out: Path, model: str, size: tuple[int, int]) -> dict:
     """Codes and decodes a film as encode.sh does; returns bytes, frames and this process's peak memory in MiB."""
-    from video.encode import Encode
+    from vov.commands.encode import EncodeVideo
     from vov.commands.film import encode as run
-    from vov.model.wan import WanBackbone
 
-    settings = Encode(config="", frames_dir=str(film), out_dir=str(out), model_id=model, width=size[0], height=size[1],
-                      num_frames=17, steps=2, bytes_per_frame=4.0, score="likelihood", resize="stretch", scenes="none",
-                      key_every=8, device="cpu")
-    run(settings, WanBackbone, str(film), "", out / "film.vov")
+    settings = EncodeVideo(
+        config="", frames_dir=str(film), out_dir=str(out), model_id=model, width=size[0], height=size[1],
+        num_frames=17, steps=2, bytes_per_frame=4.0, score="likelihood", resize="stretch", scenes="none", key_every=8,
+        device="cpu")
+    run(settings)
     result = json.loads((out / "result.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"frames": result["frames"][0], "bytes": result["bytes"], "seconds": result["seconds"], "peak_mib": peak}

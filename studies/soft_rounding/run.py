@@ -68,13 +68,13 @@ def main(settings: Study) -> None:
     backbone, plain = None, fit.RateModel
     for clip, way in itertools.product(settings.clips.split(","), ways):
         stages = fits.stages_of({"stage2.rounding": "soft"}, clip, os.environ)  # what gives the others a temperature
-        source, backbone = stages[-1].source(), backbone or stages[0].load(WanBackbone)
+        (original,), backbone = stages[-1].originals(), backbone or stages[0].load(WanBackbone)
         fit.RateModel = type("Chosen", (Rounding,), {"way": way})
         try:
-            row = fits.measured_fit(backbone, source, stages, Path(settings.out) / way / f"{source.name}.vov")
+            row = fits.measured_fit(backbone, original, stages, Path(settings.out) / way / f"{original.name}.vov")
         finally:
             fit.RateModel = plain
-        print(line({"clip": source.name, "vary": way, **row}, ""), flush=True)
+        print(line({"clip": original.name, "vary": way, **row}, ""), flush=True)
 
 
 if __name__ == "__main__":

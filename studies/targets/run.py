@@ -46,34 +46,32 @@ def main(settings: Targets) -> None:
 
 def read(tree: str, path: str):
     """(both stages, the original, the model) of one path; the original is cut to the fit's geometry."""
+    from vov.model.registry import backbone_class
+
     if tree == "image":
         from vov.commands.options import ImageFit as Fit
-        from vov.model.qwen import QwenBackbone as Kind
         given = {"image": path, "caption": "a picture"}
     else:
         from vov.commands.options import VideoFit as Fit
-        from vov.model.wan import WanBackbone as Kind
         given = {"frames_dir": path, "caption": "a clip", "name": Path(path).stem}
     environ = {"CONFIG": f"nano-{tree}"} | {k: v for k, v in os.environ.items() if v}
     stages = [config.load(Fit, given | {"preview_every": "0"}, environ, stage) for stage in config.STAGES]
     stages[0] = dataclasses.replace(stages[0], lambda_rate=0.0)
-    source = stages[0].sources()[0] if tree == "image" else stages[0].source()
-    frames = source.fitted(stages[0].width, stages[0].height, "crop")
-    return stages, dataclasses.replace(source, frames=frames, name=Path(path).stem), stages[0].load(Kind)
+    (original,) = stages[0].originals()
+    frames = original.fitted(stages[0].width, stages[0].height, "crop")
+    original = dataclasses.replace(original, frames=frames, name=Path(path).stem)
+    return stages, original, stages[0].load(backbone_class(tree))
 
 
 def measure(settings: Targets, stages: list, source, backbone, folder: Path) -> list[dict]:
     """The rows of one original: for θ, then for noise, all sizes first, then qualities around the middle one."""
     from vov.fitting.encoder import Encoder
 
-    encoder, made = Encoder(backbone, [source], stages[0]), []
-    with tempfile.TemporaryDirectory() as place:
+    made = []
+    with tempfile.TemporaryDirectory() as place, Encoder(backbone, [source], stages[0]) as encoder:
         theta = encoder.fit(stages[0], Path(place) / "stage1", preview=False).theta
-        try:
-            made += files(settings, source, "theta", lambda name, value: of_theta(
-                encoder, stages[1], theta, name, value, Path(place)))
-        finally:
-            encoder.close()
+        made += files(settings, source, "theta", lambda name, value: of_theta(
+            encoder, stages[1], theta, name, value, Path(place)))
     made += files(settings, source, "noise", lambda name, value: of_noise(
         settings, stages[1], source, backbone, name, value))
     return [row if "said" in row else {**row, **got(
@@ -108,28 +106,28 @@ def files(settings: Targets, source, what: str, make: Callable) -> list[tuple[di
 
 
 def of_theta(encoder, stage, theta, name: str, value: float, place: Path) -> tuple[Any, float]:
-    """Stage 2, aimed; then the step that lands."""
-
-    from vov.fitting.rate import from_symbols
+    """Stage 2, aimed; then the step that meets the target."""
+    from vov.adapter.quantiser import from_symbols
+    from vov.fitting.rate_control import with_final_step
 
     stage = dataclasses.replace(stage, **{name: value})
     encoder.check(stage)
     fitted = encoder.fit(stage, place / f"{name}{value}", {"unilora_theta_d": theta}, preview=False)
-    stream = encoder.bitstream(stage, land(encoder, stage, fitted))
+    stream = encoder.bitstream(stage, with_final_step(encoder, stage, fitted))
     return stream, encoder.quality(stage)(from_symbols(stream.symbols, stream.header.step))
 
 
 def of_noise(settings: Targets, stage, source, backbone, name: str, value: float) -> tuple[Any, float]:
-    """Noise on the bare model, as image/encode.sh chooses it."""
-    from vov.noise.bare import bare
-
-    from vov.noise import rate_control, search
+    """Noise on the frozen model, as image/encode.sh chooses it."""
+    from vov.noise import rate_control
+    from vov.noise.items import NoiseRun, add_noise, frozen_file
     from vov.noise.options import ScalingConfig
 
     scaling = ScalingConfig(steps=settings.noise_steps, scaling_bytes=100, score="likelihood", **{name: value})
-    stream = bare(backbone, [source], dataclasses.replace(stage, decode_steps=settings.noise_steps))
-    made = rate_control.choose(scaling, stream, [source], backbone,
-                          lambda asked, spend=0: search.scale(stream, backbone, [source], asked, spend=spend))
+    stream = frozen_file(backbone, [source], dataclasses.replace(stage, decode_steps=settings.noise_steps))
+    made = rate_control.choose(
+        scaling, stream, [source], backbone,
+        lambda asked, spend=0: add_noise(stream, backbone, [source], asked, NoiseRun(spend=spend)))
     return made.stream, rate_control.quality(made.frames, made.stream, [source])
 
 

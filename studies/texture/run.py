@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from vov import VovError, bitstream, media
+from vov.commands.run_report import Meter
 from vov.config import cli, number_list, option, override
+from vov.decoding.decode import Decoder, read
 from vov.evaluation import catalogue
 from vov.evaluation.measure import Suite
 from vov.media import FrameSource
 from vov.model.options import ModelOptions
+from vov.model.registry import backbone_class
 
-TREES = {"image": "vov.model.qwen:QwenBackbone", "video": "vov.model.wan:WanBackbone"}
 log = logging.getLogger(__name__)
 
 
@@ -37,15 +38,14 @@ class Texture(ModelOptions):
 
 def decoded(path: Path, backbone, texture: float, folder: Path, original: FrameSource) -> tuple[FrameSource, float]:
     """The frames of a file at one value of TEXTURE, in a folder, and the seam in dB (nan where there is none)."""
-    from vov.commands.film import decode
-
-    stream = bitstream.read(path)
-    if stream.sequence:
-        found = decode(stream, backbone, folder.parent, folder.name, original=original, file=str(path), texture=texture)
-        return FrameSource(folder), float("nan") if found["seam_db"] is None else found["seam_db"]
-    (clip,) = decode(path, backbone, texture=texture)
-    media.write_frames(folder, clip.frames)
-    return FrameSource(folder), float("nan")
+    stream = read(path, limit=0)
+    meter = Meter(original, stream)
+    with Decoder(stream, backbone, texture) as decoder:
+        for number, frame in enumerate(decoder.frames()):
+            media.write_image(folder / f"{number:05d}.png", frame)
+            meter.add(frame)
+    seam = meter.result().get("seam_db")
+    return FrameSource(folder), float("nan") if seam is None else seam
 
 
 def main(settings: Texture) -> None:
@@ -54,8 +54,7 @@ def main(settings: Texture) -> None:
     if not files or len(files) != len(originals):
         raise VovError("give as many ORIGINALS as FILES, with commas between")
     first = bitstream.read(files[0]).header
-    module, name = TREES[first.tree].split(":")
-    backbone = settings.load(getattr(importlib.import_module(module), name), first, str(files[0]))
+    backbone = settings.load(backbone_class(first.tree), first, str(files[0]))
     suite = Suite(skipped=catalogue.left_out(settings.metrics, False, True, first.tree == "image"))
     textures, out, rows = number_list("TEXTURES", settings.textures), Path(settings.out), {}
     lines = []

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from vov.results import report
 
-from vov import VovError, config
+from vov import VovError, bitstream, config
 from vov.commands.options import VideoFit
+from vov.commands.run_report import Meter, report
 from vov.decoding.decode import decode
 from vov.fitting.encoder import Encoder
 from vov.fitting.settings import FitConfig, refuse_disagreement
@@ -61,24 +61,24 @@ def random_base(backbone: Backbone, seed: int) -> Backbone:
                           backbone.dtype)
 
 
-def fit_file(backbone: Backbone, sources: Sequence[Original], stages: Sequence[FitConfig], path: Path) -> float:
-    """Fits θ to the sources, stage after stage, and writes `path`; returns the seconds that took."""
+def fit_file(backbone: Backbone, originals: Sequence[Original], stages: Sequence[FitConfig], path: Path) -> float:
+    """Fits θ to the originals, stage after stage, and writes `path`; returns the seconds that took."""
     start, begun = None, time.monotonic()
-    encoder = Encoder(backbone, sources, stages[-1])
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for number, settings in enumerate(stages, 1):
-                fitted = encoder.fit(settings, Path(folder) / f"{path.stem} stage {number}", start, preview=False)
-                start = {"unilora_theta_d": fitted.theta}
-            encoder.write(path, stages[-1], fitted)
-    finally:
-        encoder.close()
+    with tempfile.TemporaryDirectory() as folder, Encoder(backbone, originals, stages[-1]) as encoder:
+        for number, settings in enumerate(stages, 1):
+            fitted = encoder.fit(settings, Path(folder) / f"{path.stem} stage {number}", start, preview=False)
+            start = {"unilora_theta_d": fitted.theta}
+        encoder.write(path, stages[-1], fitted)
     return time.monotonic() - begun
 
 
-def measured_fit(backbone: Backbone, source: Original, stages: Sequence[FitConfig], path: Path) -> dict:
+def measured_fit(backbone: Backbone, original: Original, stages: Sequence[FitConfig], path: Path) -> dict:
     """`fit_file` of one clip, then its decode: bytes on disk, quality of the decoded frames, seconds of both."""
-    seconds, begun = fit_file(backbone, [source], stages, path), time.monotonic()
-    clips = decode(path, backbone)
-    result = report(path, clips, [source], stages[-1], {"fit": seconds, "decode": time.monotonic() - begun})
+    seconds, begun = fit_file(backbone, [original], stages, path), time.monotonic()
+    stream = bitstream.read(path)
+    (clip,) = decode(stream, backbone)
+    spent, meter = {"fit": seconds, "decode": time.monotonic() - begun}, Meter(original.frames, stream)
+    for frame in clip.frames:
+        meter.add(frame)
+    result = report(path, stream, [meter], spent)
     return {name: result[name] for name in ("bytes", "bpp", "psnr", "ms_ssim", "seconds")}

@@ -37,7 +37,7 @@ def main(settings: Sweep) -> None:
     planned = [(point, fits.stages_of(point, clip, os.environ))
                for clip, point in itertools.product(settings.clips.split(","), points)]
     for _, stages in planned:
-        stages[-1].source()  # all mistakes before any work
+        stages[-1].originals()  # all mistakes before any work
     base = planned[0][1][0]
     if settings.random_base and (base.quantize not in ("auto", "none") or base.offload != "none"):
         raise VovError("RANDOM_BASE=1 draws plain weights on the device; leave QUANTIZE and OFFLOAD unset")
@@ -46,15 +46,15 @@ def main(settings: Sweep) -> None:
         backbone = fits.random_base(backbone, base.seed)
     rows = Rows(Path(settings.out), Path(settings.keep))
     for point, stages in planned:
-        source, vary = stages[-1].source(), " ".join(f"{k}={v}" for k, v in point.items())
-        place = Path(*([vary.replace(" ", "_")] if len(points) > 1 else []), f"{source.name}.vov")
-        found = key(backbone, [source], *(stage.identity() for stage in stages), str(place) if settings.keep else "")
+        (original,), vary = stages[-1].originals(), " ".join(f"{k}={v}" for k, v in point.items())
+        place = Path(*([vary.replace(" ", "_")] if len(points) > 1 else []), f"{original.name}.vov")
+        found = key(backbone, [original], *(stage.identity() for stage in stages), str(place) if settings.keep else "")
         (row,) = rows.find(found) or [{}]
         again = bool(row)
         if not again:
             with tempfile.TemporaryDirectory() as scratch:
-                row = {"clip": source.name, "vary": vary, "random_base": settings.random_base, **point,
-                       **fits.measured_fit(backbone, source, stages, Path(settings.keep or scratch, place))}
+                row = {"clip": original.name, "vary": vary, "random_base": settings.random_base, **point,
+                       **fits.measured_fit(backbone, original, stages, Path(settings.keep or scratch, place))}
             rows.add(found, [row | ({"file": str(place)} if settings.keep else {})])
         print(line(row, " (from OUT)" * again), flush=True)
 

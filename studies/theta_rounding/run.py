@@ -49,10 +49,9 @@ def main(settings: Rounding) -> None:
                        "run_two_stage.sh")
     given = {"config": str(folder / "config.yaml"), "frames_dir": settings.frames_dir, "init_lora_path": ""}
     fit = config.load(VideoFit, given, {}, "")
-    backbone, source = fit.load(WanBackbone), fit.source()
-    encoder = Encoder(backbone, [source], fit)
-    try:
-        start = read_start(str(folder / "checkpoint.safetensors"), fit, backbone, encoder.projection)
+    backbone = fit.load(WanBackbone)
+    with Encoder(backbone, fit.originals(), fit) as encoder:
+        start = read_start(str(folder / "checkpoint.safetensors"), fit, backbone, encoder.model.projection)
         with tempfile.TemporaryDirectory() as scratch:
             study = Study(encoder, fit, start, Path(scratch))
             study.groups(settings.probes)
@@ -60,19 +59,17 @@ def main(settings: Rounding) -> None:
                 study.say(f"rounded with {factor:g} × the step", study.plain(factor))
             for slope in number_list("SLOPES", settings.slopes):
                 study.say(f"RDOQ, λ × {slope:g}", study.rdoq(slope, settings.parts))
-    finally:
-        encoder.close()
 
 
 class Study:
     """A fit at its end, and what can be asked of it."""
 
     def __init__(self, encoder, settings, start: dict, folder: Path):
-        from vov.fitting.fit import Fit, Fitted
+        from vov.fitting.fit import Fit, FitContext, Fitted
 
         self.encoder, self.settings = encoder, settings
-        self.fit = Fit(encoder.backbone, encoder.adapter, encoder.projection, encoder.targets, settings, folder,
-                       start=start, shift=settings.shift, steering=None)
+        self.fit = Fit(encoder.model, encoder.items, settings, folder,
+                       FitContext(start=start, shift=encoder.header(settings).shift))
         self.fit._fill(0)
         self.theta, self.step = self.fit.theta.detach().cpu(), self.fit.rate.step_value
         self.quality = encoder.quality(settings)
@@ -80,10 +77,10 @@ class Study:
 
     def plain(self, factor: float):
         """(symbols, step) of rounding with another step."""
-        from vov.fitting.rate import theta_hat
+        from vov.adapter.quantiser import to_symbols
 
         step = self.step * factor
-        return (theta_hat(self.theta, step, "round") / step).round(), step
+        return to_symbols(self.theta, step).float(), step
 
     def say(self, name: str, coded) -> None:
         """One line: bytes of the file, PSNR of what it decodes to."""
@@ -126,7 +123,7 @@ class Study:
 
     def flat(self, leaf):
         """All LoRA entries of θ̂."""
-        return self.encoder.projection.expand(leaf)
+        return self.encoder.model.projection.expand(leaf)
 
     def gradient(self, symbols):
         """Of the distortion by θ at these symbols: [d]."""
