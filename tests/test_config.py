@@ -159,6 +159,15 @@ def test_every_variable_of_the_reference_is_read_and_listed(command):
         assert f"\n{name} " in text or f", {name}]" in text or f"[also {name}" in text or f" {name}," in text, name
 
 
+def test_the_rank_of_a_process_is_not_that_of_the_lora():
+    from video.encode import Encode
+
+    processes = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "VOV_RANK": "4"}
+    assert load(VideoFit, {}, processes).rank == load(Encode, {}, processes).rank == 4
+    assert load(VideoFit, {}, processes | {"VOV_RANK": ""}).rank == 1
+    assert load(VideoFit, {}, {"RANK": "3"}).rank == 3
+
+
 def test_the_first_name_of_a_setting_counts_over_its_older_ones():
     from video.encode import Encode
 

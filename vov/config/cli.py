@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vov import VovError
-from vov.config import environment_names, fields_of, keys_of, load, rare, unused, variables
+from vov.config import as_typed, environment_names, fields_of, keys_of, load, rare, unused, variables
 from vov.config.retired import retired_lines
 from vov.runtime import signals
 from vov.runtime.files import write_problem
@@ -117,7 +117,7 @@ def _retired(cls: type) -> list[str]:
     fields = fields_of(cls)
     own, recipe, idle = ({name for field in chosen for name in environment_names(fields[field])}
                          for chosen in (variables(cls), rare(cls), unused(cls)))
-    return retired_lines(os.environ, own, recipe, idle)
+    return retired_lines(as_typed(os.environ), own, recipe, idle)
 
 
 def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[str],
