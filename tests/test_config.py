@@ -225,7 +225,9 @@ def test_a_variable_that_is_none_any_more_gets_one_line(monkeypatch, capsys):
         "STAGE2_DECAY is read, but is a part of recipes now: put decay into the stage2 section of a preset",
         "IDLE has no effect in this command",
         "DECAY is read, but is a part of recipes now: write --set decay=2, or put it into a preset"]
-    assert retired_lines({"BRANCH": "x", "SHIFT": "1"}, {"BRANCH"}, (), ()) == []
+    assert retired_lines({"BRANCH": "main", "SHIFT": "1", "ETA": "1"}, {"ETA"}, (), ()) == []
+    assert retired_lines({"BRANCH": "8", "CHOICE": "sample"}, (), (), ()) == [
+        f"{name} is no longer a variable: {RETIRED[name]}" for name in ("BRANCH", "CHOICE")]
 
 
 def test_a_preset_of_before_is_read_without_the_keys_that_are_gone(tmp_path, caplog):
