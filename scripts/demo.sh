@@ -26,7 +26,7 @@ bash "$root/scripts/setup.sh"
 source "$root/scripts/common.sh"
 cd "$root"
 
-export OUT_DIR=${OUT_DIR:-runs/demo} CONFIG=${CONFIG:-nano-video} RESIZE=${RESIZE:-crop} OVERWRITE=1
+export OUT_DIR=${OUT_DIR:-runs/demo} CONFIG=${CONFIG:-nano-video} OVERWRITE=1
 if [[ -z $clip ]]; then
   clip=$OUT_DIR/original
   [[ -d $clip ]] || "$VOV_PYTHON" -m scripts.demo clip "$clip"

@@ -116,6 +116,56 @@ def test_names_that_users_have_typed_go_on_working_as_variable_flag_and_key(comm
         assert str(getattr(load(cls, {}, {"CONFIG": str(tmp_path / "p.yaml")}), field)) in ("7", "7.0")
 
 
+REFERENCE = {  # what the paper's own commands are driven by: (name, an example, the field that it sets)
+    "image/train_multi.sh": """
+        TRAIN_STEPS 7 train_steps BATCH_SIZE 7 batch_size GRAD_ACCUM_STEPS 7 accum_step LR 7 lr RANK 7 rank
+        LAST_K 7 last_k CAPTION_START 7 caption_start CAPTION_END 7 caption_end WIDTH 7 width HEIGHT 7 height
+        OUT_DIR 7 out_dir DESCRIPTION_FILE 7 description_file DATA_ROOT 7 data_root CACHE_DIR 7 cache_dir
+        SAVE_EVERY 7 save_every TEST_STEPS 7 decode_steps TEST_CFG 7 guidance""",
+    "image/reconstruct_multi.sh": """
+        INIT_LORA_PATH 7 init_lora_path DESCRIPTION_FILE 7 description_file DATA_ROOT 7 data_root
+        OUTPUT_DIR 7 output_dir CACHE_DIR 7 cache_dir THETA_D_LENGTH 7 theta_length PROJ_SEED 7 proj_seed
+        LAST_K 7 last_k WIDTH 7 width HEIGHT 7 height RANK 7 rank LORA_PRESET qkv lora_preset CFG 7 guidance
+        SEED 7 seed""",
+    "video/train/run_two_stage.sh": """
+        NAME 7 name RANK 7 rank V_LENGTH 7 theta_length THETA_D_LENGTH 7 theta_length ACCUM_STEP 7 accum_step
+        BATCH_SIZE 7 batch_size LR 7 lr LAST_K 7 last_k WAN_MODEL_ID 7 model_id FRAMES_DIR 7 frames_dir
+        CAPTION_FILE 7 caption_file OUT_DIR 7 out_dir CACHE_DIR 7 cache_dir TRAIN_STEPS 7 train_steps
+        SAVE_EVERY 7 save_every SEED 7 seed LAMBDA_RATE 7 lambda_rate LAMBDA_RATE_WARMUP 7 lambda_rate_warmup
+        INIT_LORA_PATH 7 init_lora_path""",
+    "video/scaling/sample.sh": """
+        WEIGHTS_DIR 7 weights_dir ORIGINAL_FRAMES_DIR 7 original_frames_dir CACHE_DIR 7 cache_dir
+        WAN_MODEL_ID 7 model_id RANK 7 rank LAST_K 7 last_k SCALING true scaling NAME 7 name STEPS 7 steps""",
+    "video/edit/edit_caption.sh": """
+        WEIGHTS 7 weights CAPTION 7 caption NAME 7 name RANK 7 rank LAST_K 7 last_k V_LENGTH 7 theta_length
+        STEPS 7 steps SEED 7 seed OUTPUT_VIDEO 7 output_video ORIGINAL_FRAMES_DIR 7 original_frames_dir
+        CACHE_DIR 7 cache_dir""",
+    "video/edit/edit_merge.sh": "WEIGHTS1 7 weights1 WEIGHTS2 7 weights2 OUTPUT_VIDEO 7 output_video",
+    "video/eval/eval.sh, image/eval.sh": """
+        REAL_DIR 7 real_dir FAKE_DIR 7 fake_dir NAME 7 name NUM_FRAMES 7 num_frames WORK_DIR 7 work_dir
+        OUT_DIR 7 out_dir SKIP_METRICS 1 skip_metrics SKIP_FVD 1 skip_fvd DEVICE cpu device""",
+}
+
+
+@pytest.mark.parametrize("command", REFERENCE)
+def test_every_variable_of_the_reference_is_read_and_listed(command):
+    cls, words = COMMANDS[list(house.COMMANDS).index(command)], REFERENCE[command].split()
+    text = cli.help_text(cls, {}, "usage", [""])
+    for name, value, field in zip(words[::3], words[1::3], words[2::3], strict=True):
+        found = getattr(load(cls, {}, {name: value}), field)
+        assert found is True or str(found) in (value, f"{value}.0"), name
+        assert f"\n{name} " in text or f", {name}]" in text or f"[also {name}" in text or f" {name}," in text, name
+
+
+def test_the_rank_of_a_process_is_not_that_of_the_lora():
+    from video.encode import Encode
+
+    processes = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "VOV_RANK": "4"}
+    assert load(VideoFit, {}, processes).rank == load(Encode, {}, processes).rank == 4
+    assert load(VideoFit, {}, processes | {"VOV_RANK": ""}).rank == 1
+    assert load(VideoFit, {}, {"RANK": "3"}).rank == 3
+
+
 def test_the_first_name_of_a_setting_counts_over_its_older_ones():
     from video.encode import Encode
 
@@ -173,7 +223,9 @@ def test_a_variable_that_is_none_any_more_gets_one_line(monkeypatch, capsys):
         "STAGE2_DECAY is read, but is a part of recipes now: put decay into the stage2 section of a preset",
         "IDLE has no effect in this command",
         "DECAY is read, but is a part of recipes now: write --set decay=2, or put it into a preset"]
-    assert retired_lines({"BRANCH": "x", "SHIFT": "1"}, {"BRANCH"}, (), ()) == []
+    assert retired_lines({"BRANCH": "main", "SHIFT": "1", "ETA": "1"}, {"ETA"}, (), ()) == []
+    assert retired_lines({"BRANCH": "8", "CHOICE": "sample"}, (), (), ()) == [
+        f"{name} is no longer a variable: {RETIRED[name]}" for name in ("BRANCH", "CHOICE")]
 
 
 def test_a_preset_of_before_is_read_without_the_keys_that_are_gone(tmp_path, caplog):

@@ -3,6 +3,7 @@
 from vov.config.fields import (
     SECTIONS,
     STAGES,
+    as_typed,
     checked,
     environment_names,
     fields_of,
@@ -22,6 +23,6 @@ from vov.config.fields import (
     variables,
 )
 
-__all__ = ["SECTIONS", "STAGES", "checked", "environment_names", "fields_of", "keys_of", "load", "number_list",
-           "option", "override", "preset_path", "rare", "read_by", "read_preset", "save", "shown", "unread_keys",
-           "unused", "variables"]
+__all__ = ["SECTIONS", "STAGES", "as_typed", "checked", "environment_names", "fields_of", "keys_of", "load",
+           "number_list", "option", "override", "preset_path", "rare", "read_by", "read_preset", "save", "shown",
+           "unread_keys", "unused", "variables"]

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from vov import VovError
 from vov.config import (
     STAGES,
+    as_typed,
     environment_names,
     fields_of,
     keys_of,
@@ -84,7 +85,7 @@ def set_in_vain(cls: type, given: Mapping[str, Any], usage: str, stages: Sequenc
     own, recipe, idle = (
         {name for one in (cls, *(more or {}).values()) for field in chosen(one) for name in
          environment_names(fields_of(one)[field])} for chosen in (variables, rare, unused))
-    lines = retired_lines(os.environ, own, recipe - own, idle - own)
+    lines = retired_lines(as_typed(os.environ), own, recipe - own, idle - own)
     lines += spelling.notes(_script(usage), [*own, *recipe, *idle, *RETIRED], os.environ, prefixes)
     preset = given.get("config") or os.environ.get("CONFIG", "")
     # To encode.sh every preset says what fits need.

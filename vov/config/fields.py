@@ -120,6 +120,11 @@ def keys_of(cls: type) -> dict[str, str]:
     return found
 
 
+def as_typed(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment as the user set it: of several processes, RANK numbers one, and VOV_RANK is the LoRA's."""
+    return environ if "TORCHELASTIC_RUN_ID" not in environ else {**environ, "RANK": environ.get("VOV_RANK", "")}
+
+
 def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str], stage: str = "",
          defaults: Mapping[str, Any] | None = None) -> T:
     """Builds `cls` from, in falling priority: arguments > STAGE_environment > environment > YAML > defaults.
@@ -132,8 +137,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
     Raises:
         VovError: unknown YAML key, value that does not parse or is out of range.
     """
-    if "TORCHELASTIC_RUN_ID" in environ:  # torchrun's RANK is not the LoRA's; common.sh hands that on as VOV_RANK
-        environ = {k: v for k, v in environ.items() if k != "RANK"}
+    environ = as_typed(environ)
     fields, idle = fields_of(cls), unused(cls)
     types = get_type_hints(cls)
     values = dict(defaults or {})

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vov import VovError
+from vov.config import environment_names, fields_of, rare
 from vov.evaluation import bdrate, fvd
 from vov.evaluation.anchors import ffmpeg
 from vov.evaluation.catalogue import METRICS
@@ -50,13 +51,15 @@ def collect(pairs: Sequence[Pair], suite: Suite, settings: EvalConfig, anchors: 
 
 
 def cli(settings: EvalConfig, images: bool) -> str:
-    """The command that repeats this run: every variable that differs from its default, however it was set."""
+    """The command that repeats this run: every setting that differs from its default, however it was set."""
     usual = EvalConfig()
-    changed = {field.name.upper(): getattr(settings, field.name) for field in dataclasses.fields(settings)
-               if getattr(settings, field.name) != getattr(usual, field.name)}
-    variables = [f"{name}={shlex.quote(str(int(value) if isinstance(value, bool) else value))}"
-                 for name, value in changed.items()]
-    return " ".join([*variables, "bash image/eval.sh" if images else "bash video/eval/eval.sh"])
+    variables, flags = [], []
+    for name, field in fields_of(EvalConfig).items():
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            text = shlex.quote(str(int(value) if isinstance(value, bool) else value))
+            variables += [] if name in rare(EvalConfig) else [f"{environment_names(field)[0]}={text}"]
+            flags += [f"--set {name}={text}"] if name in rare(EvalConfig) else []
+    return " ".join([*variables, "bash image/eval.sh" if images else "bash video/eval/eval.sh", *flags])
 
 
 def pair_row(pair: Pair) -> dict:

@@ -34,7 +34,7 @@ class FitConfig(ModelOptions, TargetOptions, RoiOptions):
     resize: str = option("crop", "how the source is brought to WIDTH×HEIGHT: crop (cover and cut the centre), "
                          "stretch (undone on decode), pad (undone on decode)", choices=("crop", "stretch", "pad"))
 
-    rank: int = option(1, "LoRA rank r", alias=("VOV_RANK",), minimum=1, maximum=HIGHEST["rank"])
+    rank: int = option(1, "LoRA rank r", minimum=1, maximum=HIGHEST["rank"])
     theta_length: int = option(131072, "length d of the vector θ", alias=("THETA_D_LENGTH", "V_LENGTH"), minimum=1,
                                maximum=HIGHEST["theta_length"])
     last_k: int = option(30, "adapt the last K transformer blocks", minimum=1, maximum=HIGHEST["last_k"])
