@@ -48,7 +48,7 @@ def test_a_header_that_asks_for_too_much_is_refused_before_a_model_is_loaded(nam
     with pytest.raises(VovError, match=said) as caught:
         command(settings)
     assert time.process_time() - start < 1 and "\n" not in str(caught.value) and not (tmp_path / "o").exists()
-    assert f"set DECODE_LIMIT={limit} if that is meant" in str(caught.value)
+    assert f"set `decode_limit`={limit} if that is meant" in str(caught.value)
     for enough in (limit, 0):
         with pytest.raises(VovError, match=r"no such model|original size"):  # the next thing that is wrong
             command(dataclasses.replace(settings, decode_limit=enough))
@@ -67,10 +67,10 @@ def test_every_command_that_decodes_asks_first(tmp_path):
              lambda: evaluate_clips(EvalConfig(real_dir=clip, fake_dir=str(video), out_dir=str(tmp_path / "e"),
                                                **model))]
     for call in calls:
-        with pytest.raises(VovError, match=r"1001 sampler steps.*DECODE_LIMIT=2"):
+        with pytest.raises(VovError, match=r"1001 sampler steps.*`decode_limit`=2"):
             call()
     # What would not decode is not encoded either.
-    with pytest.raises(VovError, match=r"2000 sampler steps.*DECODE_LIMIT=2"):
+    with pytest.raises(VovError, match=r"2000 sampler steps.*`decode_limit`=2"):
         add_noise_video(AddNoiseVideo(bitstream=str(GOLDEN / "video_theta.vov"), steps=2000, original_frames_dir=clip,
                                       output=str(tmp_path / "s.vov"), **model))
     assert not (tmp_path / "s.vov").exists()

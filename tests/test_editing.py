@@ -81,7 +81,7 @@ def test_quantised_theta_is_used_from_files_and_checkpoints(files):
     a, b = load(vov, settings(), "video"), load(reference, settings(), "video")
     assert torch.allclose(a.theta, b.theta, atol=1e-6)
     assert torch.allclose(a.theta / 0.01, (a.theta / 0.01).round(), atol=1e-4)
-    with pytest.raises(VovError, match="THETA_LENGTH=300"):
+    with pytest.raises(VovError, match="`theta_length`=300"):
         load(reference, settings(theta_length=10), "video")
 
 
@@ -134,10 +134,10 @@ def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, c
     edit_video(MergeVideos(weights1=str(vov), weights2=str(reference), strength="1,0.5,0.2", stop_step="0,2,0",
                            output_video=str(tmp_path / "b.mp4"), **shared))
     assert (tmp_path / "b_sheet.png").is_file()
-    with pytest.raises(VovError, match="OVERWRITE"):
+    with pytest.raises(VovError, match="`overwrite`=1"):
         edit_video(EditVideo(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
     media.write_frames(tmp_path / "large", np.zeros((5, 40, 48, 3), np.uint8))
-    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
+    with pytest.raises(VovError, match=r"`original_frames_dir`=.*large: 48×40, but the file was made from 32×32"):
         edit_video(EditVideo(weights=str(vov), original_frames_dir=str(tmp_path / "large"),
                              output_video=str(tmp_path / "c.mp4"), **shared))
     assert not (tmp_path / "c.mp4").exists()
@@ -164,10 +164,10 @@ def test_a_video_of_many_chunks_is_edited_by_the_command(backbone, film, tmp_pat
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    ({"strength": "0.5"}, "STRENGTH, START_STEP and STOP_STEP are of a fitted θ"),
-    ({"stop_step": "2"}, "STRENGTH, START_STEP and STOP_STEP are of a fitted θ"),
-    ({"steps": 9}, "leave STEPS and SEED unset"), ({"seed": 9}, "leave STEPS and SEED unset"),
-    ({"guidance": 3.0}, "GUIDANCE: a video of many chunks is sampled without")])
+    ({"strength": "0.5"}, "`strength`, `start_step` and `stop_step` are of a fitted θ"),
+    ({"stop_step": "2"}, "`strength`, `start_step` and `stop_step` are of a fitted θ"),
+    ({"steps": 9}, "leave `steps` and `seed` unset"), ({"seed": 9}, "leave `steps` and `seed` unset"),
+    ({"guidance": 3.0}, "`guidance`: a video of many chunks is sampled without")])
 def test_what_a_video_of_many_chunks_cannot_be_told_is_one_line(backbone, film, asked, said):
     with pytest.raises(VovError, match=said) as caught:
         edit(backbone, [load(film, settings(**asked), "video")], settings(**asked))
