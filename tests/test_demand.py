@@ -107,6 +107,16 @@ def test_a_video_of_many_chunks_has_its_noise_already_and_no_single_theta_to_exp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"rank": 7}, r"`rank`=7, but .*video_theta\.vov has \d; leave it unset"),
+    ({}, "`original_frames_dir`=.*clip: 48×41, but the file was made from 48×40")])
+def test_what_contradicts_the_file_that_gets_noise_is_named_by_its_setting(asked, said, tmp_path):
+    media.write_frames(tmp_path / "clip", np.zeros((5, 41, 48, 3), np.uint8))
+    with pytest.raises(VovError, match=said):
+        add_noise_video(AddNoiseVideo(bitstream=str(GOLDEN / "video_theta.vov"), model_id="no such model",
+                                      original_frames_dir=str(tmp_path / "clip"), **asked))
+
+
 ENTRIES = [f"vov.commands.{name}" for name in ("collection", "dataset", "export")] + [
     f"{tree}.{name}" for tree in ("image", "video") for name in (
         "edit", "encode", "evaluate", "reconstruct", "scale", "train")]

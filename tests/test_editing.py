@@ -1,6 +1,8 @@
 """Editing: merges without dense matrices, schedules, and the commands as typed, on untrained 2-layer models."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from tests.runs import encode_film, write_clip
 from tests.test_fit import ball
+from tests.test_golden import GOLDEN
 from tests.tiny import build_wan
 from vov import VovError, bitstream, media
 from vov.adapter.adapted import AdaptedModel
@@ -22,6 +25,7 @@ from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
 from vov.media.original import Original
+from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
@@ -185,6 +189,20 @@ def test_a_picture_without_theta_is_edited_with_its_noise_at_the_originals_size(
     assert np.array_equal(own, media.read_image(picture.with_suffix(".png"))) and own.shape == (30, 44, 3)
     assert other.shape == own.shape and not np.array_equal(own, other)
     assert "edit against reconstruction: PSNR inf dB" in capsys.readouterr().out
+
+
+def test_a_file_that_names_a_collection_is_edited_with_it(tiny_qwen, tmp_path, monkeypatch):
+    monkeypatch.setenv("VOV_CACHE", str(tmp_path / "cache"))  # nor is it beside the file
+    path = Path(shutil.copy(GOLDEN / "image_shared.vov", tmp_path))
+    backbone = QwenBackbone.load(str(tiny_qwen), "", "cpu", "float32")
+    (item,) = bitstream.read(path).items
+    asked = settings(caption=item.caption)
+    with pytest.raises(VovError, match="`collection`"):
+        edit(backbone, [load(path, asked, "image")], asked)
+    asked = dataclasses.replace(asked, collection=str(GOLDEN))
+    reconstruction, edited = edit(backbone, [load(path, asked, "image")], asked)
+    (plain,) = decode(path, backbone, collections=str(GOLDEN))
+    assert np.array_equal(reconstruction, plain.frames) and np.array_equal(edited, plain.frames)
 
 
 def test_what_has_no_theta_is_neither_merged_nor_exported_and_the_cure_is_named(film, picture, files, tmp_path):
