@@ -68,11 +68,11 @@ def test_a_kernel_that_is_asked_for_is_taken_for_any_model(machine):
 
 
 @pytest.mark.parametrize(("wanted", "device", "capability", "says"), [
-    ("flash", "cuda", HOPPER, "requirements-hopper"), ("flash", "cpu", HOPPER, "leave ATTENTION unset"),
-    ("cudnn", "cpu", HOPPER, "leave ATTENTION unset")])
+    ("flash", "cuda", HOPPER, "requirements-hopper"), ("flash", "cpu", HOPPER, "leave `attention` unset"),
+    ("cudnn", "cpu", HOPPER, "leave `attention` unset")])
 def test_a_kernel_that_cannot_be_had_is_refused_with_the_cure(machine, wanted, device, capability, says):
     machine(capability)
-    with pytest.raises(VovError, match=f"ATTENTION={wanted}.*{says}"):
+    with pytest.raises(VovError, match=f"`attention`={wanted}.*{says}"):
         attention.choose_attention(model(4), torch.device(device), wanted)
 
 
@@ -85,7 +85,7 @@ def test_a_package_that_does_not_run_gives_way_to_cudnn(machine, monkeypatch, ca
     assert attention.choose_attention(model(20000), torch.device("cuda")) == "cuDNN"
     assert torch._C._get_sdp_priority_order()[0] == CUDNN and restored
     assert "FlashAttention 4 does not run here (no such kernel); taking cuDNN" in caplog.text
-    with pytest.raises(VovError, match="ATTENTION=flash"):
+    with pytest.raises(VovError, match="`attention`=flash"):
         attention.choose_attention(model(20000), torch.device("cuda"), "flash")
 
 

@@ -71,7 +71,7 @@ def test_codecs_of_pictures_refuse_clips(tmp_path):
 
 @pytest.mark.parametrize(("name", "preset"), [("x264", "warp9"), ("webp", "fast"), ("jxl", "12")])
 def test_an_unknown_preset_is_one_line_and_leaves_nothing(name, preset, tmp_path):
-    with pytest.raises(VovError, match=f"ANCHORS={name}=") as caught:
+    with pytest.raises(VovError, match=f"`anchors`={name}=") as caught:
         anchors.encode(anchors.CODECS[name], [photograph(64, 64)], 1, 25.0, 30, preset, tmp_path)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 

@@ -48,7 +48,7 @@ def test_a_header_that_asks_for_too_much_is_refused_before_a_model_is_loaded(nam
     with pytest.raises(VovError, match=said) as caught:
         command(settings)
     assert time.process_time() - start < 1 and "\n" not in str(caught.value) and not (tmp_path / "o").exists()
-    assert f"set DECODE_LIMIT={limit} if that is meant" in str(caught.value)
+    assert f"set `decode_limit`={limit} if that is meant" in str(caught.value)
     for enough in (limit, 0):
         with pytest.raises(VovError, match=r"no such model|original size"):  # the next thing that is wrong
             command(dataclasses.replace(settings, decode_limit=enough))
@@ -67,10 +67,10 @@ def test_every_command_that_decodes_asks_first(tmp_path):
              lambda: evaluate_clips(EvalConfig(real_dir=clip, fake_dir=str(video), out_dir=str(tmp_path / "e"),
                                                **model))]
     for call in calls:
-        with pytest.raises(VovError, match=r"1001 sampler steps.*DECODE_LIMIT=2"):
+        with pytest.raises(VovError, match=r"1001 sampler steps.*`decode_limit`=2"):
             call()
     # What would not decode is not encoded either.
-    with pytest.raises(VovError, match=r"2000 sampler steps.*DECODE_LIMIT=2"):
+    with pytest.raises(VovError, match=r"2000 sampler steps.*`decode_limit`=2"):
         add_noise_video(AddNoiseVideo(bitstream=str(GOLDEN / "video_theta.vov"), steps=2000, original_frames_dir=clip,
                                       output=str(tmp_path / "s.vov"), **model))
     assert not (tmp_path / "s.vov").exists()
@@ -105,6 +105,16 @@ def test_a_video_of_many_chunks_has_its_noise_already_and_no_single_theta_to_exp
             call()
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"rank": 7}, r"`rank`=7, but .*video_theta\.vov has \d; leave it unset"),
+    ({}, "`original_frames_dir`=.*clip: 48×41, but the file was made from 48×40")])
+def test_what_contradicts_the_file_that_gets_noise_is_named_by_its_setting(asked, said, tmp_path):
+    media.write_frames(tmp_path / "clip", np.zeros((5, 41, 48, 3), np.uint8))
+    with pytest.raises(VovError, match=said):
+        add_noise_video(AddNoiseVideo(bitstream=str(GOLDEN / "video_theta.vov"), model_id="no such model",
+                                      original_frames_dir=str(tmp_path / "clip"), **asked))
 
 
 ENTRIES = [f"vov.commands.{name}" for name in ("collection", "dataset", "export")] + [

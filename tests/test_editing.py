@@ -1,6 +1,8 @@
 """Editing: merges without dense matrices, schedules, and the commands as typed, on untrained 2-layer models."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from tests.runs import encode_film, write_clip
 from tests.test_fit import ball
+from tests.test_golden import GOLDEN
 from tests.tiny import build_wan
 from vov import VovError, bitstream, media
 from vov.adapter.adapted import AdaptedModel
@@ -22,6 +25,7 @@ from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
 from vov.media.original import Original
+from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
@@ -81,7 +85,7 @@ def test_quantised_theta_is_used_from_files_and_checkpoints(files):
     a, b = load(vov, settings(), "video"), load(reference, settings(), "video")
     assert torch.allclose(a.theta, b.theta, atol=1e-6)
     assert torch.allclose(a.theta / 0.01, (a.theta / 0.01).round(), atol=1e-4)
-    with pytest.raises(VovError, match="THETA_LENGTH=300"):
+    with pytest.raises(VovError, match="`theta_length`=300"):
         load(reference, settings(theta_length=10), "video")
 
 
@@ -134,10 +138,10 @@ def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, c
     edit_video(MergeVideos(weights1=str(vov), weights2=str(reference), strength="1,0.5,0.2", stop_step="0,2,0",
                            output_video=str(tmp_path / "b.mp4"), **shared))
     assert (tmp_path / "b_sheet.png").is_file()
-    with pytest.raises(VovError, match="OVERWRITE"):
+    with pytest.raises(VovError, match="`overwrite`=1"):
         edit_video(EditVideo(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
     media.write_frames(tmp_path / "large", np.zeros((5, 40, 48, 3), np.uint8))
-    with pytest.raises(VovError, match=r"ORIGINAL_FRAMES_DIR=.*large: 48×40, but the file was made from 32×32"):
+    with pytest.raises(VovError, match=r"`original_frames_dir`=.*large: 48×40, but the file was made from 32×32"):
         edit_video(EditVideo(weights=str(vov), original_frames_dir=str(tmp_path / "large"),
                              output_video=str(tmp_path / "c.mp4"), **shared))
     assert not (tmp_path / "c.mp4").exists()
@@ -164,10 +168,10 @@ def test_a_video_of_many_chunks_is_edited_by_the_command(backbone, film, tmp_pat
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    ({"strength": "0.5"}, "STRENGTH, START_STEP and STOP_STEP are of a fitted θ"),
-    ({"stop_step": "2"}, "STRENGTH, START_STEP and STOP_STEP are of a fitted θ"),
-    ({"steps": 9}, "leave STEPS and SEED unset"), ({"seed": 9}, "leave STEPS and SEED unset"),
-    ({"guidance": 3.0}, "GUIDANCE: a video of many chunks is sampled without")])
+    ({"strength": "0.5"}, "`strength`, `start_step` and `stop_step` are of a fitted θ"),
+    ({"stop_step": "2"}, "`strength`, `start_step` and `stop_step` are of a fitted θ"),
+    ({"steps": 9}, "leave `steps` and `seed` unset"), ({"seed": 9}, "leave `steps` and `seed` unset"),
+    ({"guidance": 3.0}, "`guidance`: a video of many chunks is sampled without")])
 def test_what_a_video_of_many_chunks_cannot_be_told_is_one_line(backbone, film, asked, said):
     with pytest.raises(VovError, match=said) as caught:
         edit(backbone, [load(film, settings(**asked), "video")], settings(**asked))
@@ -185,6 +189,20 @@ def test_a_picture_without_theta_is_edited_with_its_noise_at_the_originals_size(
     assert np.array_equal(own, media.read_image(picture.with_suffix(".png"))) and own.shape == (30, 44, 3)
     assert other.shape == own.shape and not np.array_equal(own, other)
     assert "edit against reconstruction: PSNR inf dB" in capsys.readouterr().out
+
+
+def test_a_file_that_names_a_collection_is_edited_with_it(tiny_qwen, tmp_path, monkeypatch):
+    monkeypatch.setenv("VOV_CACHE", str(tmp_path / "cache"))  # nor is it beside the file
+    path = Path(shutil.copy(GOLDEN / "image_shared.vov", tmp_path))
+    backbone = QwenBackbone.load(str(tiny_qwen), "", "cpu", "float32")
+    (item,) = bitstream.read(path).items
+    asked = settings(caption=item.caption)
+    with pytest.raises(VovError, match="`collection`"):
+        edit(backbone, [load(path, asked, "image")], asked)
+    asked = dataclasses.replace(asked, collection=str(GOLDEN))
+    reconstruction, edited = edit(backbone, [load(path, asked, "image")], asked)
+    (plain,) = decode(path, backbone, collections=str(GOLDEN))
+    assert np.array_equal(reconstruction, plain.frames) and np.array_equal(edited, plain.frames)
 
 
 def test_what_has_no_theta_is_neither_merged_nor_exported_and_the_cure_is_named(film, picture, files, tmp_path):

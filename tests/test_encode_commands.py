@@ -11,7 +11,7 @@ from tests.test_fit import ball
 from vov import VovError, bitstream, config, media, metrics
 from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
 from vov.commands.encode import EncodePictures, EncodeVideo, encode_pictures, encode_video
-from vov.runtime.files import REPO
+from vov.config.retired import MERGED
 
 VIDEO = dict(width=32, height=32, num_frames=5, steps=4, bytes_per_frame=12.0, score="pixel", scenes="none",
              key_every=2, device="cpu", config="")
@@ -89,10 +89,10 @@ def test_pictures_need_no_caption_and_one_command(tiny_qwen, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"frames_dir": ""}, "FRAMES_DIR must be set"),
+    ({"frames_dir": ""}, "INPUT must be set"),
     ({"bytes_per_frame": 5.0, "target_bytes": 900}, "give one of them"),
-    ({"num_frames": 6}, "NUM_FRAMES=6"), ({"scenes": "cuts.txt"}, "no such file"),
-    ({"start": "40"}, "START=40 is behind the last"), ({"end_level": 1.5}, "END_LEVEL")])
+    ({"num_frames": 6}, "`num_frames`=6"), ({"scenes": "cuts.txt"}, "no such file"),
+    ({"start": "40"}, "`start`=40 is behind the last"), ({"end_level": 1.5}, "`end_level`=1.5")])
 def test_mistakes_are_one_line(changes, said, tiny_wan, tmp_path):
     media.write_frames(tmp_path / "film", ball(6, 32, 32))
     settings = dict(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"), model_id=str(tiny_wan))
@@ -110,11 +110,11 @@ def test_one_preset_serves_fits_and_encode():
     assert settings.model_id == "nano-image" and settings.steps == 7
 
 
-@pytest.mark.parametrize("preset", sorted(p.stem for p in (REPO / "configs").glob("*-noise.yaml")))
-def test_a_preset_for_noise_sets_steps_and_rate_and_any_other_rate_may_be_asked_for(preset):
+@pytest.mark.parametrize("preset", sorted(new for new, _ in MERGED.values()))
+def test_a_preset_sets_the_steps_of_encode_and_any_rate_may_be_asked_for(preset):
     if "image" in preset:
-        steps = config.load(EncodePictures, {"config": preset}, {}, "encode").steps
-        assert steps == (50 if "nano" in preset else 40)
+        settings = config.load(EncodePictures, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
+        assert settings.steps == (50 if "nano" in preset else 40) and settings.target_bytes == 5000
         return
     settings = config.load(EncodeVideo, {"config": preset}, {"TARGET_BYTES": "5000"}, "encode")
     settings.one_rate()
@@ -125,7 +125,7 @@ def test_what_no_decoder_would_take_on_is_refused_before_anything_is_coded(tiny_
     media.write_frames(tmp_path / "film", ball(5, 32, 32))
     settings = EncodeVideo(frames_dir=str(tmp_path / "film"), out_dir=str(tmp_path / "out"),
                                    model_id=str(tiny_wan), **VIDEO | {"steps": 1001})
-    with pytest.raises(VovError, match="set DECODE_LIMIT=2"):
+    with pytest.raises(VovError, match="set `decode_limit`=2"):
         encode_video(settings)
     assert not list((tmp_path / "out").rglob("*.vov")) and not list((tmp_path / "out").rglob("*.safetensors"))
 
@@ -149,6 +149,6 @@ def test_a_video_meets_the_psnr_that_was_asked_for_or_says_the_most(tiny_wan, tm
     encode_video(EncodeVideo(**common | wanted))
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["psnr"] == pytest.approx(wanted["target_psnr"], abs=0.1)
-    with pytest.raises(VovError, match=r"TARGET_PSNR=60: the most that this model gives .* is \d"):
+    with pytest.raises(VovError, match=r"`target_psnr`=60: the most that this model gives .* is \d"):
         encode_video(EncodeVideo(**common | wanted | dict(target_psnr=60.0, out_dir=str(tmp_path / "no"))))
     assert not (tmp_path / "no/film.vov").exists()

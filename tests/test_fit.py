@@ -124,7 +124,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(backbone,
     before = (tmp_path / "run" / "log.jsonl").read_text()
     assert torch.equal(fit(backbone, settings, tmp_path / "run").theta, first.theta)
     assert (tmp_path / "run" / "log.jsonl").read_text() == before
-    with pytest.raises(VovError, match=r"other: LR\)"):
+    with pytest.raises(VovError, match=r"other: `lr`\)"):
         fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
     (tmp_path / "run" / "checkpoint.safetensors").unlink()
     fit(backbone, dataclasses.replace(settings, lr=0.01), tmp_path / "run")
@@ -203,7 +203,7 @@ def test_one_sample_is_the_whole_batch_when_noise_and_time_are_fixed(backbone, t
 
 def test_a_loss_that_is_not_finite_stops_with_the_cure(backbone, tmp_path):
     settings = settings_for(tmp_path, lr=1e30, lr_warmup=0, train_steps=30, save_every=100)
-    with pytest.raises(VovError, match="lower LR"):
+    with pytest.raises(VovError, match="lower `lr`"):
         fit(backbone, settings, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 

@@ -74,7 +74,7 @@ def test_there_is_a_golden_file_of_every_kind():
     ("video_theta", {"width": 528}, (48, 40), "the model knows at most 125 frames of 512 pixels a side"),
     ("video_theta", {"step": 2.0**99}, (48, 40), "are not finite"),
     ("video_noise", {"shift": 1e-45}, (48, 40), "no noise levels from 1 to 0"),
-    ("video_theta", {"fps": 1e-20}, (48, 40), "no video; set FPS"),
+    ("video_theta", {"fps": 1e-20}, (48, 40), "no video; set `fps`"),
 ])
 def test_a_valid_file_that_asks_for_the_absurd_is_refused_before_any_work(name, fields, size, message, tiny_wan,
                                                                           tiny_qwen, tmp_path):
@@ -100,7 +100,7 @@ def test_a_clip_is_shown_with_half_texture_where_its_code_ends_in_a_jump_and_a_p
 
 
 def test_texture_is_of_noise_and_refused_before_any_model_for_a_file_without(tiny_wan, tiny_qwen):
-    with pytest.raises(VovError, match=r"TEXTURE=0\.5: the file holds no coded noise"):
+    with pytest.raises(VovError, match=r"`texture`=0\.5: the file holds no coded noise"):
         read(GOLDEN / "video_theta.vov", "video", texture=0.5)
     path = GOLDEN / "image_noise.vov"
     backbone = load(path, tiny_wan, tiny_qwen)

@@ -192,5 +192,5 @@ def test_nf4_without_bitsandbytes_says_what_to_do(tiny_qwen):
         with pytest.raises(VovError, match="pip install bitsandbytes"):
             QwenBackbone.load(str(tiny_qwen), "unused", "cpu", "float32-nf4")
     assert split_precision("bfloat16-nf4") == ("bfloat16", "nf4") and split_precision("auto") == ("auto", "none")
-    with pytest.raises(VovError, match="OFFLOAD=none"):
+    with pytest.raises(VovError, match="`offload`=none"):
         QwenBackbone.load(str(tiny_qwen), "unused", "cpu", "float32-nf4", offload="blocks")

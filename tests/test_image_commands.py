@@ -78,7 +78,7 @@ def test_one_theta_regenerates_an_album_at_every_pictures_own_size(run, album):
 def test_scale_refuses_an_original_of_another_size(run, album, tmp_path, tiny_qwen):
     shutil.copytree(album, tmp_path / "album")
     media.write_image(tmp_path / "album/a.png", np.zeros((31, 44, 3), np.uint8))
-    with pytest.raises(VovError, match=r"DATA_ROOT=.*a\.png: 44×31, but the file was made from 44×30"):
+    with pytest.raises(VovError, match=r"`data_root`=.*a\.png: 44×31, but the file was made from 44×30"):
         add_noise_pictures(AddNoisePictures(bitstream=str(run / "captions.vov"), data_root=str(tmp_path / "album"),
                                output=str(tmp_path / "x.vov"), model_id=str(tiny_qwen), device="cpu"))
 
@@ -120,7 +120,7 @@ def test_a_reference_checkpoint_decodes_with_the_variables_given(tiny_qwen, albu
                         height=32, decode_steps=2, device="cpu")
     decode_pictures(asked)
     assert media.read_image(tmp_path / "theirs.png").shape == (32, 48, 3)
-    with pytest.raises(VovError, match="set THETA_LENGTH=65536"):
+    with pytest.raises(VovError, match="set `theta_length`=65536"):
         decode_pictures(dataclasses.replace(asked, theta_length=300, overwrite=True))
 
 
@@ -194,7 +194,7 @@ def test_other_bad_descriptions(tmp_path, album):
     with pytest.raises(VovError, match="CAPTION_START=3 CAPTION_END=2"):
         described(str(album / "captions.txt"), 3, 2)
     assert described(str(album / "captions.txt"), 2, 2) == [("sub/grey b.jpg", "grey")]
-    with pytest.raises(VovError, match="CAPTION is set, but IMAGE is not"):
+    with pytest.raises(VovError, match="CAPTION is set, but INPUT is not"):
         ImageFit(caption="x").originals()
     with pytest.raises(VovError, match="CAPTION is not set"):
         ImageFit(image=str(album / "a.png")).originals()

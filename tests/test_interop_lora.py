@@ -151,7 +151,7 @@ def test_a_reference_checkpoint_becomes_a_lora_when_told_what_it_does_not_say(ex
 @pytest.mark.parametrize(("variables", "said"), [
     ({"INPUT": ""}, "INPUT and OUTPUT must be set"), ({"INPUT": "nowhere.vov"}, "cannot be read"),
     ({"OUTPUT": "x.bin"}, "must end in .safetensors"), ({"RANK": "3"}, "index_hash: differs"),
-    ({"LORA_PRESET": "all"}, "lora_preset: is 'all'"), ({"LAST_K": "9"}, "LAST_K=9"),
+    ({"LORA_PRESET": "all"}, "lora_preset: is 'all'"), ({"LAST_K": "9"}, "`last_k`=9"),
     ({"RANK": "4097"}, "rank: is 4097"), ({"CACHE_DIR": "nowhere"}, "no weights of small/wan"),
 ])
 def test_export_refuses_in_one_line_and_writes_nothing(exportable, tmp_path, monkeypatch, variables, said):
@@ -166,7 +166,7 @@ def test_export_does_not_overwrite_unasked(exportable, tmp_path, monkeypatch):
     folder, _ = exportable
     (tmp_path / "y.safetensors").write_bytes(b"precious")
     given = {"INPUT": folder / "x.vov", "OUTPUT": tmp_path / "y.safetensors", "FORMAT": "reference"}
-    with pytest.raises(VovError, match="OVERWRITE=1"):
+    with pytest.raises(VovError, match="`overwrite`=1"):
         run_export(monkeypatch, folder, **given)
     assert (tmp_path / "y.safetensors").read_bytes() == b"precious"
     with pytest.raises(VovError, match="no run made it"):
@@ -175,7 +175,7 @@ def test_export_does_not_overwrite_unasked(exportable, tmp_path, monkeypatch):
     (tmp_path / "y.safetensors").unlink()
     run_export(monkeypatch, folder, **given, OVERWRITE=0)
     (tmp_path / "y.safetensors").write_bytes(b"changed since")
-    with pytest.raises(VovError, match="OVERWRITE=1"):
+    with pytest.raises(VovError, match="`overwrite`=1"):
         run_export(monkeypatch, folder, **given, OVERWRITE=0)
     run_export(monkeypatch, folder, **given, OVERWRITE=1)
     assert load_reference(tmp_path / "y.safetensors").metadata["caption"] == "a dog"

@@ -119,5 +119,5 @@ def test_an_export_that_was_killed_between_its_files_goes_on(tiny_wan, tmp_path,
     with monkeypatch.context() as patch:  # all is there: nothing is read, nothing is written
         patch.setattr(export, "write", lambda *_: pytest.fail("written again"))
         export.main(settings)
-    with pytest.raises(VovError, match="a exists; set OVERWRITE=1"):
+    with pytest.raises(VovError, match="a exists; set `overwrite`=1"):
         export.main(dataclasses.replace(settings, rank=2))

@@ -92,7 +92,7 @@ def test_a_killed_aimed_fit_goes_on_to_the_bit(encoder, start, tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    (dict(target_bytes=100), "lower THETA_LENGTH"), (dict(target_bytes=5000), "raise THETA_LENGTH"),
+    (dict(target_bytes=100), "lower `theta_length`"), (dict(target_bytes=5000), "raise `theta_length`"),
     (dict(target_kbps=8.0), "no duration"), (dict(target_bytes=400, target_bpp=1.0), "give one of them")])
 def test_what_cannot_be_had_is_refused_before_the_fit(encoder, asked, said):
     with pytest.raises(VovError, match=said) as caught:

@@ -202,9 +202,9 @@ def test_start_frames_and_fps_choose_what_is_read(tmp_path):
     assert media.FrameSource(tmp_path, fps=50).fps == 50 and len(media.FrameSource(tmp_path, fps=50)) == 12
     assert [int(f[0, 0, 0]) for f in media.FrameSource(tmp_path, fps=10, start="0.5s", frames=3)] == [5, 6, 7]
     for wrong in (-1, 1e9, float("nan")):
-        with pytest.raises(VovError, match=r"FPS=.*must lie in"):
+        with pytest.raises(VovError, match=r"`fps`=.*must lie in"):
             media.FrameSource(tmp_path, fps=wrong)
-    with pytest.raises(VovError, match="has 12 frames, START=12 is behind the last"):
+    with pytest.raises(VovError, match="has 12 frames, `start`=12 is behind the last"):
         media.FrameSource(tmp_path, start=12)
     sized = media.FrameSource(tmp_path, size=(7, 5), resize="pad").clip()
     assert sized.frames.shape == (12, 5, 7, 3)
@@ -214,7 +214,7 @@ def test_start_is_a_frame_or_a_time():
     assert [first_frame(text, 25) for text in (7, "7", "2s", "1.5s", "0:02", "1:02.5", "1:00:00")] == [
         7, 7, 50, 38, 50, 1562, 90000]
     for wrong in ("-1", "2.5", "x", "1:2:3:4", "²"):
-        with pytest.raises(VovError, match=f"START={wrong}: neither"):
+        with pytest.raises(VovError, match=f"`start`={wrong}: neither"):
             first_frame(wrong, 25)
 
 
@@ -278,14 +278,14 @@ def test_any_size_has_a_geometry_of_multiples_and_a_way_back(mode, size):
     assert geometry.restore(geometry.fit(frames)).shape[2:0:-1] == geometry.shown
     limited = media.geometry_for(*size, 16, mode, pixels=4096)
     assert limited.coded[0] * limited.coded[1] <= 4096 and limited.fit(frames).shape[2:0:-1] == limited.coded
-    with pytest.raises(VovError, match="RESIZE=fill: must be one of crop, pad, stretch"):
+    with pytest.raises(VovError, match="`resize`=fill: must be one of crop, pad, stretch"):
         media.geometry_for(*size, 16, "fill")
 
 
 def test_an_original_of_another_size_is_refused(tmp_path):
-    with pytest.raises(VovError, match=r"ORIGINAL=a\.png: 40×30, but the file was made from 44×30"):
-        media.refuse_other_size("a.png", picture()[None], 44, 30, "ORIGINAL")
-    media.refuse_other_size("a.png", picture()[None], 40, 30, "ORIGINAL")
+    with pytest.raises(VovError, match=r"`original`=a\.png: 40×30, but the file was made from 44×30"):
+        media.refuse_other_size("a.png", picture()[None], 44, 30, "original")
+    media.refuse_other_size("a.png", picture()[None], 40, 30, "original")
 
 
 # --- text ---

@@ -374,9 +374,9 @@ def test_sound_rides_along_packet_by_packet_and_in_time(tmp_path, clip, name, co
 def test_sound_that_is_missing_damaged_or_beyond_mp4(tmp_path, clip):
     film(tmp_path / "a.mp4", clip)
     assert media.FrameSource(tmp_path / "a.mp4").sound() == b""
-    with pytest.raises(VovError, match=r"b\.mp4: its sound is damaged .*AUDIO=none"):
+    with pytest.raises(VovError, match=r"b\.mp4: its sound is damaged .*`audio`=none"):
         media.write_video(tmp_path / "b.mp4", clip, 24, sound=b"no container")
     assert not (tmp_path / "b.mp4").exists()
     film(tmp_path / "c.avi", clip, codec="mpeg4", clicks=[0.5], sound="adpcm_ms")
-    with pytest.raises(VovError, match=r"c\.avi: its sound \(adpcm_ms\) cannot be copied .*AUDIO=none"):
+    with pytest.raises(VovError, match=r"c\.avi: its sound \(adpcm_ms\) cannot be copied .*`audio`=none"):
         media.FrameSource(tmp_path / "c.avi").sound()

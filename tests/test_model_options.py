@@ -76,7 +76,7 @@ def test_every_command_hands_them_on_or_refuses_them(fp8, tiny_wan, tiny_qwen, t
                 call(**options)
             assert found.value.args == expected, name
         for other in ("none", "nf4"):
-            with pytest.raises(VovError, match=f"QUANTIZE={other}, but .* was made with QUANTIZE=fp8"):
+            with pytest.raises(VovError, match=f"`quantize`={other}, but .* was made with `quantize`=fp8"):
                 call(quantize=other)
     settings = video_settings(tiny_wan, fp8[0].parent.parent / "clip", tmp_path / "k", quantize="fp8", offload="blocks")
     with pytest.raises(Loaded) as found:

@@ -71,7 +71,7 @@ def test_a_psnr_is_met_by_the_decoded_file(case, wanted, tmp_path):
     (dict(target_kbps=8.0), "no duration"),
     (dict(target_psnr=60.0), "autoencoder alone gives"),
     (dict(target_bytes=900, target_psnr=20.0), "give one of them"),
-    (dict(target_bytes=900, scheme="paper"), "SCHEME=atoms"),
+    (dict(target_bytes=900, scheme="paper"), "`target_bytes` needs `scheme`=atoms"),
 ])
 def test_what_cannot_be_had_is_said_in_one_line(case, asked, said):
     with pytest.raises(VovError, match=said) as caught:
@@ -154,7 +154,7 @@ def test_what_no_size_gives_is_said_in_one_line_with_what_there_is(caplog):
     value, attempts = seek(20.6, lambda spend: 20.0 + (spend >= 500))
     assert value == 21.0 and attempts == rates.TRIES
     (said,) = caplog.messages
-    assert said.startswith("TARGET_PSNR=20.6 is missed by 0.40 dB") and "\n" not in said
+    assert said.startswith("`target_psnr`=20.6 is missed by 0.40 dB") and "\n" not in said
     assert "21.00 dB, which the file has, is the nearest, and 20.00 dB the nearest below; ask for one" in said
     caplog.clear()
     assert seek(20.0, lambda spend: 20.3)[0] == 20.3 and "the nearest; ask for one" in caplog.messages[0]

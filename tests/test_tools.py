@@ -85,7 +85,7 @@ def test_jod_is_that_of_colorvideovdp_on_clips_and_stills():
     assert still.values["jod"] == pytest.approx(alone, abs=1e-5)
     assert clip.values["jod"] < 9.99 and suite.measure(Frames(CLIP), Frames(CLIP), 4).values["jod"] == 10
     assert "standard_4k" in suite.conditions() and "pix/deg" in suite.conditions()
-    with pytest.raises(VovError, match="JOD_DISPLAY=cinema: no display model"):
+    with pytest.raises(VovError, match="`jod_display`=cinema: no display model"):
         Suite(skipped=only("jod"), display="cinema")
 
 
@@ -159,5 +159,5 @@ def test_metrics_are_chosen_by_name():
     assert left_out("all", False, False, False) == {}
     assert left_out("all", True, True, False).keys() == set(METRICS) - {"psnr", "psnr_frames", "flicker"}
     assert left_out("all", False, False, True)["fvd"] == "needs at least 2 frames"
-    with pytest.raises(VovError, match="METRICS=psnr,psrn: 'psrn' is not one of all, psnr"):
+    with pytest.raises(VovError, match="`metrics`=psnr,psrn: 'psrn' is not one of all, psnr"):
         left_out("psnr,psrn", False, False, False)

@@ -143,7 +143,7 @@ def test_two_adapters_add_up_with_weights_without_a_dense_matrix():
 def test_last_k_counts_from_the_end_and_order_is_that_of_the_model():
     names = select_layers(Model(4), "blocks", ["to_out.0", "to_q"], 2)
     assert names == ["blocks.2.to_q", "blocks.2.to_out.0", "blocks.3.to_q", "blocks.3.to_out.0"]
-    with pytest.raises(VovError, match="LAST_K=9"):
+    with pytest.raises(VovError, match="`last_k`=9"):
         select_layers(Model(4), "blocks", ["to_q"], 9)
 
 

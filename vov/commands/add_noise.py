@@ -69,11 +69,11 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
     header = stream.header
     for key in ("rank", "last_k"):
         if getattr(settings, key) not in (0, getattr(header, key)):
-            raise VovError(f"{key.upper()}={getattr(settings, key)}, but {path} has {getattr(header, key)}; "
+            raise VovError(f"`{key}`={getattr(settings, key)}, but {path} has {getattr(header, key)}; "
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
-                            stream.items[0].original_height, "original")
+                            stream.items[0].original_height, "original_frames_dir")
     originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, name)], settings)
     _run(stream, path, originals, settings, Path(settings.output or f"scaled/{name}/{name}.vov"))
 

@@ -30,7 +30,7 @@ def asked(settings: TargetOptions) -> str:
     """The name of the one target that is set, "" for none. Raises VovError for two."""
     found = [name for name in (*SIZES, "target_psnr") if getattr(settings, name)]
     if len(found) > 1:
-        raise VovError(f"{' and '.join(name.upper() for name in found)} are set; give one of them")
+        raise VovError(f"{' and '.join(f'`{name}`' for name in found)} are set; give one of them")
     return found[0] if found else ""
 
 
@@ -41,7 +41,7 @@ def whole(settings: TargetOptions, shapes: Sequence[tuple[int, ...]], fps: float
     """
     if settings.target_kbps:
         if shapes[0][0] == 1:
-            raise VovError("TARGET_KBPS: a picture has no duration; use TARGET_BYTES or TARGET_BPP")
+            raise VovError("`target_kbps`: a picture has no duration; use `target_bytes` or `target_bpp`")
         return int(settings.target_kbps * 125 * sum(shape[0] for shape in shapes) / fps)
     if settings.target_bpp:
         return int(settings.target_bpp / 8 * sum(math.prod(shape[:3]) for shape in shapes))

@@ -131,8 +131,7 @@ def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[i
         now = now or around(tried, wanted, least, most)
     if found.near > NEAR_DB and (highest := max(found.values)) < wanted - NEAR_DB:
         raise OutOfReach(f"`target_psnr`={wanted:g}: the most that this model gives with these settings is "
-                         f"{highest:.2f} "
-                         "dB; ask for less, or raise `steps`")
+                         f"{highest:.2f} dB; ask for less, or raise `steps`")
     if found.near > NEAR_DB:
         log.warning("%s", missed(found.values, wanted))
     return found.made
@@ -165,8 +164,9 @@ def missed(values: Sequence[float], wanted: float) -> str:
     (_, got), *others = sorted(((side, value) for side, value in sides.items() if value is not None),
                                key=lambda one: abs(one[1] - wanted))
     beyond = "".join(f", and {value:.2f} dB the nearest {side}" for side, value in others)
-    return (f"TARGET_PSNR={wanted:g} is missed by {abs(got - wanted):.2f} dB: of {len(values)} attempts {got:.2f} "
-            f"dB, which the file has, is the nearest{beyond}; ask for one of these or for TARGET_BYTES, or raise STEPS")
+    return (f"`target_psnr`={wanted:g} is missed by {abs(got - wanted):.2f} dB: of {len(values)} attempts {got:.2f} "
+            f"dB, which the file has, is the nearest{beyond}; ask for one of these or for `target_bytes`, or raise "
+            "`steps`")
 
 
 def refuse_beyond(wanted: float, stream: Bitstream, sources: Sequence[Original], backbone: Backbone) -> None:
