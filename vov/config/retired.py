@@ -52,7 +52,7 @@ def current_preset(preset: str, stage: str) -> str:
     name, medium = MERGED[preset]
     if stage != "encode":
         raise VovError(f"CONFIG={preset}: noise is coded without a fit; run CONFIG={name} with {medium}/encode.sh")
-    say(f"CONFIG={preset} is CONFIG={name} now, whose section `encode` has its settings")
+    say(f"CONFIG={preset} is CONFIG={name} now, whose section encode has its settings")
     return name
 
 

@@ -216,7 +216,7 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         own = stream.sequence is not None or not fits
         thetas = None if own else ScheduledThetas(backbone, fits, *schedule)
         asked = dataclasses.replace(stream, items=items)
-        with Decoder(asked, backbone, collections=settings.collection_dir, thetas=thetas) as decoder:
+        with Decoder(asked, backbone, collections=settings.collection, thetas=thetas) as decoder:
             return np.stack(list(decoder.frames(0 if stream.sequence else first.index)))
 
     numbers = [number for number, each in enumerate(adaptations) if each.theta is not None]

@@ -159,7 +159,7 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
                                                settings.offload)
         for pair in waiting.get(model, ()):
             pair.decoded = decode_vov(Path(pair.decoded), backbone, Path(settings.work_dir) / "decoded",
-                                      settings.collection_dir)
+                                      settings.collection)
         for clip in wanted.get(model, ()):
             made[clip] = explicit_pairs(clips[clip][0], targets[clip], backbone,
                                         Path(settings.work_dir) / "anchors" / clip / "explicit")
