@@ -25,7 +25,7 @@ from vov.noise.options import ScalingConfig
 from vov.runtime.state import read_state
 
 FIT = FitConfig(width=32, height=32, rank=2, theta_length=32, last_k=2, train_steps=2, lr=0.5, batch_size=2,
-                preview_every=0, theta_init=2.0, shift=3.0, decode_steps=3)
+                preview_every=0, shift=3.0, decode_steps=3)
 
 
 def picture(seed):
@@ -52,7 +52,7 @@ def coded(backbone, theta):
     """(bytes of a file that names the collection, the frames that its encoder saw)."""
     source = Original(picture(9), 0.0, "a thing", "x.png")
     stream = dataclasses.replace(frozen_file(backbone, [source], FIT), collection=collection.read(theta).name)
-    made, frames = add_noise(stream, backbone, [source], ScalingConfig(scheme="paper", bits=4, steps=3),
+    made, frames = add_noise(stream, backbone, [source], ScalingConfig(scheme="paper", steps=3),
                              NoiseRun(collections=str(theta.parent)))
     return bitstream.to_bytes(made), frames[0]
 
@@ -73,7 +73,7 @@ def test_a_file_decodes_with_its_collection_beside_it_or_in_a_folder_to_what_the
 def test_edits_and_evaluations_find_the_collection_where_they_are_told(backbone, theta, coded, tiny_qwen, tmp_path):
     path = tmp_path / "x.vov"
     path.write_bytes(coded[0])
-    (clip,), where = decode(path, backbone, collections=str(theta.parent)), dict(collection_dir=str(theta.parent))
+    (clip,), where = decode(path, backbone, collections=str(theta.parent)), dict(collection=str(theta.parent))
     asked = EditConfig(caption="a thing", **where)
     for shown in edit(backbone, [load(path, asked, "image")], asked):
         assert np.array_equal(shown, clip.frames)
@@ -98,7 +98,7 @@ def test_a_missing_or_changed_collection_is_named_in_one_line(backbone, theta, c
     (tmp_path / "x.vov").write_bytes(coded[0])
     changed = dataclasses.replace(collection.read(theta).stream, symbols=np.ones(32, np.int32))
     bitstream.write(tmp_path / "things.vovd", changed)
-    with pytest.raises(VovError, match=f"collection {collection.read(theta).name.hex()} is missing.*COLLECTION_DIR"):
+    with pytest.raises(VovError, match=f"collection {collection.read(theta).name.hex()} is missing.*`collection`"):
         decode(tmp_path / "x.vov", backbone)
 
 

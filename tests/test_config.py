@@ -1,14 +1,14 @@
 """Claims about configuration: who wins, what is refused, and that every shipped preset is valid."""
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 
 import pytest
 
-from tests import house
 from vov import VovError, config
-from vov.commands.decode import DecodePictures
+from vov.commands.catalogue import COMMANDS
+from vov.commands.decode import DecodePictures, DecodeVideo
 from vov.commands.edit import EditPicture
+from vov.commands.encode import EncodePictures, EncodeVideo
 from vov.commands.options import ImageFit, VideoFit
 from vov.config import cli, load, number_list, option, override
 from vov.config.retired import MERGED, RETIRED, retired_lines, say
@@ -33,11 +33,8 @@ def test_every_shipped_preset_is_read_by_the_code_that_ships(preset, stage):
 
 @pytest.mark.parametrize("old", sorted(MERGED))
 def test_presets_for_noise_alone_are_their_models_presets_and_fit_nothing(old, caplog):
-    from image.encode import Encode as ImageEncode
-    from video.encode import Encode
-
     new, medium = MERGED[old]
-    cls = ImageEncode if medium == "image" else Encode
+    cls = EncodePictures if medium == "image" else EncodeVideo
     say.cache_clear()
     assert load(cls, {"config": old}, {}, "encode") == load(cls, {"config": new}, {}, "encode")
     assert f"CONFIG={old} is CONFIG={new} now" in caplog.text
@@ -46,21 +43,29 @@ def test_presets_for_noise_alone_are_their_models_presets_and_fit_nothing(old, c
 
 
 def test_coded_noise_has_the_defaults_that_were_measured_best():
-    from image.encode import Encode as ImageEncode
-    from video.encode import Encode
-
     def found(cls, preset, *names):
         settings = load(cls, {"config": preset}, {}, "encode")
         return tuple(getattr(settings, name) for name in names)
 
     rate = "steps", "score", "lookahead_every", "usual_rate", "shift"
-    assert found(Encode, "nano-video", *rate) == (40, "blend", 1, 60, 1)
+    assert found(EncodeVideo, "nano-video", *rate) == (40, "blend", 1, 60, 1)
     for preset in ("wan2.1-1.3b", "wan2.1-14b"):
-        assert found(Encode, preset, *rate) == (40, "blend", 2, 148, 3)
-    assert found(Encode, "wan2.2-ti2v-5b", *rate) == (40, "blend", 2, 200, 5)
+        assert found(EncodeVideo, preset, *rate) == (40, "blend", 2, 148, 3)
+    assert found(EncodeVideo, "wan2.2-ti2v-5b", *rate) == (40, "blend", 2, 200, 5)
     size = "steps", "score", "scaling_bytes", "shift"
-    assert found(ImageEncode, "qwen-image", *size) == (40, "likelihood", 2000, 0)
-    assert found(ImageEncode, "nano-image", *size) == (50, "blend", 2000, 1)
+    assert found(EncodePictures, "qwen-image", *size) == (40, "likelihood", 2000, 0)
+    assert found(EncodePictures, "nano-image", *size) == (50, "blend", 2000, 1)
+
+
+def test_an_encoder_without_config_reads_its_default_preset_and_a_fit_does_not():
+    for cls, preset, steps in ((EncodeVideo, "wan2.1-1.3b", 40), (EncodePictures, "qwen-image", 40)):
+        usual = load(cls, {}, {}, "encode")
+        assert usual == load(cls, {"config": preset}, {}, "encode") != cls()
+        assert (usual.config, usual.steps) == (preset, steps)
+        assert load(cls, {}, {"STEPS": "7"}, "encode") == replace(usual, steps=7)
+        assert load(cls, {}, {}, "encode", {"config": ""}) == replace(cls(), config="")  # as the parts of a data set
+    for cls in (VideoFit, ImageFit):  # the published defaults, which are those of the class
+        assert load(cls, {}, {}) == load(cls, {}, {}, "stage1") == cls()
 
 
 def test_command_line_beats_environment_beats_yaml_beats_default(tmp_path):
@@ -75,11 +80,7 @@ def test_command_line_beats_environment_beats_yaml_beats_default(tmp_path):
     assert load(FitConfig, {}, environ | {"STAGE2_LR": "1"}, "stage1").lr == 0.5
 
 
-COMMANDS = [getattr(import_module(module), name) for module, name in (
-    place.split(":") for place in house.COMMANDS.values())]
-
-
-@pytest.mark.parametrize("cls", COMMANDS, ids=house.COMMANDS)
+@pytest.mark.parametrize("cls", COMMANDS.values(), ids=COMMANDS)
 def test_no_two_settings_of_a_command_have_the_same_name(cls):
     names = [name for field in config.fields_of(cls).values() for name in config.environment_names(field)]
     assert len(names) == len(set(names))
@@ -100,14 +101,14 @@ OLD = {  # command: {name that users have typed: (what it sets now, an example)}
     "video/edit/edit_caption.sh": {"OUTPUT_VIDEO": "output_video", "ORIGINAL_FRAMES_DIR": "original_frames_dir",
                                    "V_LENGTH": "theta_length", "NUM_FRAMES": "num_frames"},
     "image/edit_caption.sh": {"IMAGE": "original", "OUTPUT_IMAGE": "output"},
-    "video/eval/eval.sh, image/eval.sh": {"NUM_FRAMES": "num_frames", "MEDIA": "media_dir", "MEDIA_DIR": "media_dir"},
+    "video/eval/eval.sh": {"NUM_FRAMES": "num_frames", "MEDIA": "media_dir", "MEDIA_DIR": "media_dir"},
 }
 
 
 @pytest.mark.parametrize(("command", "name", "field"), [
     (command, name, field) for command, names in OLD.items() for name, field in names.items()])
 def test_names_that_users_have_typed_go_on_working_as_variable_flag_and_key(command, name, field, tmp_path):
-    cls = COMMANDS[list(house.COMMANDS).index(command)]
+    cls = COMMANDS[command]
     assert str(getattr(load(cls, {}, {name: "7"}), field)) in ("7", "7.0")
     given = cli.parse(cls, ["--" + name.lower().replace("_", "-"), "7"], "usage")
     assert given[field] == "7"
@@ -167,11 +168,9 @@ def test_the_rank_of_a_process_is_not_that_of_the_lora():
 
 
 def test_the_first_name_of_a_setting_counts_over_its_older_ones():
-    from video.encode import Encode
-
-    assert load(Encode, {}, {"FRAMES_DIR": "a", "INPUT": "b"}).frames_dir == "b"
+    assert load(EncodeVideo, {}, {"FRAMES_DIR": "a", "INPUT": "b"}).frames_dir == "b"
     with pytest.raises(VovError, match="NUM_FRAMES: chunk_frames='x' is not a whole number"):
-        load(Encode, {}, {"NUM_FRAMES": "x"})
+        load(EncodeVideo, {}, {"NUM_FRAMES": "x"})
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def test_a_preset_of_before_is_read_without_the_keys_that_are_gone(tmp_path, cap
 
 
 def test_no_retired_name_is_a_name_of_any_setting():
-    names = {name for cls in COMMANDS for field in config.fields_of(cls).values()
+    names = {name for cls in COMMANDS.values() for field in config.fields_of(cls).values()
              for name in config.environment_names(field)}
     assert not names & set(RETIRED)
 
@@ -331,6 +330,19 @@ def test_lists_of_numbers():
             number_list("STRENGTH", wrong, 2)
     with pytest.raises(VovError, match="RATES='1,0': must be positive numbers"):
         number_list("RATES", "1,0", positive=True)
+
+
+def test_an_error_names_a_setting_as_it_was_typed(monkeypatch):
+    for given, environ, said in (
+            ({}, {}, "START=9, OUT_DIR, TEXTURE"),
+            ({}, {"START_AT": "9", "OUTPUT_DIR": "x"}, "START_AT=9, OUTPUT_DIR, TEXTURE"),
+            ({"start_at": "9"}, {"START_AT": "9"}, "--start=9, OUT_DIR, TEXTURE"),
+            ({"output_dir": "x"}, {}, "START=9, --out-dir, TEXTURE")):
+        monkeypatch.setattr(cli, "typed", cli.words_of(DecodeVideo, given, environ))
+        # By its field, or by its first variable: `start` and `out_dir` have other fields in commands that share them.
+        for text in ("`start_at`=9, `output_dir`, `texture`", "`start`=9, `out_dir`, `texture`"):
+            assert cli.in_words(text) == said
+    assert cli.in_words("`nothing`, a=`b c`, `1`") == "NOTHING, a=`b c`, `1`"
 
 
 @pytest.mark.parametrize("value", ["\n", "a\nb", "x\r\u2028y"])

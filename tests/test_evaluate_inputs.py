@@ -39,33 +39,34 @@ def bad_inputs(folder, out):
     for encoding in ("cp1252", "utf-16", "utf-16-le"):
         (out / f"{encoding}.csv").write_bytes(row.encode(encoding))
     return [
-        ({"real_dir": ""}, "REAL_DIR is not set"),
-        ({"fake_dir": ""}, "FAKE_DIR is not set"),
-        ({"real_dir": str(out / "none")}, "REAL_DIR=.*no such folder"),
+        ({"real_dir": ""}, "`real_dir` is not set"),
+        ({"fake_dir": ""}, "`fake_dir` is not set"),
+        ({"real_dir": str(out / "none")}, "`real_dir`=.*no such folder"),
         ({"fake_dir": str(out / "empty")}, "no images in this folder"),
         ({"fake_dir": str(out / "broken.mp4")}, "not a readable video"),
         ({"fake_dir": str(out / "broken.vov")}, "broken.vov: magic"),
-        ({"fake_dir": str(short)}, "7 frames, the reproduction 5; set FRAMES=5"),
-        ({"num_frames": 9}, "FRAMES=9, but the original has 7"),
+        ({"fake_dir": str(short)}, "7 frames, the reproduction 5; set `frames`=5"),
+        ({"num_frames": 9}, "`frames`=9, but the original has 7"),
         ({"fake_dir": str(other)}, "original is 96×64, the reproduction 96×48"),
         ({"fake_dir": str(ragged)}, "00006.png is 96×60"),
-        ({"bitstream": str(out / "none")}, "BITSTREAM=.*no such file"),
-        ({"anchors": "x265"}, "ANCHORS need a size to match"),
+        ({"bitstream": str(out / "none")}, "`bitstream`=.*no such file"),
+        ({"anchors": "x265"}, "`anchors` need a size to match"),
         ({"anchors": "divx"}, "'divx' is not one of"),
-        ({"anchors": "x264", "anchor_bytes": "0,-3"}, "ANCHOR_BYTES='0,-3': must be positive"),
-        ({"reference_curves": str(out / "none.csv")}, "REFERENCE_CURVES=.*no such file"),
+        ({"anchors": "x264", "anchor_bytes": "0,-3"}, "`anchor_bytes`='0,-3': must be positive"),
+        ({"reference_curves": str(out / "none.csv")}, "`reference_curves`=.*no such file"),
         ({"reference_curves": str(out / "row.csv")}, "needs columns label, clip, metric"),
-        ({"manifest": str(out / "none.csv")}, "MANIFEST=.*no such file"),
+        ({"manifest": str(out / "none.csv")}, "`manifest`=.*no such file"),
         ({"manifest": str(out / "columns.csv")}, "unknown column 'colour'"),
         ({"manifest": str(out / "empty.csv")}, "no rows"),
         ({"manifest": str(out / "long.csv")}, "row 1 .a.: 2 cells more than columns; put text that contains commas in"),
         ({"manifest": str(out / "colons.csv")}, "columns, with commas between, are"),
         ({"manifest": str(out / "row.csv")}, "row 1 .a.: needs name, original, and decoded"),
-        ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; DATA_ROOT"),
+        ({"manifest": str(out / "gone.csv")}, "nowhere does not exist; `data_root` is what"),
         ({"manifest": str(out / "rate.csv")}, "bpp='-1' is not a positive number"),
-        *(({variable: str(out / f"{encoding}.csv")}, f"{variable.upper()}=.*{encoding}.csv: byte .* save it as UTF-8")
+        *(({variable: str(out / f"{encoding}.csv")}, f"`{variable}`=.*{encoding}.csv: byte .* save it as UTF-8")
           for variable in ("manifest", "reference_curves") for encoding in ("cp1252", "utf-16-le")),
-        ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True}, "BD_ANCHOR=nobody: no"),
+        ({"bd_anchor": "nobody", "bitstream": str(folder / "x.vov.bin"), "skip_metrics": True},
+         "`bd_anchor`=nobody: no"),
     ]
 
 

@@ -39,7 +39,7 @@ def commands(fitted, tiny_wan, folder):
     return {
         "reconstruct": (decode_video, DecodeVideo(bitstream=str(fitted), output_dir=str(folder / "r"), **model),
                         [folder / "r/ball", folder / "r/ball.mp4"]),
-        "scale": (add_noise_video, AddNoiseVideo(bitstream=str(fitted), original_frames_dir=clip, steps=3, bits=4,
+        "scale": (add_noise_video, AddNoiseVideo(bitstream=str(fitted), original_frames_dir=clip, steps=3,
                                                  output=str(folder / "s/x.vov"), **model),
                   [folder / "s/x.vov", folder / "s/x", folder / "s/x.mp4", folder / "s/result.json"]),
         "edit": (edit_video, EditVideo(weights=str(fitted), caption="a cube", output_video=str(folder / "e/y.mp4"),
@@ -78,7 +78,7 @@ def test_the_same_command_goes_on_and_another_is_refused(command, fitted, tiny_w
     # Changed by somebody: nothing is replaced.
     victim = outputs[0] if outputs[0].is_file() else outputs[0] / "00000.png"
     victim.write_bytes(b"mine")
-    with pytest.raises(VovError, match="has been changed since it was made; set OVERWRITE=1"):
+    with pytest.raises(VovError, match="has been changed since it was made; set `overwrite`=1"):
         run(settings)
     assert victim.read_bytes() == b"mine"
     run(dataclasses.replace(settings, overwrite=True))
@@ -87,11 +87,11 @@ def test_the_same_command_goes_on_and_another_is_refused(command, fitted, tiny_w
 
 def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, tiny_wan, tmp_path, monkeypatch):
     table = commands(fitted, tiny_wan, tmp_path)
-    others = {"reconstruct": dict(dtype="bfloat16"), "scale": dict(bits=5), "edit": dict(caption="a cone")}
+    others = {"reconstruct": dict(dtype="bfloat16"), "scale": dict(score="pixel"), "edit": dict(caption="a cone")}
     for name, (run, settings, _) in table.items():
         run(settings)
         monkeypatch.setattr(type(settings), "load", lambda *a, **k: pytest.fail("a model was loaded"))
-        with pytest.raises(VovError, match=r"exists; set OVERWRITE=1 to replace it .it is of other inputs"):
+        with pytest.raises(VovError, match=r"exists; set `overwrite`=1 to replace it .it is of other inputs"):
             run(dataclasses.replace(settings, **others[name]))
     run, settings, _ = table["reconstruct"]
     moved = tmp_path / "elsewhere" / "ball.vov"
@@ -99,7 +99,7 @@ def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, 
     run(dataclasses.replace(settings, bitstream=str(moved), dtype="float32"))  # the file's own: the same command
     folder = tmp_path / "foreign"
     media.write_frames(folder / "ball", np.zeros((2, 4, 4, 3), np.uint8))
-    with pytest.raises(VovError, match="OVERWRITE=1"):
+    with pytest.raises(VovError, match="`overwrite`=1"):
         run(dataclasses.replace(settings, output_dir=str(folder)))
     assert len(list((folder / "ball").iterdir())) == 2
 
@@ -114,7 +114,7 @@ def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny
         found = {path.name: path.read_bytes() for path in (tmp_path / "ball").iterdir()}
         assert found == {name: whole[name] for name in (f"{number:05d}.png" for number in numbers)}
         assert len(media.read_clip(tmp_path / "ball.mp4").frames) == len(numbers)
-    with pytest.raises(VovError, match="START_AT=4 FRAMES=2: the video has 5 frames, from 0"):
+    with pytest.raises(VovError, match="`start`=4 `frames`=2: the video has 5 frames, from 0"):
         decode_video(dataclasses.replace(settings, start_at=4, frames=2, output_dir=str(tmp_path / "none")))
     assert not (tmp_path / "none/ball.mp4").exists()
 
@@ -122,7 +122,7 @@ def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny
 def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):
     (tmp_path / "file").write_text("x")
     settings = DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path / "file"), model_id=str(tiny_wan))
-    with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another OUTPUT_DIR"):
+    with pytest.raises(VovError, match="file: is a file, but a folder is needed there; choose another `out_dir`"):
         decode_video(settings)
     path = tmp_path / "out/a.png"
     with (Outputs("a", [path], "x", False), pytest.raises(VovError, match="another run is using it"),
@@ -171,7 +171,8 @@ def test_a_cache_that_cannot_be_written_costs_a_line_not_the_run(tiny_wan, tmp_p
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("VOV_CACHE", str(tmp_path / "file"))
     assert two_stage(video_settings(tiny_wan, write_clip(tmp_path / "clip"), tmp_path / "out")).is_file()
-    assert "not cached: " in caplog.text and "choose another VOV_CACHE" in caplog.text and "OUT_DIR" not in caplog.text
+    said = caplog.text
+    assert "not cached: " in said and "choose another `vov_cache`" in said and "out_dir" not in said
     monkeypatch.setenv("VOV_CACHE", str(tmp_path / "cache"))
     with disk_of(0):
         assert torch.equal(cached("text", "key", lambda: {"a": torch.ones(3)})["a"], torch.ones(3))
@@ -237,7 +238,7 @@ def test_an_album_of_strange_names_decodes_whole(tiny_qwen, tmp_path, capsys):
     for index, clip in enumerate(decode(path, model)):
         assert np.array_equal(media.read_image(tmp_path / f"decoded/odd/{index + 1:05d}.png"), clip.frames[0])
     scaled = AddNoisePictures(bitstream=str(path), data_root=str(tmp_path / "album"), output=str(tmp_path / "s/n.vov"),
-                              model_id=str(tiny_qwen), steps=3, bits=3)
+                              model_id=str(tiny_qwen), steps=3)
     add_noise_pictures(scaled)
     first = (tmp_path / "s/n.vov").read_bytes()
     (tmp_path / "s/result.json").unlink()

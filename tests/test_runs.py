@@ -71,7 +71,7 @@ def test_other_content_is_another_run_whatever_its_path(tiny_wan, clip, tmp_path
     for change, named in ((replace_clip, "the clip or pictures"), (edit_caption, "the caption"),
                           (refit_start, "the checkpoint it starts from")):
         change()
-        with pytest.raises(VovError, match=f"belongs to another run .other: {named}.; use another OUT_DIR"):
+        with pytest.raises(VovError, match=f"belongs to another run .other: {named}.; use another `out_dir`"):
             fit.stage1(settings)
         assert torch.equal(theta(tmp_path / "out"), first)
         fit.stage1(dataclasses.replace(settings, overwrite=True))
@@ -126,8 +126,8 @@ def test_an_album_is_its_pictures_and_captions(tiny_qwen, tmp_path):
 def test_settings_that_shape_the_result_are_named_when_they_differ(tiny_wan, clip, tmp_path):
     settings = video_settings(tiny_wan, clip, tmp_path / "out")
     fit.stage1(settings)
-    for changes, named in ((dict(lr=0.5, seed=1), "LR, SEED"), (dict(dtype="bfloat16"), "DTYPE or QUANTIZE"),
-                           (dict(decode_steps=3), "DECODE_STEPS"), (dict(quantize="fp8"), "the model")):
+    for changes, named in ((dict(lr=0.5, seed=1), "`lr`, `seed`"), (dict(dtype="bfloat16"), "`dtype` or `quantize`"),
+                           (dict(decode_steps=3), "`decode_steps`"), (dict(quantize="fp8"), "the model")):
         with pytest.raises(VovError, match=f"other: .*{named}"):
             fit.stage1(dataclasses.replace(settings, **changes))
 
@@ -238,4 +238,4 @@ def test_the_defaults_of_a_run_are_part_of_its_identity():
     shaping = set(VideoFit().identity())
     assert {"lr", "seed", "noise", "width", "rank", "decode_steps", "lambda_rate"} <= shaping
     assert not shaping & {"frames_dir", "caption", "caption_file", "out_dir", "model_id", "cache_dir", "device", "name",
-                          "init_lora_path", "overwrite", "resume", "save_every", "offload"}
+                          "init_lora_path", "overwrite", "save_every", "offload"}

@@ -73,13 +73,12 @@ def test_a_fit_goes_on_from_the_very_step(number, fitted, tiny_wan, tmp_path, mo
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("changes", [dict(scheme="atoms", scaling_bytes=40), dict(scheme="paper", theta_steps=2)],
+@pytest.mark.parametrize("changes", [dict(scheme="atoms", scaling_bytes=40), dict(scheme="paper")],
                          ids=["budget", "paper"])
 def test_a_search_for_noise_goes_on_from_the_very_step(changes, fitted, tiny_wan, tmp_path, monkeypatch, capsys):
     def settings(name):
         return AddNoiseVideo(bitstream=str(fitted), original_frames_dir=str(fitted.parent.parent / "clip"), steps=5,
-                             bits=4, output=str(tmp_path / name / "x.vov"), model_id=str(tiny_wan), device="cpu",
-                             **changes)
+                             output=str(tmp_path / name / "x.vov"), model_id=str(tiny_wan), device="cpu", **changes)
     with monkeypatch.context() as patch:
         all_steps = interrupt(patch, Chooser, "__call__", 0, call=-5)
         add_noise_video(settings("whole"))

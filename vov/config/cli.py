@@ -115,14 +115,18 @@ def in_words(text: str) -> str:
 
 
 def words_of(cls: type, given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """{field: its flag if that was given, else the variable that is set, else the first of its variables}."""
+    """{setting: its flag if that was given, else the variable that is set, else the first of its variables}.
+
+    Under the name of its field and under its variables' names in lower case: a module that serves several commands uses
+    whichever they share.
+    """
     found = {}
     for name, field in fields_of(cls).items():
         names = environment_names(field)
         found[name] = next((one for one in names if environ.get(one)), names[0])
         if given.get(name) is not None:
             found[name] = f"--{names[0].lower().replace('_', '-')}"
-    return found
+    return {key: found[name] for key, name in keys_of(cls).items()}
 
 
 class _Words(logging.Formatter):
@@ -130,7 +134,6 @@ class _Words(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return in_words(super().format(record))
-
 
 
 def run_one_of(commands: Mapping[str, tuple]) -> None:

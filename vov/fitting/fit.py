@@ -34,6 +34,7 @@ from vov.model.flow import decoder_noise, interpolate, sigma_grid
 from vov.runtime import signals
 from vov.runtime.files import content_hash
 from vov.runtime.random import Stream, uniform
+from vov.runtime.resumable import FIT, claim
 
 if TYPE_CHECKING:
     from vov.fitting.rate_control import RateControl
@@ -143,6 +144,7 @@ class Fit:
         if path.is_file():
             done = self._resume(path)
         if self.world.first:
+            claim(self.folder, FIT)  # before the first of them: what a full disk leaves is ours
             config.save(self.settings, self.folder / "config.yaml")
         total, title = self.settings.train_steps, self.folder.name
         if done < total:

@@ -44,7 +44,7 @@ def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dic
     tensors = {k: v.detach().cpu().contiguous() for k, v in compute().items()}
     try:
         remove_parts(cache_folder() / kind)
-        with atomic(cache_folder() / kind / f"{key}.safetensors", "VOV_CACHE") as temporary:
+        with atomic(cache_folder() / kind / f"{key}.safetensors", "vov_cache") as temporary:
             temporary.write_bytes(save(tensors))
     except (VovError, OSError) as error:
         log.warning("not cached: %s", error)
