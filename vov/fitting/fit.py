@@ -216,7 +216,7 @@ class Fit:
             self.backbone.transformer, self.device, self.settings.checkpointing, self.settings.compile)
         if self.world.size > 1 and self.compiled == "graph":
             self.compiled = "never"  # a captured step has no place for the exchange between processes
-        blocks = self.backbone.transformer.get_submodule(self.backbone.blocks)
+        blocks = list(self.backbone.transformer.get_submodule(self.backbone.blocks).children())
         speed.checkpoint_blocks(blocks, recompute)
         if self.compiled == "blocks":
             speed.compile_blocks(blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -48,7 +48,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
         with av.open(f"file:{temporary}", "w", format="mp4", options=options) as target:
             encoder = _Encoder(target, first.shape[1], first.shape[0], fps, crf, times)
-            with audio.packets(sound, Path(path)) if sound else nullcontext((None, iter(()))) as (stream, packets):
+            with _packets(sound, Path(path)) as (stream, packets):
                 copy = target.add_stream_from_template(stream) if stream else None
                 waiting = next(packets, None) if stream else None
                 for index, frame in enumerate(itertools.chain([first], frames)):
@@ -58,6 +58,10 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
                 encoder.write(None, 0)
                 while copy and waiting is not None:
                     waiting = _copy(target, copy, waiting, packets)
+
+
+def _packets(sound: bytes, path: Path) -> AbstractContextManager[tuple[av.AudioStream | None, Iterator[av.Packet]]]:
+    return audio.packets(sound, path) if sound else nullcontext((None, iter(())))
 
 
 @contextmanager
