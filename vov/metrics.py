@@ -123,12 +123,12 @@ def both_ssim_tensors(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, t
     """
     scales = ms_ssim_scales(x.shape[2], x.shape[3])
     weights = MS_SSIM_WEIGHTS[:scales]
-    product, first = torch.ones(x.shape[:2], device=x.device), None
+    product = first = torch.ones(x.shape[:2], device=x.device)
     for scale, weight in enumerate(weights or (1.0,)):
         if scale:
             x, y = _halve(x), _halve(y)
         ssim_value, contrast = _ssim_and_contrast(x, y)
-        first = ssim_value if first is None else first
+        first = first if scale else ssim_value
         term = ssim_value if scale == scales - 1 else contrast
         product = product * term.clamp_min(0) ** (weight / sum(weights) if scales < len(MS_SSIM_WEIGHTS) else weight)
     return first.mean(1), product.mean(1)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from vov import VovError
-from vov.adapter.unilora import Adapter, Projection, select_layers
+from vov.adapter.unilora import Adapter, LoRALinear, Projection, select_layers
 
 MAX_SLOTS = 2**27  # entries of all A and B together: 3 GiB while indices are drawn
 FIELDS = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed")
@@ -18,8 +18,11 @@ FIELDS = ("rank", "theta_length", "last_k", "lora_preset", "proj_seed")
 class Kind(Protocol):
     """What is needed of a `Backbone`, or of its class."""
 
-    blocks: str
-    presets: dict[str, tuple[str, ...]]
+    @property
+    def blocks(self) -> str: ...
+
+    @property
+    def presets(self) -> dict[str, tuple[str, ...]]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class AdapterSpec:
     @classmethod
     def of(cls, said: Any, source: str = "the settings") -> AdapterSpec:
         """From a `Header`, a `FitConfig` or anything with these attributes."""
-        return cls(*(getattr(said, name) for name in FIELDS), getattr(said, "index_hash", None), source)
+        return cls(**{name: getattr(said, name) for name in FIELDS}, index_hash=getattr(said, "index_hash", None),
+                   source=source)
 
 
 def adapted_layers(spec: AdapterSpec, kind: Kind, model: nn.Module) -> list[str]:
@@ -74,7 +78,7 @@ def project(spec: AdapterSpec, shapes: Sequence[tuple[int, int]]) -> Projection:
 def layer_shapes(spec: AdapterSpec, kind: Kind, model: nn.Module) -> list[tuple[int, int]]:
     """(out_features, in_features) of the linears that θ adapts; the model is left as it is."""
     layers = (model.get_submodule(name) for name in adapted_layers(spec, kind, model))
-    return [(layer.out_features, layer.in_features) for layer in layers]
+    return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear | LoRALinear)]
 
 
 def adapt(spec: AdapterSpec, kind: Kind, model: nn.Module) -> tuple[Adapter, Projection]:

@@ -63,6 +63,10 @@ class Projection(nn.Module):
         seed: of the index stream.
     """
 
+    index: Tensor
+    users: Tensor
+    scale: Tensor
+
     def __init__(self, shapes: Sequence[tuple[int, int]], rank: int, length: int, seed: int = 42):
         super().__init__()
         self.shapes, self.rank, self.length, self.seed = list(shapes), rank, length, seed
@@ -135,7 +139,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
-        if self.A is None:
+        if self.A is None or self.B is None:
             return y
         x = x.to(self.A.dtype)
         if self.A.shape[0] == 1:
@@ -233,8 +237,8 @@ class Adapter:
             return
         for layer in self.layers:
             self._saved.append(layer.base.weight.detach().clone())
-            delta = layer.B.float() @ layer.A.float()
-            layer.base.weight.copy_(layer.base.weight.float() + delta)
+            if layer.A is not None and layer.B is not None:  # which `bind` gives to all layers
+                layer.base.weight.copy_(layer.base.weight.float() + layer.B.float() @ layer.A.float())
         self.unbind()
 
     @torch.no_grad()
@@ -258,7 +262,7 @@ class Adapter:
 
 def select_layers(model: nn.Module, blocks: str, suffixes: Sequence[str], last_k: int) -> list[str]:
     """Names of the linears `{blocks}.N.{suffix}` in the last `last_k` blocks, in `named_modules()` order."""
-    count = len(model.get_submodule(blocks))
+    count = len(list(model.get_submodule(blocks).children()))
     if last_k > count:
         raise VovError(f"`last_k`={last_k}, but the model has {count} blocks; use `last_k`={count}")
     wanted = {f"{blocks}.{n}.{suffix}" for n in range(count - last_k, count) for suffix in suffixes}

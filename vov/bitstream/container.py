@@ -140,7 +140,8 @@ def to_bytes(bitstream: Bitstream) -> bytes:
     if bitstream.sequence is not None:
         sections[SCENES], sections[CHUNKS] = to_sections(bitstream.sequence)
         return frame(header_to_bytes(bitstream.header), sections | bitstream.extra, 2)
-    sections[THETA] = encode_symbols(bitstream.symbols)
+    if bitstream.symbols is not None:  # it never is where there is no sequence
+        sections[THETA] = encode_symbols(bitstream.symbols)
     if bitstream.noise is not None:
         sections[NOISE] = bitstream.noise
     return frame(header_to_bytes(bitstream.header), sections | bitstream.extra)
@@ -225,9 +226,8 @@ def _part_sizes(data: bytes, source: str) -> PartSizes:
         theta = Reader(sections[THETA], source)
         read_tables(theta, 1)
         sizes |= {"table": theta.position, "theta": theta.remaining}
-    else:
-        coded = sum(len(encode_symbols(scene.symbols)) for scene in from_bytes(data, source).sequence.scenes
-                    if scene.symbols is not None)
+    elif (sequence := from_bytes(data, source).sequence) is not None:
+        coded = sum(len(encode_symbols(scene.symbols)) for scene in sequence.scenes if scene.symbols is not None)
         sizes |= {"theta": coded, "scenes": len(sections[SCENES]) - coded}
     return PartSizes(**sizes, framing=len(data) - sum(sizes.values()))
 

@@ -192,7 +192,8 @@ def from_sections(scenes: bytes, chunks: bytes, header: Header, items: tuple[Ite
     noise = {name: reader.varint(name, FIELDS[name][1], FIELDS[name][0]) for name in NOISE_FIELDS}
     noise["branch"] = reader.varint("branch", FIELDS["branch"][1], 1) if version > TRELLISES else 0
     version -= TRELLISES * bool(noise["branch"])
-    bits = tuple(reader.take(2, "bits"))
+    key, chained = reader.take(2, "bits")
+    bits = key, chained
     if not all(1 <= one <= 24 and noise["branch"] <= one + 1 for one in bits):
         raise reader.error("bits", f"are {bits}, outside [{max(1, noise['branch'] - 1)}, 24]")
     _refuse_levels(noise, header, reader)
@@ -251,7 +252,7 @@ def _read_scene(reader: Reader, version: int, steps: int, header: Header) -> Sce
 def _read_chunks(reader: Reader, scenes: tuple[Scene, ...], packed: tuple[Packing, Packing],
                  header: Header) -> tuple[Chunk, ...]:
     """packed: of key and of chained chunks."""
-    heads = []
+    heads: list[tuple[Scene, int, bool, int]] = []
     for scene in scenes:
         for _ in range(scene.chunks):
             value = reader.varint("frames of a chunk", 2 * header.num_frames + 1, 2)

@@ -139,8 +139,8 @@ def encode_parts(symbols: np.ndarray) -> tuple[bytes, bytes]:
         raise VovError("symbols: values beyond 32 bits cannot be coded; clamp them")
     rows = rows.astype(np.int64)
     choices = [_encode_with([Table.of_width(row) for row in rows], rows)]
-    counted = [Table.of_counts(row) for row in rows]
-    if None not in counted and sum(table.kind == COUNTS for table in counted) * rows.shape[1] >= _RANS_MINIMUM:
+    counted = [table for row in rows if (table := Table.of_counts(row))]
+    if len(counted) == len(rows) and sum(table.kind == COUNTS for table in counted) * rows.shape[1] >= _RANS_MINIMUM:
         choices.append(_encode_with(counted, rows))
     return min(choices, key=lambda parts: len(parts[0]) + len(parts[1]))
 
@@ -159,10 +159,10 @@ def decode_symbols(data: bytes, shape: int | Sequence[int], source: str = "coded
 
 def read_shape(reader: Reader, shape: int | Sequence[int]) -> tuple[int, int]:
     """`shape` as (rows, n); VovError when it is out of bounds."""
-    full = (1, shape) if isinstance(shape, int) else (1, *shape)[-2:]
-    if min(full) < 0 or full[0] > MAX_ROWS or full[0] * full[1] > MAX_SYMBOLS:
+    rows, count = (1, shape) if isinstance(shape, int) else (1, *shape)[-2:]
+    if min(rows, count) < 0 or rows > MAX_ROWS or rows * count > MAX_SYMBOLS:
         raise reader.error("number of symbols", f"{shape} is out of bounds")
-    return full
+    return rows, count
 
 
 def read_tables(reader: Reader, rows: int) -> list[Table]:
@@ -201,7 +201,7 @@ def _rans() -> ModuleType:
     """compressai's extension module by itself: importing the package would load all its models, for ten seconds."""
     package = importlib.util.find_spec("compressai")
     spec = PathFinder.find_spec("compressai.ans", package.submodule_search_locations) if package else None
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise VovError("compressai is not installed; run scripts/setup.sh")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -8,11 +8,11 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vov import VovError, media
 from vov.commands import encode
@@ -28,6 +28,12 @@ from vov.model.registry import USUAL
 from vov.runtime.files import refuse_overlap
 from vov.runtime.resumable import SET, refuse_foreign
 
+if TYPE_CHECKING:  # what stands behind `LoadedModel` in its subclasses
+    from vov.model.backbone import Backbone
+    from vov.model.options import ModelOptions as Loader
+else:
+    Loader = object
+
 log = logging.getLogger(__name__)
 WORDS = {"video": ("video", "wan"), "image": ("image",)}  # in the names of presets
 MANAGED = ("frames_dir", "image", "out_dir", "name", "caption", "overwrite", "description_file", "caption_start",
@@ -35,15 +41,15 @@ MANAGED = ("frames_dir", "image", "out_dir", "name", "caption", "overwrite", "de
 loaded: dict[str, Any] = {}  # the model of this process, and the video that it works on
 
 
-class LoadedModel:
+class LoadedModel(Loader):
     """Loads a model once for all items that want the same."""
 
-    def load(self, kind: type, *made: Any) -> Any:
+    def load(self, kind: type[Backbone], made: Any = None, source: str = "the file") -> Backbone:
         """As `ModelOptions.load`."""
         wanted = (kind.__name__, self.model_id, self.cache_dir, self.device, self.precision(), self.offload)
         if loaded.get("wanted") != wanted:
             loaded.clear()  # its memory first
-            loaded.update(model=super().load(kind, *made), wanted=wanted)
+            loaded.update(model=super().load(kind, made, source), wanted=wanted)
         return loaded["model"]
 
 
@@ -57,7 +63,8 @@ class Picture(LoadedModel, encode.EncodePictures):
     """A picture of a set."""
 
 
-MEDIA = {"video": (Video, encode.encode_video, "frames_dir"), "image": (Picture, encode.encode_pictures, "image")}
+MEDIA: dict[str, tuple[type[Video | Picture], Callable[[Any], None], str]] = {
+    "video": (Video, encode.encode_video, "frames_dir"), "image": (Picture, encode.encode_pictures, "image")}
 
 
 def columns_of(medium: str) -> set[str]:
@@ -193,7 +200,7 @@ def work(task: Task) -> dict[str, Any]:
         film.plan()
         return {"groups": len(film.groups), "seconds": seconds()}
     overwrite = job.begin() or job.settings["overwrite"]
-    main(cls(**job.settings | {"overwrite": overwrite}))
+    main(cls(**{**job.settings, "overwrite": overwrite}))
     found = json.loads((job.folder / NAME).read_bytes())
     numbers = {name: found[name] for name in NUMBERS if name in found}
     return job.finish(numbers | {"seconds": seconds(), "node": os.uname().nodename})

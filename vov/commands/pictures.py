@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vov import VovError
 from vov.bitstream import Item
@@ -13,7 +13,10 @@ from vov.media import read_image
 from vov.media.original import Original
 from vov.runtime.files import REPO, read_text
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from vov.fitting.settings import FitConfig
+
+C = TypeVar("C", bound="FitConfig")
 
 
 def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
@@ -25,7 +28,8 @@ def described(path: str, start: int = 1, end: int = 0) -> list[tuple[str, str]]:
     if file is None:
         raise VovError(f"{path}: no such description file; set DESCRIPTION_FILE, or INPUT and CAPTION")
     lines = read_text(file).splitlines()
-    entries, problems, seen = [], [], {}
+    entries, problems = [], []
+    seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Meter:
     def result(self) -> dict:
         """psnr and ms_ssim (None for pictures smaller than its window); of a video also the worst frame and, of many
         chunks, `metrics.seam` at their borders and PSNR by chunk."""
-        found = {"psnr": self.psnr, "ms_ssim": float(np.mean(self.ms_ssim)) if self.ms_ssim else None}
+        found: dict[str, Any] = {"psnr": self.psnr, "ms_ssim": float(np.mean(self.ms_ssim)) if self.ms_ssim else None}
         if len(self.mse) > 1:
             found["psnr_of_worst_frame"] = metrics.psnr_of_mse(max(self.mse))
             found["psnr_of_first_frame"] = metrics.psnr_of_mse(self.mse[0])

@@ -218,7 +218,7 @@ def help_text(cls: type, given: Mapping[str, Any], usage: str, stages: Sequence[
     Where stages differ, their values stand with commas between. everything: rare settings too.
     """
     shown = [stage for stage in stages if stage] or [""]
-    now = [load(cls, given, os.environ, stage, defaults) for stage in shown]
+    now: list[Any] = [load(cls, given, os.environ, stage, defaults) for stage in shown]
     title = "Variables (environment, or --flags in lower case), their value now, meaning:"
     lines = [f"usage: {usage}", "", title, *table(now, variables(cls)), *_stage_notes(cls, shown)]
     if others := rare(cls):

@@ -69,6 +69,11 @@ class About(TypedDict, total=False):
     per_stage: bool
     words: Mapping[str, float]
     rare: bool
+
+
+class Told(About, total=False):
+    """With its help."""
+
     help: str
 
 
@@ -77,9 +82,9 @@ def option(default: Any, help: str, **about: Unpack[About]) -> Any:
     return dataclasses.field(default=default, metadata={"identity": True, "help": help, **about})
 
 
-def override(parent: type, field: str, default: Any, **changed: Unpack[About]) -> Any:
+def override(parent: type, field: str, default: Any, **changed: Unpack[Told]) -> Any:
     """The field `field` of `parent` with another default; `changed` replaces what it says of itself."""
-    return dataclasses.field(default=default, metadata=dict(parent.__dataclass_fields__[field].metadata) | changed)
+    return dataclasses.field(default=default, metadata=dict(fields_of(parent)[field].metadata) | changed)
 
 
 def fields_of(cls: type) -> dict[str, dataclasses.Field]:
@@ -114,7 +119,7 @@ def environment_names(field: dataclasses.Field) -> tuple[str, ...]:
 
 def keys_of(cls: type) -> dict[str, str]:
     """{every name of a setting in lower case, as flags and presets have it: its field}."""
-    found = {}
+    found: dict[str, str] = {}
     for name, field in fields_of(cls).items():
         found |= {one.lower(): name for one in environment_names(field)} | {name: name}
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vov import VovError
 from vov.config import option
@@ -48,4 +49,4 @@ def whole(settings: TargetOptions, shapes: Sequence[tuple[int, ...]], fps: float
     return settings.target_bytes
 
 
-NO_TARGET = dict.fromkeys((*SIZES, "target_psnr"), 0)  # for dataclasses.replace: a stage that is aimed at nothing
+NO_TARGET: dict[str, Any] = dict.fromkeys((*SIZES, "target_psnr"), 0)  # of a stage that is aimed at nothing

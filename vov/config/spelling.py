@@ -54,7 +54,8 @@ def preset_keys() -> frozenset[str]:
 
 def distance(one: str, other: str) -> int:
     """How many letters must be changed, put in, left out or swapped with their neighbour."""
-    before, now = [], list(range(len(other) + 1))
+    before: list[int] = []
+    now = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         older, before, now = before, now, [i]
         for j, b in enumerate(other, 1):
@@ -136,4 +137,5 @@ def suggestions(name: str, own: Collection[str], sister: bool = False) -> list[s
 
 def _numbered(name: str, own: Collection[str]) -> bool:
     """Whether it goes on with a series: WEIGHTS3 after WEIGHTS1 and WEIGHTS2."""
-    return bool(stem := re.fullmatch(r"(.*\D)\d+", name)) and {f"{stem[1]}1", f"{stem[1]}2"} <= set(own)
+    stem = re.fullmatch(r"(.*\D)\d+", name)
+    return stem is not None and {f"{stem[1]}1", f"{stem[1]}2"} <= set(own)

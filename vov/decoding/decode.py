@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -83,6 +84,18 @@ def decode(source: str | Path | bytes | Bitstream, backbone: Backbone, *, start:
                 for item in range(decoder.items)]
 
 
+class Binding(Protocol):
+    """What adapts the model while it decodes: `Thetas`, or what an edit puts in its place."""
+
+    def bind(self, scene: int) -> None: ...
+
+    def unbind(self) -> None: ...
+
+    def velocity(self, velocity: Velocity) -> Velocity: ...
+
+    def close(self) -> None: ...
+
+
 class Thetas:
     """The θ of a file, or those of its scenes, in the model; scenes without one, and zeros, are the frozen model's."""
 
@@ -100,8 +113,8 @@ class Thetas:
         if wanted is self.bound:
             return
         self.unbind()
-        if wanted is not None:
-            self.model.bind(from_symbols(*wanted))
+        if wanted is not None and wanted[0] is not None and self.model is not None:
+            self.model.bind(from_symbols(wanted[0], wanted[1]))
             self.bound = wanted
 
     def unbind(self) -> None:
@@ -133,7 +146,7 @@ class Decoder:
     """
 
     def __init__(self, stream: Bitstream, backbone: Backbone, texture: float = -1.0, collections: str = "",
-                 thetas: Thetas | None = None):
+                 thetas: Binding | None = None):
         backbone.refuse_stranger(stream.header, stream.source)
         self.stream, self.backbone, self.sampling = stream, backbone, Sampling(backbone, stream.header)
         self.passes = list(_passes(stream, backbone))
@@ -141,7 +154,7 @@ class Decoder:
         self.conditions: Sequence[Condition] = backbone.embed([item.caption for item in stream.items])
         with ExitStack() as stack:
             stack.enter_context(collection.applied(stream.collection, backbone, stream.source, collections))
-            self.thetas = thetas or Thetas(backbone, stream)
+            self.thetas: Binding = thetas or Thetas(backbone, stream)
             stack.callback(self.thetas.close)
             self._stack = stack.pop_all()
 
@@ -189,8 +202,8 @@ class Decoder:
         for one in self.passes[key:last + 1]:
             followed = one.number < last and self.passes[one.number + 1].chained
             plain, shown = self._pass(one, before, followed, one.number >= first)
-            before = plain[one.frames - 1] if followed else None
-            if one.number >= first:
+            before = None if plain is None else plain[one.frames - 1]
+            if shown is not None:
                 yield one, shown[:one.frames]
 
     def _pass(self, one: Pass, before: np.ndarray | None, followed: bool,

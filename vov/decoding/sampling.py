@@ -64,9 +64,10 @@ class Sampling:
 
     def velocity(self, start: Start, condition: Condition) -> Velocity:
         """(x, t) → velocity of the latent frames that are sampled, with the header's guidance."""
-        if start.known is None:
+        known, noise = start.known, start.known_noise
+        if known is None or noise is None:
             return self.backbone.guided(condition, self.negative, self.header.guidance)
-        return lambda x, t: self.backbone.velocity_after(x, t, condition, start.known, start.known_noise)
+        return lambda x, t: self.backbone.velocity_after(x, t, condition, known, noise)
 
     @torch.no_grad()
     def latents(self, start: Start, velocity: Velocity, replay: Replay | None = None,

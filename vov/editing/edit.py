@@ -115,7 +115,7 @@ def load(path: str | Path, settings: EditConfig, medium: str) -> Adaptation:
 def _load_file(path: str | Path, settings: EditConfig, medium: str) -> Adaptation:
     stream = read(path, medium, settings.decode_limit)
     header, theta, index = stream.header, None, 0
-    if stream.sequence is None:
+    if stream.symbols is not None:  # no sequence
         index = item_number(settings.item, [item.name for item in stream.items], str(path))
         theta = from_symbols(stream.symbols, header.step) if stream.symbols.any() else None
     fit = FitConfig(width=header.width, height=header.height, resize=header.resize, rank=header.rank,
@@ -166,10 +166,11 @@ class ScheduledThetas:
 
     def __init__(self, backbone: Backbone, adaptations: Sequence[Adaptation], weights: Sequence[float],
                  starts: Sequence[int], stops: Sequence[int]):
-        self.thetas = [each.theta for each in adaptations]
+        self.thetas = [each.theta for each in adaptations if each.theta is not None]
         self.schedule = list(zip(weights, starts, stops, strict=True))
         self.model = AdaptedModel(backbone, *[each.spec for each in adaptations])
-        self.step, self.bound = 0, None
+        self.step = 0
+        self.bound: list[float] | None = None
 
     def bind(self, scene: int) -> None:
         """Before a pass: the sampler begins with step 0."""
@@ -211,20 +212,21 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
         raise VovError(f"{first.source}: `strength`, `start_step` and `stop_step` are of a fitted θ; leave them unset "
                        "for a video of many chunks")
 
-    def run(caption: str, *schedule: Sequence) -> np.ndarray:
+    def run(caption: str, weights: Sequence[float], starts: Sequence[int], stops: Sequence[int]) -> np.ndarray:
         items = tuple(dataclasses.replace(item, caption=caption) for item in stream.items)
         own = stream.sequence is not None or not fits
-        thetas = None if own else ScheduledThetas(backbone, fits, *schedule)
+        thetas = None if own else ScheduledThetas(backbone, fits, weights, starts, stops)
         asked = dataclasses.replace(stream, items=items)
         with Decoder(asked, backbone, collections=settings.collection, thetas=thetas) as decoder:
             return np.stack(list(decoder.frames(0 if stream.sequence else first.index)))
 
     numbers = [number for number, each in enumerate(adaptations) if each.theta is not None]
     fits = [adaptations[number] for number in numbers]
-    plain = [[float(number == 0) for number in numbers], [0] * len(fits), [0] * len(fits)]
-    chosen = [[part[number] for number in numbers] for part in (weights, starts, stops)]
-    caption = settings.base_caption or first.caption or settings.caption
-    return run(caption, *plain), run(settings.caption, *chosen)
+    whole = [0] * len(fits)
+    plain = run(settings.base_caption or first.caption or settings.caption,
+                [float(number == 0) for number in numbers], whole, whole)
+    return plain, run(settings.caption, [weights[number] for number in numbers],
+                      [starts[number] for number in numbers], [stops[number] for number in numbers])
 
 
 def _asked_for(first: Adaptation, stream: Bitstream, settings: EditConfig) -> Bitstream:

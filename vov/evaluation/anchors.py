@@ -243,6 +243,7 @@ def _encode_video(codec: Codec, first: np.ndarray, rest: Iterator[np.ndarray], f
     with atomic(path) as temporary, tempfile.TemporaryFile() as log:
         process = subprocess.Popen([ffmpeg(), *head, *arguments, str(temporary)], stdin=subprocess.PIPE,
                                    stdout=subprocess.DEVNULL, stderr=log)
+        assert process.stdin is not None  # a pipe
         try:
             with process.stdin as pipe:
                 for frame in (first, *rest) if not pad_width + pad_height else _padded(first, rest):

@@ -114,9 +114,9 @@ def deltas(pairs: Sequence[Pair], anchor: str) -> list[dict]:
     if not anchor:
         return []
     curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}  # of a metric, codec and clip, in their order
-    for pair in (pair for pair in pairs if pair.bpp):
+    for pair, bpp in ((pair, pair.bpp) for pair in pairs if pair.bpp):
         for metric, value in pair.measured.values.items():
-            curves.setdefault((metric, pair.codec, pair.clip), []).append((pair.bpp, value))
+            curves.setdefault((metric, pair.codec, pair.clip), []).append((bpp, value))
     rows = []
     for metric, codec, clip in sorted(curves, key=lambda key: list(METRICS).index(key[0])):
         test, reference = curves[metric, codec, clip], curves.get((metric, anchor, clip), ())

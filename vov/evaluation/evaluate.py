@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def measure(settings: EvalConfig, medium: str, pairs: list[Pair], chosen: tuple,
     outputs.forget()  # seconds and versions differ from run to run: the files of one run belong together
     outputs.make(out / "results.json", lambda: write_json(out / "results.json", results))
     for name, text in texts.items():
-        outputs.make(out / name, lambda name=name, text=text: write_bytes(out / name, text))
+        outputs.make(out / name, partial(write_bytes, out / name, text))
     outputs.finish()
     return results
 
@@ -169,8 +170,10 @@ def run_models(clips: dict[str, list[Pair]], targets: dict[str, list[float]], se
 
 def _model(pair: Pair, settings: EvalConfig) -> tuple[str, str, bool]:
     """(id, precision, whether the user gave the id) of the model that decodes a pair's .vov file."""
-    precision = settings.precision(pair.header.dtype, str(pair.decoded))
-    return settings.model_id or pair.header.model_id, precision, bool(settings.model_id)
+    header = pair.header
+    assert header is not None  # of a .vov file it has been read
+    precision = settings.precision(header.dtype, str(pair.decoded))
+    return settings.model_id or header.model_id, precision, bool(settings.model_id)
 
 
 def decode_vov(path: Path, backbone: Backbone, folder: Path, collections: str = "") -> Path:

@@ -73,9 +73,9 @@ class Suite:
         if computed := self._try(("ssimulacra2",), tools.Ssimulacra2):
             self.pictures["ssimulacra2",] = computed
         by_ffmpeg = [name for name in ("vmaf", "xpsnr") if name not in self.unavailable]
-        for names, make in ((("jod",), lambda: tools.ColorVideoVdp(display, self.device)),
-                            (by_ffmpeg, lambda: tools.FfmpegMetrics(by_ffmpeg))):
-            if computed := self._try(names, make):
+        for names, found in ((("jod",), lambda: tools.ColorVideoVdp(display, self.device)),
+                             (by_ffmpeg, lambda: tools.FfmpegMetrics(by_ffmpeg))):
+            if computed := self._try(names, found):
                 self.clips.append(computed)
         self.detector = self._try(catalogue.FVD, lambda: fvd.Detector(weights_dir, self.device))
         self.weights = self._weights(weights_dir)
@@ -110,7 +110,7 @@ class Suite:
             digests["i3d"] = file_digest(self.detector.path)
         return {name: digest[:16] for name, digest in digests.items()}
 
-    def measure(self, original: media.FrameSource, decoded: Iterable[np.ndarray], count: int,
+    def measure(self, original: Iterable[np.ndarray], decoded: Iterable[np.ndarray], count: int,
                 stills: Iterable[int] = (), video: bool = False) -> Measured:
         """Compares the first `count` frames.
 
@@ -123,11 +123,10 @@ class Suite:
             VovError: frames of unequal sizes, or one of the two ends early.
         """
         state = _Pass(self, original, count, set(stills), video)
-        pairs = zip(_exactly(original, count, "the original"), _exactly(decoded, count, "the reproduction"),
-                    strict=True)
-        first = next(pairs)
+        rest = zip(_exactly(original, count, "the original"), _exactly(decoded, count, "the reproduction"), strict=True)
+        first = next(rest)
         length = metrics.batch_length(*first[0].shape[:2])
-        pairs = _chain_first(first, pairs)
+        pairs = _chain_first(first, rest)
         with torch.inference_mode():
             while batch := list(islice(pairs, length)):
                 state.add(np.stack([a for a, _ in batch]), _same_size(batch))
@@ -157,7 +156,7 @@ class Suite:
 class _Pass:
     """The state of one pass: sums, the previous frame, the FVD crops that are still open."""
 
-    def __init__(self, suite: Suite, original: media.FrameSource, count: int, stills: set[int], video: bool):
+    def __init__(self, suite: Suite, original: Iterable[np.ndarray], count: int, stills: set[int], video: bool):
         self.suite, self.count, self.wanted, self.keep_video = suite, count, stills, video
         self.result = Measured(frames=count, unavailable={
             name: reason for name, reason in suite.unavailable.items() if reason != catalogue.NOT_ASKED})

@@ -79,7 +79,7 @@ class Pair:
     bpp: float | None = None
     rate_source: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
-    measured: Measured | None = None
+    measured: Measured = field(init=False, repr=False, compare=False)
     fps: float = 0.0
     count: int = 0
     crop: tuple[int, int] | None = None

@@ -111,7 +111,7 @@ class Lpips(nn.Module):
         x, y = self.scaling(2 * x - 1), self.scaling(2 * y - 1)
         total = torch.zeros(len(x), device=x.device)
         for layers, head in zip(self.slices, self.heads, strict=True):
-            for run in _runs(layers):
+            for run in _runs(layers.children()):
                 x = in_strips(run, x)  # an assignment each: x's input is gone before y is computed
                 y = in_strips(run, y)
             weights = head.model[-1].weight  # [1, C, 1, 1]; the dropout before it is off
@@ -133,6 +133,11 @@ class Dists(nn.Module):
     CHANNELS = (3, 64, 128, 256, 512, 512)
     STAGES = ((0, 4), (5, 9), (10, 16), (17, 23), (24, 30))  # torchvision's indices; the max-pools between are replaced
     EPSILON = 1e-6
+    alpha: Tensor
+    beta: Tensor
+    mean: Tensor
+    std: Tensor
+    hann: Tensor
 
     def __init__(self, folder: str | Path = ""):
         super().__init__()
@@ -180,8 +185,9 @@ class Dists(nn.Module):
                 if index > 1:
                     x = self._pool(x)  # an assignment each: the larger input is gone before the next step
                     y = self._pool(y)
-                x = in_strips(self.stages[index - 1], x)
-                y = in_strips(self.stages[index - 1], y)
+                stage = list(self.stages[index - 1].children())
+                x = in_strips(stage, x)
+                y = in_strips(stage, y)
             for part in _channels(x):
                 a, b = x[:, part], y[:, part]
                 mean_x, mean_y = a.mean((2, 3)), b.mean((2, 3))
@@ -213,7 +219,7 @@ def in_strips(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     if not convolutions or not all(map(_is_local, layers)) or count * height <= rows:
         return nn.Sequential(*layers)(x)
-    reach = sum(layer.padding[0] for layer in convolutions)
+    reach = sum(layer.kernel_size[0] // 2 for layer in convolutions)
     result = x.new_empty(count, convolutions[-1].out_channels, height, width)
     strips = -(-height // rows)
     edges = [height * i // strips for i in range(strips + 1)]
@@ -227,7 +233,7 @@ def in_strips(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 def _is_local(layer: nn.Module) -> bool:
     return isinstance(layer, nn.ReLU) or (
-        isinstance(layer, nn.Conv2d) and layer.stride == layer.dilation == (1, 1)
+        isinstance(layer, nn.Conv2d) and layer.stride == layer.dilation == (1, 1) and not isinstance(layer.padding, str)
         and layer.kernel_size == tuple(2 * padding + 1 for padding in layer.padding))
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def load(module: str, package: str, *stand_ins: str) -> types.ModuleType:
     absent = [name for name in stand_ins if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in absent:
         sys.modules[name] = empty = types.ModuleType(name)
-        empty.summary = empty.embed = None
+        vars(empty).update(summary=None, embed=None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -139,7 +140,9 @@ class ColorVideoVdp:
         _check_sides(size, "ColorVideoVDP needs")
         frames = {"test": iter(decoded), "reference": iter(original)}
 
-        class Stream(self.base):
+        base: Any = self.base
+
+        class Stream(base):
             """Hands out frames in the order in which the metric asks for them: each once, one after the other."""
 
             def get_video_size(self):
@@ -229,6 +232,7 @@ def _read(folder: Path, names: Sequence[str]) -> tuple[dict[str, float], dict[st
 
 def _feed(process: subprocess.Popen, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     """Writes each original and its reproduction to ffmpeg; what it says when it gives up is read by the caller."""
+    assert process.stdin is not None  # a pipe
     try:
         with process.stdin as pipe:
             for pair in pairs:

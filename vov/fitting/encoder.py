@@ -14,7 +14,7 @@ from vov.adapter.adapt import AdapterSpec
 from vov.adapter.adapted import AdaptedModel, make_header
 from vov.adapter.quantiser import to_symbols
 from vov.adapter.unilora import Projection
-from vov.bitstream import Bitstream, Header, Item
+from vov.bitstream import Bitstream, Header, Item, PartSizes
 from vov.config import rate_targets
 from vov.decoding.limits import check_file
 from vov.decoding.sampling import Sampling
@@ -157,7 +157,7 @@ class Encoder:
                       for one in self.originals)
         return Bitstream(self.header(settings, step), items, symbols)
 
-    def write(self, path: Path, settings: FitConfig, fitted: Fitted) -> bitstream.PartSizes:
+    def write(self, path: Path, settings: FitConfig, fitted: Fitted) -> PartSizes:
         """Writes the file; returns the bytes of its parts."""
         return bitstream.write(path, self.bitstream(settings, fitted))
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -218,13 +218,14 @@ class Fit:
             self.backbone.transformer, self.device, self.settings.checkpointing, self.settings.compile)
         if self.world.size > 1 and self.compiled == "graph":
             self.compiled = "never"  # a captured step has no place for the exchange between processes
-        blocks = self.backbone.transformer.get_submodule(self.backbone.blocks)
+        blocks = list(self.backbone.transformer.get_submodule(self.backbone.blocks).children())
         speed.checkpoint_blocks(blocks, recompute)
         if self.compiled == "blocks":
             speed.compile_blocks(blocks)
 
     def _make_optimizer(self) -> None:
-        groups = [{"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
+        groups: list[dict[str, Any]] = [
+            {"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.rate:
             groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]
@@ -276,7 +277,8 @@ class Fit:
         objective = self.buffers["lambda"] * bits / self.projection.length
         torch.autograd.backward([flat, objective] if self.rate else [flat],
                                 [total[:-1], None] if self.rate else [total[:-1]])
-        self.guard(self.theta.grad)
+        if self.theta.grad is not None:  # which it has, after `backward`
+            self.guard(self.theta.grad)
         self.optimizer.step()
         return {"loss": total[-1], "bits": bits.detach() / self.projection.length}
 
@@ -336,6 +338,7 @@ class Fit:
 
     def coded_bits(self) -> float:
         """Entropy of θ's rounded symbols, in bits an entry."""
+        assert self.rate is not None  # of a fit with a rate term
         return empirical_bits(self.rate.symbols(self.theta)) / self.projection.length
 
     def _fill(self, step: int) -> None:

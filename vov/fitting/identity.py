@@ -26,7 +26,7 @@ def same_run(found: Checkpoint, ours: dict, settings: FitConfig, path: Path) -> 
     theirs = found.metadata.get("identity")
     theirs = theirs if isinstance(theirs, dict) else {}
     if found.metadata.get("identity_hash") != identity_hash(ours):
-        told = theirs.get("settings") if isinstance(theirs.get("settings"), dict) else {}
+        told = said if isinstance(said := theirs.get("settings"), dict) else {}
         changed = [f"`{name}`" for name, value in ours["settings"].items() if told.get(name) != value]
         changed += [MEANING[name] for name in MEANING if name in ours and theirs.get(name) != ours[name]]
         reason = ", ".join(changed[:6]) if theirs and changed else "an earlier version of this program"

@@ -76,7 +76,7 @@ class RateControl:
     @torch.no_grad()
     def note(self, done: int, rate: RateModel, theta: Tensor) -> None:
         """After `done` optimiser steps: measures what is due, and moves λ and the step of `rate`."""
-        if self.psnr and done % self.psnr_every == 0:
+        if self.psnr and self.quality and done % self.psnr_every == 0:
             change = (self.psnr - self.quality(rate.theta_hat(theta, "round"))) / DB_PER_BIT
             self.state[1] = min(MOST, max(FEWEST, self.bits + max(-0.5, min(0.5, change))))
         if done % EVERY == 0:
@@ -96,23 +96,21 @@ def with_final_step(encoder: Encoder, settings: FitConfig, fitted: Fitted) -> Fi
         return fitted
     middle = fitted.step or RateModel.from_theta(fitted.theta, settings.init_bits).step_value
     finest = RateModel.from_theta(fitted.theta, MOST).step_value
-    fitted = dataclasses.replace(fitted, step=middle)
-    step = _for_psnr(encoder, settings, fitted, finest) if name == "target_psnr" else _for_size(
-        encoder, settings, fitted, finest)
+    step = (_for_psnr if name == "target_psnr" else _for_size)(encoder, settings, fitted, middle, finest)
     log.info("`%s`: the quantiser step goes from %.4g to %.4g", name, middle, step)
     return dataclasses.replace(fitted, step=step)
 
 
-def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
-    """The step of the largest file that is not larger than asked."""
+def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, first: float, finest: float) -> float:
+    """The step of the largest file that is not larger than asked; first: the one to try first."""
     size, name = encoder.wanted_bytes(settings), f"`{rate_targets.asked(settings)}`"
 
     def bytes_at(step: float) -> int:
         stream = encoder.bitstream(settings, dataclasses.replace(fitted, step=step))
         return len(bitstream.to_bytes(stream))
 
-    if (1 - rate_targets.SLACK) * size <= bytes_at(fitted.step) <= size:
-        return fitted.step
+    if (1 - rate_targets.SLACK) * size <= bytes_at(first) <= size:
+        return first
     coarsest = 4 * float(fitted.theta.abs().max())
     middle = _bisect(lambda step: bytes_at(step) <= size, finest, coarsest, HALVINGS)
     found = {step: bytes_at(step) for step in map(_float32, [middle, *middle * NEIGHBOURS])}
@@ -126,7 +124,7 @@ def _for_size(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
     return best
 
 
-def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: float) -> float:
+def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, first: float, finest: float) -> float:
     """The coarsest step found whose frames have the PSNR asked for, to `rate_targets.NEAR_DB`."""
     wanted, seen = settings.target_psnr, {}
     quality = encoder.quality(settings)
@@ -136,10 +134,10 @@ def _for_psnr(encoder: Encoder, settings: FitConfig, fitted: Fitted, finest: flo
         seen[step] = quality(theta_hat(fitted.theta, step, "round"))
         return seen[step]
 
-    there = value_at(fitted.step)
+    there = value_at(first)
     if abs(there - wanted) <= rate_targets.NEAR_DB:
-        return _float32(fitted.step)
-    low, high = (fitted.step, 4 * float(fitted.theta.abs().max())) if there > wanted else (finest, fitted.step)
+        return _float32(first)
+    low, high = (first, 4 * float(fitted.theta.abs().max())) if there > wanted else (finest, first)
     if there < wanted and value_at(finest) < wanted - rate_targets.NEAR_DB:
         raise VovError(f"`target_psnr`={wanted:g}: the most that this fit gives is {max(seen.values()):.2f} dB; ask "
                        "for less, or raise `theta_length` or `train_steps`")

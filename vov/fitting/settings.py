@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from vov import VovError
 from vov.bitstream.header import HIGHEST
@@ -21,7 +21,7 @@ per_stage = partial(option, per_stage=True)  # a setting in which stage 1 and st
 class FitConfig(ModelOptions, TargetOptions, RoiOptions):
     """Everything that shapes a fit and the file that it ends in; both trees extend it."""
 
-    UNUSED = ("collection",)
+    UNUSED: ClassVar[tuple[str, ...]] = ("collection",)
 
     config: str = option("", "preset in configs/ or a YAML file", alias=("CONFIG",), identity=False)
     out_dir: str = per_stage("", "folder of this run", identity=False)

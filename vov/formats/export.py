@@ -17,8 +17,10 @@ from vov.formats import peft
 from vov.formats.reference import load_reference, told_hash
 from vov.model.backbone import Backbone
 
-DEFAULTS = {"video": {"rank": 1, "last_k": 30, "lora_preset": "qkvo", "proj_seed": 42},  # the published settings
-            "image": {"rank": 4, "last_k": 60, "lora_preset": "qkvo", "proj_seed": 42}}
+DEFAULTS: dict[str, dict[str, Any]] = {  # the published settings
+    "video": {"rank": 1, "last_k": 30, "lora_preset": "qkvo", "proj_seed": 42},
+    "image": {"rank": 4, "last_k": 60, "lora_preset": "qkvo", "proj_seed": 42},
+}
 LIMITS = {"rank": (1, 4096), "last_k": (1, 4096), "proj_seed": (0, 2**64 - 1)}
 TOLD = ("caption", "width", "height", "num_frames", "decode_steps", "sampler", "shift", "seed", "guidance")
 
@@ -84,13 +86,13 @@ def read(path: str | Path) -> Exportable:
     except OSError as error:
         raise VovError(f"{path}: cannot be read ({error.strerror}); check `frames_dir`") from error
     if not is_vov:
-        found = load_reference(path)
-        config = found.metadata.get("config")
-        notes = (config if isinstance(config, dict) else {}) | found.metadata
+        checkpoint = load_reference(path)
+        config = checkpoint.metadata.get("config")
+        notes = (config if isinstance(config, dict) else {}) | checkpoint.metadata
         notes.pop("format", None)  # what is written from here is no checkpoint to resume from
-        return Exportable(path, found.theta_hat, found.step, found.estimator_state, notes)
+        return Exportable(path, checkpoint.theta_hat, checkpoint.step, checkpoint.estimator_state, notes)
     stream = bitstream.read(path)
-    if stream.sequence or not stream.symbols.any():
+    if stream.symbols is None or not stream.symbols.any():  # None: a sequence
         raise VovError(f"{path}: holds coded noise and no θ, so there is nothing to export; fit the clip or picture "
                        "(run_two_stage.sh, train_multi.sh)")
     notes = {key: value.hex() if isinstance(value, bytes) else value for key, value in vars(stream.header).items()}

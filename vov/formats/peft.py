@@ -192,8 +192,8 @@ def matching(pattern: str, names: Sequence[str], source: Path) -> list[str]:
 
 def _pattern(names: Sequence[str]) -> str:
     """A regular expression that fully matches `names` and nothing else; short when blocks × endings give them all."""
-    parts = [re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name) for name in names]
-    if all(parts):
+    parts = [match for name in names if (match := re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name))]
+    if len(parts) == len(names):
         roots, blocks, endings = (list(dict.fromkeys(match[i] for match in parts)) for i in (1, 2, 3))
         if len(roots) * len(blocks) * len(endings) == len(set(names)):
             choice = ["(" + "|".join(map(re.escape, values)) + ")" for values in (roots, blocks, endings)]

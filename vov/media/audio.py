@@ -28,7 +28,7 @@ def extract(path: Path, begin: float, end: float) -> bytes:
     out = io.BytesIO()
     with opened(path) as container:
         stream = container.streams.best("audio")
-        if stream is None:
+        if not isinstance(stream, av.AudioStream) or stream.time_base is None:
             return b""
         try:
             with av.open(out, "w", format="mp4", options=EXACT) as target:
@@ -56,9 +56,9 @@ def extract(path: Path, begin: float, end: float) -> bytes:
 def packets(data: bytes, where: Path) -> Iterator[tuple[av.AudioStream, Iterator[av.Packet]]]:
     """The stream and the packets of what `extract` gave; raises VovError when they are no such thing."""
     try:
-        with av.open(io.BytesIO(data), format="mp4", metadata_errors="replace") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4", metadata_errors="replace") as container:
             stream = container.streams.best("audio")
-            if stream is None:
+            if not isinstance(stream, av.AudioStream):
                 raise VovError(f"{where}: its sound holds no audio stream; leave it out with `audio`=none")
             yield stream, (packet for packet in container.demux(stream) if packet.pts is not None)
     except av.InvalidDataError as error:

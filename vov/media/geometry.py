@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,15 +77,16 @@ def geometry_for(width: int, height: int, multiple: int, mode: str = "pad", pixe
     Raises:
         VovError: `pixels` below the smallest frame, or an unknown mode.
     """
-    rounding = {"pad": math.ceil, "crop": math.floor, "stretch": round}.get(mode, math.ceil)
+    rounding: Callable[[float], int] = (
+        math.floor if mode == "crop" else round if mode == "stretch" else math.ceil)
     if pixels and pixels < multiple**2:
         raise VovError(f"{pixels} pixels are fewer than the smallest frame's, {multiple}×{multiple}")
     scale = 1.0
     while True:
-        coded = tuple(max(1, rounding(side * scale / multiple)) * multiple for side in (width, height))
-        if not pixels or coded[0] * coded[1] <= pixels:
-            return Geometry((width, height), coded, mode)
-        scale *= min(0.99, math.sqrt(pixels / (coded[0] * coded[1])))
+        wide, high = (max(1, rounding(side * scale / multiple)) * multiple for side in (width, height))
+        if not pixels or wide * high <= pixels:
+            return Geometry((width, height), (wide, high), mode)
+        scale *= min(0.99, math.sqrt(pixels / (wide * high)))
 
 
 def fit_geometry(frames: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:

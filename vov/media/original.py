@@ -30,7 +30,9 @@ class Original:
 
     def importance(self, width: int, height: int, resize: str, latents: Tensor) -> Tensor | None:
         """What each of its latents [1, C, T, h, w] counts, [1, 1, T, h, w]; None: all the same."""
-        return self.region and self.region.latent(width, height, resize, latents.shape).to(latents.device)
+        if self.region is None:
+            return None
+        return self.region.latent(width, height, resize, latents.shape).to(latents.device)
 
     def reference(self, width: int, height: int, resize: str) -> np.ndarray:
         """What the decoder's output is compared with: the original, or its crop when the fit crops."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import av
 import av.filter
@@ -25,6 +26,9 @@ import numpy as np
 from vov import VovError
 from vov.media.info import IDENTITY, Info
 from vov.media.timing import DEFAULT_FPS, constant_rate
+
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideData
 
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # colour primaries, likewise
@@ -97,7 +101,9 @@ def decoder_of(stream: av.VideoStream, packets: Packets, strict: bool) -> av.Vid
 
     A stream that starts in the middle of a group of pictures is never strict: what it lacks would be an error.
     """
-    decoder = av.CodecContext.create(packets.decoder, "r") if packets.decoder else stream.codec_context
+    decoder = stream.codec_context
+    if packets.decoder:
+        decoder = cast("av.VideoCodecContext", av.CodecContext.create(packets.decoder, "r"))
     strict = strict and not packets.lost
     decoder.thread_type = "AUTO" if strict else "SLICE"  # threads of whole frames lose the flag
     if strict:
@@ -192,7 +198,7 @@ def _packets(path: Path) -> Packets:
                     if not packet.is_discard and _shown(stream, packet):
                         kept.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
             except av.FFmpegError as error:
-                damage = error.strerror
+                damage = error.strerror or "unreadable"
         container_name = container.format.name
         damage = next((text.strip() for _, name, text in said if name == container_name), damage)
         _refuse_damage(path, len(kept), damage or _cut_end(container_name, container.size, end))
@@ -248,7 +254,8 @@ def _first_picture(path: Path, packets: Packets) -> av.VideoFrame:
             raise VovError(f"{path}: no frame can be decoded ({error.strerror}); {CURE}") from error
     if first is None:
         raise VovError(f"{path}: no frame can be decoded; {CURE}")
-    if packets.pts is None or first.pts not in packets.pts or not packets.keys.size or first.pts > packets.keys[0]:
+    if packets.pts is None or first.pts is None or first.pts not in packets.pts or not packets.keys.size or (
+            first.pts > packets.keys[0]):
         packets.pts = None
         return first
     packets.lost = int(np.searchsorted(packets.pts, first.pts))
@@ -258,7 +265,8 @@ def _first_picture(path: Path, packets: Packets) -> av.VideoFrame:
 
 def _turn(path: Path, frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
     """The display matrix of a frame as quarter turns and flips; raises VovError for any other angle."""
-    data = next((bytes(side)[:36] for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    sides = cast("Iterable[SideData]", frame.side_data)  # which PyAV's stub takes for one of them
+    data = next((bytes(side)[:36] for side in sides if side.type.name == "DISPLAYMATRIX"), None)
     if data is None:
         return IDENTITY
     matrix = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2] / 65536  # rows: what x and y of the coded add

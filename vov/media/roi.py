@@ -21,7 +21,9 @@ from vov.runtime.files import content_hash, path_hash
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Tensor
 
-S = TypeVar("S")  # vov.media.original.Original
+    from vov.media.original import Original
+
+S = TypeVar("S", bound="Original")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Region:
         import torch.nn.functional as F
 
         shares = torch.from_numpy(fit_geometry(self.masks, width, height, resize)[..., 0].astype(np.float32) / 255)
-        shares = F.adaptive_avg_pool2d(shares[:, None], tuple(shape[3:]))[:, 0]
+        shares = F.adaptive_avg_pool2d(shares[:, None], (shape[3], shape[4]))[:, 0]
         frames = shape[2]
         if len(shares) == 1:
             shares = shares.expand(frames, -1, -1)
@@ -115,7 +117,7 @@ def with_region(sources: Sequence[S], settings: RoiOptions) -> list[S]:
         raise VovError(f"`roi`={path}: has no mask for {', '.join(missing[:5])}; name masks as their pictures, or give "
                        "one file")
     return [_given(source, read_image(file)[None], settings, file)
-            for source, file in zip(sources, found, strict=True)]
+            for source, file in zip(sources, found, strict=True) if file]
 
 
 def _there(path: Path) -> Path:

@@ -100,15 +100,17 @@ class FrameSource:
         They are the same whether they are read alone or with those before them.
         """
         picks = self._picks[first:None if count is None else first + count]
-        frames, at, frame = None, -1, None
+        frames: Iterator[np.ndarray] | None = None
+        frame, at = np.empty(0), -1
         for pick in picks.tolist():
             if frames is None:
                 frames, at = self._medium.frames(pick), pick - 1
             repeated = at == pick
             while at < pick:
-                frame, at = next(frames, None), at + 1
-                if frame is None:
+                at += 1
+                if (following := next(frames, None)) is None:
                     raise VovError(f"{self.path}: ends after {at} of {self.info.count} frames; make or fetch it anew")
+                frame = following
             if self.geometry and not repeated:
                 frame = self.geometry.fit(frame[None])[0]
             yield frame.copy() if repeated else frame

@@ -66,8 +66,8 @@ def read_image(path: str | Path, said_of: Path | None = None) -> np.ndarray:
     path = Path(path)
     said_of = said_of or path
     with opened(path) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            say(said_of, f"holds {image.n_frames} pictures; the first is read")
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            say(said_of, f"holds {count} pictures; the first is read")
         return np.array(_rgb(path, said_of, image, orientation(said_of, image)))  # a copy: PIL's own is read-only
 
 
@@ -108,7 +108,7 @@ def animation(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     """Yields (uint8 RGB [H, W, 3], seconds that it is shown) of an animated picture, one at a time."""
     with opened(path) as image:
         turn = orientation(path, image)
-        for index in range(int(bool(image.info.get("default_image"))), image.n_frames):
+        for index in range(int(bool(image.info.get("default_image"))), getattr(image, "n_frames", 1)):
             image.seek(index)
             image.load()
             shown = image.info.get("duration") or 0  # milliseconds
@@ -150,7 +150,7 @@ def _eight_bits(path: Path, image: Image.Image) -> np.ndarray:
 
 def on_white(said_of: Path, image: Image.Image) -> Image.Image:
     """RGBA over white, the one rule for alpha in every medium; said when something is transparent."""
-    if image.getextrema()[3][0] == 255:
+    if image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB")
     say(said_of, "transparent parts are shown on white")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -171,11 +171,11 @@ def _in_srgb(said_of: Path, profile: bytes | None, image: Image.Image) -> Image.
         say(said_of, f"its colour profile cannot be used ({error}); read as sRGB")
         return image
     say(said_of, f"colours converted from {name} to sRGB")
-    return shown
+    return image if shown is None else shown  # Pillow returns None only when told to work in place
 
 
 @functools.lru_cache(maxsize=1)
-def _srgb() -> ImageCms.ImageCmsProfile:
+def _srgb() -> ImageCms.core.CmsProfile:
     return ImageCms.createProfile("sRGB")
 
 
@@ -195,8 +195,8 @@ def refuse_gaps(files: Sequence[Path]) -> None:
 
     Looked at only when all names are alike but for one number (the last in the name).
     """
-    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem) for path in files]
-    if len(files) < 3 or not all(parts) or len({(p[1], p[3]) for p in parts}) > 1:
+    parts = [p for path in files if (p := re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem))]
+    if len(files) < 3 or len(parts) < len(files) or len({(p[1], p[3]) for p in parts}) > 1:
         return
     numbers = [int(p[2]) for p in parts]
     steps = np.diff(numbers)

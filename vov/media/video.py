@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import av.filter
@@ -52,12 +53,13 @@ class Video:
 
     def _converted(self, first: int) -> Iterator[av.VideoFrame]:
         """Frames from `first` on as RGB, or RGBA where there is alpha."""
-        chain, kind, interlaced = None, None, self.info.interlaced
+        chain: _Chain | None = None
+        kind, interlaced = None, self.info.interlaced
         for frame in self._decoded(first):
             if frame.interlaced_frame and not interlaced:
                 interlaced = True
                 say(self.info.path, "interlaced from some frame on: deinterlaced there")
-            if kind != (frame.format.name, interlaced):
+            if chain is None or kind != (frame.format.name, interlaced):
                 yield from chain.rest() if chain else ()
                 chain, kind = _Chain(frame, _steps(self.info, frame, interlaced)), (frame.format.name, interlaced)
             yield from chain.through(frame)
@@ -72,7 +74,7 @@ class Video:
             try:
                 frame = next(frames, None)
             except av.FFmpegError as error:
-                frame, told = None, error.strerror
+                frame, told = None, error.strerror or "unreadable"
             if frame is None or frame.is_corrupt or (
                     self._packets.pts is not None and frame.pts != self._packets.pts[index]):
                 raise VovError(f"{path}: frame {index} of {count} cannot be decoded ({told}); the file is damaged, "
@@ -109,7 +111,7 @@ class Video:
             frames.close()
         yield from (frame for frame in self._run(None, True) if frame.pts is None or frame.pts >= wanted)
 
-    def _run(self, key: int | None, strict: bool) -> Iterator[av.VideoFrame]:
+    def _run(self, key: int | None, strict: bool) -> Generator[av.VideoFrame, None, None]:
         """All frames from the key picture with that time stamp on (None: from the beginning), as they come.
 
         Pictures that are shown before the key picture but come after it need pictures before it: they are left out.
@@ -174,7 +176,7 @@ class _Chain:
         self.source.push(frame)
         while True:
             try:
-                yield self.sink.pull()
+                yield cast("av.VideoFrame", self.sink.pull())
             except (av.BlockingIOError, av.EOFError):
                 return
 

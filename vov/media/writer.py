@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.filter
@@ -47,16 +48,20 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
         with av.open(f"file:{temporary}", "w", format="mp4", options=options) as target:
             encoder = _Encoder(target, first.shape[1], first.shape[0], fps, crf, times)
-            with audio.packets(sound, Path(path)) if sound else nullcontext((None, ())) as (stream, packets):
+            with _packets(sound, Path(path)) as (stream, packets):
                 copy = target.add_stream_from_template(stream) if stream else None
                 waiting = next(packets, None) if stream else None
                 for index, frame in enumerate(itertools.chain([first], frames)):
                     encoder.write(frame, index)
-                    while waiting is not None and waiting.pts * waiting.time_base <= encoder.seconds:
+                    while copy and waiting is not None and (waiting.pts or 0) * waiting.time_base <= encoder.seconds:
                         waiting = _copy(target, copy, waiting, packets)
                 encoder.write(None, 0)
-                while waiting is not None:
+                while copy and waiting is not None:
                     waiting = _copy(target, copy, waiting, packets)
+
+
+def _packets(sound: bytes, path: Path) -> AbstractContextManager[tuple[av.AudioStream | None, Iterator[av.Packet]]]:
+    return audio.packets(sound, path) if sound else nullcontext((None, iter(())))
 
 
 @contextmanager
@@ -114,7 +119,7 @@ class _Encoder:
             given.time_base = self.tick
             self.seconds = float(given.pts * self.tick)
             self.source.push(given)
-            frame = self.sink.pull()
+            frame = cast("av.VideoFrame", self.sink.pull())
             frame.colorspace = frame.color_primaries = frame.color_trc = BT709
             frame.color_range = LIMITED
         for packet in self.stream.encode(frame):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vov import VovError
 from vov.bitstream import Header
@@ -23,6 +25,9 @@ from vov.model.cache import cached, kept
 from vov.model.lookup import find_model, own_memory, pick_device, pick_dtype, public_name, quiet_libraries
 from vov.model.memory import load_transformer, split_precision, tile_vae, tiles
 from vov.runtime.files import content_hash
+
+if TYPE_CHECKING:
+    from vov.model.parts import Transformer, Vae
 
 Condition = dict[str, Tensor]  # what the transformer needs of a caption; every tensor has batch size 1
 
@@ -52,12 +57,12 @@ class Backbone(abc.ABC):
     spatial: int = 8
     temporal: int = 1
     clean_first_frame: bool = False
-    blocks: str
-    presets: dict[str, tuple[str, ...]]
-    transformer: nn.Module
-    vae: nn.Module
+    blocks: ClassVar[str]
+    presets: ClassVar[dict[str, tuple[str, ...]]]
+    transformer: Transformer
+    vae: Vae
 
-    def __init__(self, path: Path, name: str, transformer: nn.Module, vae: nn.Module, device: torch.device,
+    def __init__(self, path: Path, name: str, transformer: Transformer, vae: Vae, device: torch.device,
                  dtype: torch.dtype, quantize: str = "none"):
         self.path, self.name, self.device, self.dtype = path, name, device, dtype
         self.transformer, self.vae = transformer.eval().requires_grad_(False), vae.eval().requires_grad_(False)
@@ -110,7 +115,7 @@ class Backbone(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def classes() -> tuple[type, type]:
+    def classes() -> tuple[type[Transformer], type[Vae]]:
         """diffusers' classes of the transformer and the VAE."""
 
     @abc.abstractmethod
@@ -181,21 +186,24 @@ class Backbone(abc.ABC):
         def plain(x: Tensor, t: float) -> Tensor:
             return self.velocity(x, t, condition)
 
+        if negative is None or guidance == 1.0:
+            return plain
+
         def both(x: Tensor, t: float) -> Tensor:
             base = self.velocity(x, t, negative)
             return base + guidance * (self.velocity(x, t, condition) - base)
 
-        return plain if negative is None or guidance == 1.0 else both
+        return both
 
     def embed(self, captions: Sequence[str]) -> list[Condition]:
         """Conditions of captions on the model's device; the text encoder runs only for captions not cached."""
         made_with = self.fingerprint(), str(self.dtype), self.device.type
         keys = {caption: content_hash("text", *made_with, caption) for caption in captions}
-        found = {caption: kept("text", key) for caption, key in keys.items()}
-        missing = [caption for caption, condition in found.items() if condition is None]
+        found = {caption: known for caption, key in keys.items() if (known := kept("text", key)) is not None}
+        missing = [caption for caption in keys if caption not in found]
         if missing:
             for caption, condition in zip(missing, self.embed_text(missing), strict=True):
-                found[caption] = cached("text", keys[caption], lambda condition=condition: condition)
+                found[caption] = cached("text", keys[caption], partial(dict, condition))
         return [{k: v.to(self.device) for k, v in found[caption].items()} for caption in captions]
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Sequence[float],
 
 def unipc(velocity: Velocity, x: Tensor, sigmas: Sequence[float], order: int = 2) -> Tensor:
     """UniPC (Zhao et al. 2023, Wan's own solver) through diffusers' scheduler, on the given grid."""
-    from diffusers import UniPCMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0,
                                         solver_order=min(order, len(sigmas) - 1))

@@ -7,11 +7,15 @@ it ("bfloat16-fp8") and its fingerprint differs; streaming changes no value.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from vov import VovError
+
+if TYPE_CHECKING:
+    from vov.model.parts import Transformer, Vae
 
 QUANTISED = ("fp8", "nf4")
 TILED_ABOVE = 1280 * 720  # pixels of a frame beyond which the VAE works in tiles
@@ -24,8 +28,8 @@ def split_precision(precision: str) -> tuple[str, str]:
     return dtype, quantize or "none"
 
 
-def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, dtype: torch.dtype,
-                     quantize: str = "none", offload: str = "none") -> nn.Module:
+def load_transformer(kind: type[Transformer], path: Path, blocks: str, device: torch.device, dtype: torch.dtype,
+                     quantize: str = "none", offload: str = "none") -> Transformer:
     """`kind.from_pretrained` of path/transformer: frozen, in `dtype`, quantised, on the device.
 
     Args:
@@ -37,7 +41,7 @@ def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, 
     Raises:
         VovError: bitsandbytes is missing or has no GPU, or a combination that cannot work.
     """
-    extra = {}
+    extra: dict[str, Any] = {}
     if quantize == "nf4":
         if offload != "none":
             raise VovError("`quantize`=nf4 cannot stream its blocks; use `offload`=none, or `quantize`=fp8")
@@ -46,8 +50,8 @@ def load_transformer(kind: type, path: Path, blocks: str, device: torch.device, 
     return settle(model, blocks, device, dtype, quantize, offload)
 
 
-def settle(model: nn.Module, blocks: str, device: torch.device, dtype: torch.dtype, quantize: str,
-           offload: str) -> nn.Module:
+def settle(model: Transformer, blocks: str, device: torch.device, dtype: torch.dtype, quantize: str,
+           offload: str) -> Transformer:
     """Puts a loaded model where and how its weights shall stay; the second half of `load_transformer`."""
     if quantize == "fp8":  # before any adapter: the hooks belong to the frozen layers alone
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
@@ -63,7 +67,7 @@ def tiles(pixels: int) -> tuple[int, ...]:
     return (TILE, TILE_STRIDE) if pixels > TILED_ABOVE else ()
 
 
-def tile_vae(vae: nn.Module, pixels: int, spatial: int) -> None:
+def tile_vae(vae: Vae, pixels: int, spatial: int) -> None:
     """Sets diffusers' VAE to work on frames of so many pixels in blended tiles, or whole, as `tiles` says.
 
     spatial: pixels a side of one latent value.
@@ -87,7 +91,7 @@ def _nf4(device: torch.device, dtype: torch.dtype):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def stream_blocks(model: nn.Module, blocks: str, device: torch.device) -> nn.Module:
+def stream_blocks(model: Transformer, blocks: str, device: torch.device) -> Transformer:
     """Keeps the blocks of `model` on the host and gives each its weights on `device` for one call only.
 
     diffusers' group offloading moves a parameter's storage back after the forward pass, under the feet of autograd;
@@ -95,7 +99,7 @@ def stream_blocks(model: nn.Module, blocks: str, device: torch.device) -> nn.Mod
     recomputation (`speed.checkpoint_blocks`, applied on top) at most a few blocks are on the GPU at a time. The next
     block's copy runs on a stream of its own while this one computes, forwards and backwards alike.
     """
-    listed = model.get_submodule(blocks)
+    listed = list(model.get_submodule(blocks).children())
     for block in listed:
         for parameter in block.parameters():
             parameter.data = parameter.data.to("cpu")
@@ -110,8 +114,8 @@ def stream_blocks(model: nn.Module, blocks: str, device: torch.device) -> nn.Mod
     for block in listed:
         for buffer in block.buffers():
             buffer.data = buffer.data.to(device)
-    courier = Courier(list(listed), device)
-    kind = type(listed[0])
+    courier = Courier(listed, device)
+    kind: Any = type(listed[0])
 
     class Streamed(kind):
         """The block's class, computing with visiting weights."""
@@ -153,7 +157,7 @@ class Courier:
 
     def _fetch(self, number: int) -> list[Tensor]:
         def copy() -> list[Tensor]:
-            return [module._parameters[name].detach().to(self.device, non_blocking=True, copy=True)
+            return [cast("Tensor", module._parameters[name]).detach().to(self.device, non_blocking=True, copy=True)
                     for module, name in self.places[number]]
         if self.stream is None:
             return copy()
@@ -168,7 +172,7 @@ class _Visit:
     def __enter__(self) -> None:
         self.home = [module._parameters[name] for module, name in self.places]
         for (module, name), copy in zip(self.places, self.copies, strict=True):
-            module._parameters[name] = copy
+            module._parameters[name] = copy  # type: ignore[assignment]  # a visiting copy is no Parameter, by intent
 
     def __exit__(self, *_: object) -> None:
         for (module, name), home in zip(self.places, self.home, strict=True):

@@ -67,7 +67,7 @@ class ModelOptions:
         """
         stored, named = "", ""
         if isinstance(made, Mapping):
-            config, identity = (made.get(name) if isinstance(made.get(name), dict) else {} for name in
+            config, identity = (part if isinstance(part := made.get(name), dict) else {} for name in
                                 ("config", "identity"))
             named, stored = str(config.get("model_id", "")), str(identity.get("precision", ""))
         elif made is not None:

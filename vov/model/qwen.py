@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from vov import VovError
 from vov.model.backbone import Backbone, Condition
 from vov.model.registry import USUAL
+
+if TYPE_CHECKING:
+    from vov.model.parts import Transformer, Vae
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 OUTPUT = ("attn.to_out.0",)
@@ -42,10 +46,10 @@ class QwenBackbone(Backbone):
         transformer.time_text_embed.register_forward_pre_hook(self._exact_time)
 
     @staticmethod
-    def classes() -> tuple[type, type]:
+    def classes() -> tuple[type[Transformer], type[Vae]]:
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-        return QwenImageTransformer2DModel, AutoencoderKLQwenImage
+        return cast("type[Transformer]", QwenImageTransformer2DModel), cast("type[Vae]", AutoencoderKLQwenImage)
 
     def check_geometry(self, width: int, height: int, frames: int = 1) -> None:
         if width % self.unit or height % self.unit:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
+def checkpoint_blocks(blocks: Sequence[nn.Module], mode: str) -> None:
     """Recomputes a block's activations in the backward pass; in place.
 
     Args:
@@ -39,9 +40,9 @@ def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
     """
     if mode == "none" or getattr(type(blocks[0]), "recomputes", False):
         return
-    context = {} if mode == "full" else {
+    context: dict[str, Any] = {} if mode == "full" else {
         "context_fn": partial(create_selective_checkpoint_contexts, _keep_attention)}
-    kind = type(blocks[0])
+    kind: Any = type(blocks[0])
 
     class Checkpointed(kind):
         """The block's class with a checkpointed forward; compiled once for all blocks, unlike a closure each."""
@@ -58,7 +59,7 @@ def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
         block.__class__ = Checkpointed
 
 
-def compile_blocks(blocks: nn.ModuleList) -> None:
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compiles each block in place; equal blocks share one compilation."""
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
     for block in blocks:
@@ -102,7 +103,7 @@ def recompute_blocks(model: nn.Module, blocks: str, device: torch.device) -> Non
     computes the rest again, for its activations cannot all wait for the backward pass. Nothing is compiled: the states
     on the way must be the decoder's to the bit, and fused blocks round otherwise."""
     recompute, _ = plan(model, device, "auto", "never")
-    checkpoint_blocks(model.get_submodule(blocks), recompute)
+    checkpoint_blocks(list(model.get_submodule(blocks).children()), recompute)
 
 
 class CapturedStep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from vov import VovError
 from vov.model.backbone import Backbone, Condition
 from vov.model.registry import USUAL
+
+if TYPE_CHECKING:
+    from vov.model.parts import Transformer, Vae
 
 ATTENTION = tuple(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v"))
 OUTPUT = ("attn1.to_out.0", "attn2.to_out.0")
@@ -41,10 +45,10 @@ class WanBackbone(Backbone):
         self.clean_first_frame = index.is_file() and bool(json.loads(index.read_text()).get("expand_timesteps"))
 
     @staticmethod
-    def classes() -> tuple[type, type]:
+    def classes() -> tuple[type[Transformer], type[Vae]]:
         from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-        return WanTransformer3DModel, AutoencoderKLWan
+        return cast("type[Transformer]", WanTransformer3DModel), cast("type[Vae]", AutoencoderKLWan)
 
     def check_geometry(self, width: int, height: int, frames: int) -> None:
         if width % self.unit or height % self.unit:

@@ -43,8 +43,9 @@ class Aim:
                  chained: bool = False, importance: Tensor | None = None, every: int = 1, done: int = 0):
         self.plain, self.target, self.chained = velocity, target, chained
         self.gradient, self.blend = score in GRADIENT, score == "blend"
-        self.squares = None if weights is None else [w.T @ w for w in weights]
-        self.axes = None if weights is None else [torch.linalg.eigh(square.double()) for square in self.squares]
+        squares = None if weights is None else [w.T @ w for w in weights]
+        self.squares = squares
+        self.axes = None if squares is None else [torch.linalg.eigh(square.double()) for square in squares]
         self.importance = importance
         self.every, self.steps = every, done
         self.graph: list[Tensor] = []

@@ -37,8 +37,9 @@ class Chooser(Replay):
 
     def symbols(self, i: int, row: int, step: Step, x: Tensor, x0: Tensor) -> np.ndarray:
         made = self.candidates
+        assert made is not None  # `Replay` has made them by now
         reach = math.sqrt(EFFICIENCY * 2 * math.log(2) * self.code.width * self.code.plan[row].sum())
-        wanted, drift, gain = (self._blocks(part) for part in self.direction(step, x0, reach))
+        wanted, drift, gain = (_blocks(made, part) for part in self.direction(step, x0, reach))
         self.energy[row] = drift.square().sum(1).cpu().numpy()
         self.worth[row] = gain.square().sum(1).cpu().numpy()
         rows, numbers = entries(self.code.plan[row])
@@ -52,11 +53,6 @@ class Chooser(Replay):
             self.chosen[row] = torch.cat(picked).to("cpu", torch.int32).numpy()
         return self.chosen[row]
 
-    def _blocks(self, x: Tensor) -> Tensor:
-        """A latent as blocks [blocks, block], the last one filled with zeros."""
-        made = self.candidates
-        return torch.nn.functional.pad(x.reshape(-1), (0, made.blocks * made.block - made.size)).view(made.blocks, -1)
-
     def _pick(self, score: Tensor) -> Tensor:
         """Symbols [rows] from scores [rows, K]; of equal ones the first."""
         if self.code.signed:
@@ -64,6 +60,11 @@ class Chooser(Replay):
         best = score == score.amax(1, keepdim=True)
         places = torch.arange(score.shape[1], device=score.device)
         return torch.where(best, places, score.shape[1] - 1).amin(1)
+
+
+def _blocks(made: Candidates, x: Tensor) -> Tensor:
+    """A latent as blocks [blocks, block], the last one filled with zeros."""
+    return torch.nn.functional.pad(x.reshape(-1), (0, made.blocks * made.block - made.size)).view(made.blocks, -1)
 
 
 def scores(candidates: Candidates, step: int, atoms: Tensor, blocks: Tensor, wanted: Tensor) -> Tensor:

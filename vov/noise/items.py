@@ -41,7 +41,7 @@ class NoiseRun:
     """
 
     resume: ResumableSearch = field(default_factory=ResumableSearch)
-    progress: Callable[[], None] = lambda: None
+    progress: Callable[[], object] = lambda: None
     spend: int = 0
     collections: str = ""
 

@@ -116,7 +116,8 @@ def aimed(wanted: float, spend: int, least: int, most: int, attempt: Callable[[i
     Raises:
         OutOfReach: every attempt fell short.
     """
-    found, tried, kept = Found(wanted), {}, set()
+    found, tried = Found(wanted), {}
+    kept: set[int] = set()
     now: int | None = min(most, max(least, spend))
     while now is not None and found.going:
         tried[now] = found.note(now, *attempt(now))
@@ -141,7 +142,9 @@ class Found:
     """The PSNRs of all attempts, and what the one nearest to `wanted` made."""
 
     def __init__(self, wanted: float):
-        self.wanted, self.values, self.near, self.made = wanted, [], float("inf"), None
+        self.wanted, self.near = wanted, float("inf")
+        self.values: list[float] = []
+        self.made: Any = None
 
     @property
     def going(self) -> bool:

@@ -77,7 +77,7 @@ class ResumableSearch:
 
     def end(self) -> None:
         """The sampling at hand is finished."""
-        if self.number > len(self.finished):
+        if self.number > len(self.finished) and self.current is not None:
             self.finished.append(self.current)
         self.current = None
 

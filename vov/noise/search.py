@@ -86,7 +86,7 @@ class Search:
     """
 
     def __init__(self, sampling: Sampling, score: str, every: int = 1, thetas: Thetas | None = None,
-                 resume: ResumableSearch | None = None, progress: Callable[[], None] = lambda: None):
+                 resume: ResumableSearch | None = None, progress: Callable[[], object] = lambda: None):
         backbone = sampling.backbone
         self.sampling, self.score, self.every, self.thetas = sampling, score, every, thetas
         self.resume, self.progress = resume or ResumableSearch(), progress

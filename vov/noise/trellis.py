@@ -57,9 +57,10 @@ class Path:
 
 def walk(code: NoiseCode, scored: Iterable[tuple[int, Tensor]]) -> np.ndarray:
     """Symbols int32 of (number of an atom within its block, its candidates' scores [2^bits]), block after block."""
-    found, path = [], None
+    found: list[np.ndarray] = []
+    path: Path | None = None
     for atom, score in scored:
-        if not atom:
+        if not atom or path is None:
             found += [path.symbols()] if path else []
             path = Path(code, score.device)
         path.extend(score)

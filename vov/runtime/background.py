@@ -7,9 +7,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 END = object()
@@ -20,7 +20,7 @@ def ahead(items: Iterable[T], most: int) -> Iterator[T]:
 
     What the thread raises is raised here. A consumer that stops early stops the thread at its next item.
     """
-    made: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(most)
+    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(most)
     stop = threading.Event()
 
     def give(item: object, error: BaseException | None = None) -> None:
@@ -65,7 +65,8 @@ class Behind:
 
     def __init__(self, threads: int = 0):
         threads = threads or min(8, os.cpu_count() or 1)
-        self.pool, self.most, self.pending = ThreadPoolExecutor(threads), 2 * threads, deque()
+        self.pool, self.most = ThreadPoolExecutor(threads), 2 * threads
+        self.pending: deque[Future] = deque()
 
     def __enter__(self) -> Behind:
         return self

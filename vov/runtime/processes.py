@@ -88,8 +88,9 @@ class Crew:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
         for local in range(chosen.processes):
-            quiet = {} if local == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-            member = subprocess.Popen(command, env=chosen.environment(local, environ), start_new_session=True, **quiet)
+            out, errors = (None, None) if local == 0 else (subprocess.DEVNULL, subprocess.PIPE)
+            member = subprocess.Popen(command, env=chosen.environment(local, environ), start_new_session=True,
+                                      stdout=out, stderr=errors)
             self.members.append(member)
             if local:
                 self.readers.append(threading.Thread(target=self.listen, args=(local, member), daemon=True))
@@ -100,7 +101,7 @@ class Crew:
     def listen(self, local: int, member: subprocess.Popen) -> None:
         """Keeps the last lines that a process writes, so that its pipe never fills."""
         lines = self.said.setdefault(local, [])
-        for line in member.stderr:
+        for line in member.stderr or ():
             lines.append(line.decode(errors="replace"))
             del lines[:-200]
 

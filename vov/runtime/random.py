@@ -179,7 +179,7 @@ def _stream_words(kind: int, stream: tuple[int | Tensor, ...], device: torch.dev
     if not 0 <= name < 64 or len(ids) > 3:
         raise ValueError(f"stream {stream}: a name below 64 and at most three ids")
     head = len(ids) << 22 | kind << 24 | int(name) << 26
-    ids = [0] * (3 - len(ids)) + ids
+    ids = [*[0] * (3 - len(ids)), *ids]
     for value, bits in zip(ids, _ID_BITS, strict=True):
         if not isinstance(value, Tensor) and not 0 <= value < 1 << bits:
             raise ValueError(f"stream {stream}: {value} is outside [0, 2^{bits})")

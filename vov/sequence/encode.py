@@ -79,7 +79,8 @@ class SequenceEncoder:
         self.conditions = backbone.embed(self.captions)
         shape = backbone.latent_shape(settings.width, settings.height, settings.num_frames)
         self.sizes = (int(np.prod(shape)), int(np.prod(shape)) * (shape[2] - 1) // shape[2])  # values: key, chained
-        self.bits = tuple(min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
+        key, chained = (min(24, max(1, size.bit_length() - 1)) for size in self.sizes)
+        self.bits = key, chained
         self.budget = settings.budget(len(source), source.fps, self.size, self.fixed_bytes())
         self.noise = self._noise_fields()
         self.packings = packings(self.noise, self.bits)
@@ -179,7 +180,7 @@ class SequenceEncoder:
             for number in numbers:
                 span = self.spans[number]
                 plan = planned.scenes[span.scene]
-                if thetas is not None and bound != span.scene:
+                if thetas is not None and plan.theta is not None and bound != span.scene:
                     thetas.bind(plan.theta)
                     bound = span.scene
                 job = self.job(number, before)
@@ -231,8 +232,8 @@ class SequenceEncoder:
             return View(saved["profile"],
                         None if weights is None else torch.from_numpy(weights).to(self.backbone.device))
         view = self.chunks.view(job, share)
-        weights = {} if view.weights is None else {"weights": view.weights.cpu().numpy()}
-        self.store.save(name, identity, profile=view.profile, **weights)
+        kept = {} if view.weights is None else {"weights": view.weights.cpu().numpy()}
+        self.store.save(name, identity, profile=view.profile, **kept)
         return view
 
     def chunk(self, job: ChunkJob, identity: str, view: View, scale: int) -> Coded:
@@ -252,7 +253,7 @@ class SequenceEncoder:
 
     def settings_hash(self) -> str:
         """What every chunk depends on besides its frames."""
-        optional = [self.collection] if self.collection else []
+        optional: list[bytes | str] = [self.collection] if self.collection else []
         optional += [self.masks.hash] if self.masks else []
         return content_hash(RULES, self.header, self.noise, self.bits, self.settings.score,
                             self.settings.lookahead_every, *optional)

@@ -52,7 +52,7 @@ def spec_of(settings: SequenceConfig, backbone: Backbone) -> AdapterSpec | None:
     """The adapter of all scenes: every block of the model; None where scenes have no θ."""
     if not settings.scene_theta:
         return None
-    blocks = len(backbone.transformer.get_submodule(backbone.blocks))
+    blocks = len(list(backbone.transformer.get_submodule(backbone.blocks).children()))
     preset = settings.lora_preset or next(iter(backbone.presets))
     return AdapterSpec(settings.rank, settings.scene_theta, blocks, preset, 42)
 
