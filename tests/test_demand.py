@@ -109,7 +109,7 @@ def test_a_video_of_many_chunks_has_its_noise_already_and_no_single_theta_to_exp
 
 @pytest.mark.parametrize(("asked", "said"), [
     ({"rank": 7}, r"`rank`=7, but .*video_theta\.vov has \d; leave it unset"),
-    ({}, "`original_frames_dir`=.*clip: 48×41, but the file was made from 48×40")])
+    ({}, "`original`=.*clip: 48×41, but the file was made from 48×40")])
 def test_what_contradicts_the_file_that_gets_noise_is_named_by_its_setting(asked, said, tmp_path):
     media.write_frames(tmp_path / "clip", np.zeros((5, 41, 48, 3), np.uint8))
     with pytest.raises(VovError, match=said):

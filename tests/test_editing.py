@@ -141,7 +141,7 @@ def test_edit_commands_write_the_edit_and_its_sheet(backbone, files, tmp_path, c
     with pytest.raises(VovError, match="`overwrite`=1"):
         edit_video(EditVideo(weights=str(vov), output_video=str(tmp_path / "a.mp4"), **shared))
     media.write_frames(tmp_path / "large", np.zeros((5, 40, 48, 3), np.uint8))
-    with pytest.raises(VovError, match=r"`original_frames_dir`=.*large: 48×40, but the file was made from 32×32"):
+    with pytest.raises(VovError, match=r"`original`=.*large: 48×40, but the file was made from 32×32"):
         edit_video(EditVideo(weights=str(vov), original_frames_dir=str(tmp_path / "large"),
                              output_video=str(tmp_path / "c.mp4"), **shared))
     assert not (tmp_path / "c.mp4").exists()

@@ -73,7 +73,7 @@ def add_noise_video(settings: AddNoiseVideo) -> None:
                            "leave it unset")
     clip = media.read_clip(settings.original_frames_dir, header.num_frames, fps=header.fps)
     media.refuse_other_size(settings.original_frames_dir, clip.frames, stream.items[0].original_width,
-                            stream.items[0].original_height, "original_frames_dir")
+                            stream.items[0].original_height, "original")
     originals = with_region([Original(clip.frames, header.fps, stream.items[0].caption, name)], settings)
     _run(stream, path, originals, settings, Path(settings.output or f"scaled/{name}/{name}.vov"))
 

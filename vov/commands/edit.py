@@ -79,21 +79,19 @@ def edit_video(settings: EditVideo | MergeVideos) -> None:
     if settings.name and path.is_file() and not settings.base_caption and not sources[0].endswith(".vov"):
         settings = dataclasses.replace(settings, base_caption=VideoFit(caption_file=str(path)).read_caption())
     output = Path(settings.output_video or f"edits/{settings.name or Path(sources[0]).stem}.mp4")
-    print(_edit(sources, settings, "video", ("original_frames_dir", settings.original_frames_dir),
-                ("output_video", output)))
+    print(_edit(sources, settings, "video", ("original", settings.original_frames_dir), output))
 
 
 def edit_picture(settings: EditPicture | MergePictures) -> None:
     """Edits with Qwen-Image."""
     output = Path(settings.output or f"edits/{settings.name}.png")
-    print(_edit(settings.sources(), settings, "image", ("original", settings.original), ("output", output)))
+    print(_edit(settings.sources(), settings, "image", ("original", settings.original), output))
 
 
-def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: tuple[str, str],
-          result: tuple[str, Path]) -> str:
-    """Edits, writes the result (a video or a picture) and RESULT_sheet.png; returns what to print.
+def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: tuple[str, str], output: Path) -> str:
+    """Edits, writes `output` (a video or a picture) and OUTPUT_sheet.png; returns what to print.
 
-    original, result: the field that names it, and its path; "" for no original.
+    original: the name of its variable and its path, "" for none.
     """
     from vov import media
     from vov.commands.run_report import made_from, settings_of
@@ -103,19 +101,18 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
 
     if not settings.caption.strip():
         raise VovError("CAPTION is not set; say what the edited result shows")
-    variable, output = result
     beside = output.with_name(f"{output.stem}_sheet.png")
     adaptations = [load(source, settings, medium) for source in sources]
     _refuse_without_theta(adaptations)
     first = adaptations[0]
     if medium == "image":
-        media.refuse_no_picture(output, variable)
+        media.refuse_no_picture(output, "output")
     clip = first.original(*original)
-    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], variable)
+    refuse_overlap([output, beside], [*sources, original[1], *read_by(settings)], "output")
     identity = made_from(settings, first.stream.header.dtype if first.stream else "", sources[0],
                          *map(path_hash, sources[1:]), *([clip.fps, clip.frames.shape, clip.frames.tobytes()] if clip
                                                          else []), settings_of(settings, EditConfig))
-    with Outputs(output.name, [output, beside], identity, settings.overwrite, variable) as outputs:
+    with Outputs(output.name, [output, beside], identity, settings.overwrite, "output") as outputs:
         if outputs.complete:
             return f"{output} and {beside} are there already, from the same fits and settings"
         made = first.stream.header if first.stream else first.metadata
