@@ -177,7 +177,7 @@ def test_recomputation_changes_no_choice(model, fit, monkeypatch):
 
 
 @pytest.mark.parametrize(("given", "problem"), [
-    ({"end_level": 1.0}, "`end_level`=1: must be below 1"), ({"end_level": 0.3, "steps": 1}, "more `steps` than 1"),
+    ({"end_level": 1.0}, "`end_level`=1: must be below 1$"), ({"end_level": 0.3, "steps": 1}, "more `steps` than 1"),
 ])
 def test_settings_that_contradict_each_other_are_refused(given, problem):
     with pytest.raises(VovError, match=problem):

@@ -382,7 +382,8 @@ def test_theta_may_be_fitted_to_crops_that_lie_in_their_scene(backbone, clip, tm
 
 
 @pytest.mark.parametrize(("said", "told"), [("16x16", "is not WIDTHxHEIGHTxFRAMES"), ("64x32x5", "must lie in"),
-                                            ("20x16x5", "SCENE_CROP=20x16x5: WIDTH=20"), ("16x16x4", "NUM_FRAMES=4")])
+                                            ("20x16x5", "`scene_crop`=20x16x5: `width`=20"),
+                                            ("16x16x4", "`num_frames`=4")])
 def test_crops_that_no_model_makes_are_refused(backbone, clip, tmp_path, said, told):
     with pytest.raises(VovError, match=told):
         encoder(backbone, clip, tmp_path, dataclasses.replace(THETA, scene_crop=said))

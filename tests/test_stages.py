@@ -68,7 +68,7 @@ def run_two_stage(tiny_wan, clip, folder, monkeypatch, capsys, **variables):
     ({"STAGE2_RANK": "2"}, "RANK is 1 in"),
     ({"STAGE2_LAST_K": "1"}, "LAST_K is 2 in"),
     ({"STAGE2_PROJ_SEED": "1"}, "PROJ_SEED is 42 in"),
-    ({"STAGE2_THETA_D_LENGTH": "200"}, "THETA_LENGTH is 300 in"),
+    ({"STAGE2_THETA_D_LENGTH": "200"}, "V_LENGTH is 300 in the common settings but 200 in stage2"),
     ({"STAGE2_DTYPE": "bfloat16"}, "DTYPE is 'float32' in"),
     ({"STAGE2_CAPTION": "a cube"}, "CAPTION is 'a ball' in"),
     ({"STAGE1_CAPTION": "a cube", "STAGE2_CAPTION": "a cube"}, "CAPTION is 'a ball' in"),
@@ -119,16 +119,16 @@ def test_a_configuration_of_the_wrong_shape_is_one_line(text, message, tmp_path)
 
 def test_image_stages_that_disagree_are_refused_too(tiny_qwen, album, tmp_path, no_fit):
     settings = image_settings(tiny_qwen, album.parent.parent / "album", tmp_path / "out")
-    for changes, named in ((dict(width=64), "WIDTH"), (dict(data_root="/nowhere"), "DATA_ROOT")):
+    for changes, named in ((dict(width=64), "width"), (dict(data_root="/nowhere"), "data_root")):
         other = dataclasses.replace(settings, **changes)
         for both in ((settings, other), (other, other)):
-            with pytest.raises(VovError, match=f"{named} is .* and must be the same in both"):
+            with pytest.raises(VovError, match=f"`{named}` is .* and must be the same in both"):
                 fit_pictures(settings, both[0], dataclasses.replace(both[1], lambda_rate=0.01))
     huge = tmp_path / "huge.png"
     from PIL import Image
 
     Image.new("RGB", (4000, 600)).save(huge)
-    with pytest.raises(VovError, match="original size: 4000×600 is too large for 1 frames coded as 32×32; use RESIZE"):
+    with pytest.raises(VovError, match="4000×600 is too large for 1 frames coded as 32×32; use `resize`=crop"):
         two_stage(dataclasses.replace(settings, image=str(huge), caption="x", resize="stretch"))
 
 
@@ -182,7 +182,8 @@ def test_a_checkpoint_of_other_layers_or_another_model_is_refused_wherever_it_is
 
 def test_a_start_with_another_rank_or_preset_names_what_to_set(fitted, tiny_wan, tmp_path, no_fit):
     start = str(fitted.parent / "stage1/checkpoint.safetensors")
-    for changes, told in ((dict(rank=2), "RANK=1"), (dict(last_k=1), "LAST_K=2"), (dict(proj_seed=1), "PROJ_SEED=42")):
+    for changes, told in ((dict(rank=2), "`rank`=1"), (dict(last_k=1), "`last_k`=2"),
+                          (dict(proj_seed=1), "`proj_seed`=42")):
         settings = video_settings(tiny_wan, fitted.parent.parent / "clip", tmp_path / "v", init_lora_path=start)
         with pytest.raises(VovError, match=f"fitted with other layers or indices .*{told}.*set these as they were"):
             fit.stage1(dataclasses.replace(settings, **changes))
@@ -216,7 +217,7 @@ def test_a_damaged_checkpoint_is_not_resumed(tensors, fitted, tiny_wan, tmp_path
     settings = video_settings(tiny_wan, fitted.parent.parent / "clip", tmp_path / "v")
     fit.stage1(settings)
     edited(tmp_path / "v/checkpoint.safetensors", tmp_path / "v/checkpoint.safetensors", tensors=tensors)
-    with pytest.raises(VovError, match="remove it or set RESUME=never"):
+    with pytest.raises(VovError, match="the file is damaged: remove it to start over"):
         fit.stage1(settings)
 
 
@@ -258,12 +259,12 @@ def hostile(path, target, item=None, **changes):
     (dict(original_width=65536, original_height=65536), dict(resize="pad"), "original size: 65536×65536"),
     ({}, dict(shift=1e-30), "shift: 1e-30 gives no noise levels"),
     ({}, dict(rank=4096), "rank: 4096 is too large for this model"),
-    ({}, dict(last_k=4096), "LAST_K=4096, but the model has 2 blocks"),
+    ({}, dict(last_k=4096), "`last_k`=4096, but the model has 2 blocks"),
     ({}, dict(lora_preset="nosuch"), "lora_preset: is 'nosuch'"),
     ({}, dict(index_hash=bytes(8)), "index_hash: differs"),
     ({}, dict(theta_length=299), "index_hash: differs"),
     ({}, dict(width=40), "both must be multiples of 16"),
-    ({}, dict(num_frames=6), "NUM_FRAMES=6: must be 4n.1"),
+    ({}, dict(num_frames=6), "`num_frames`=6: must be 4n.1"),
 ])
 def test_valid_but_hostile_headers_are_bounded_before_work(item, changes, message, fitted, tiny_wan, tmp_path):
     path = hostile(fitted, tmp_path / "x.vov", item, **changes)
@@ -303,7 +304,7 @@ def test_a_headers_shift_0_is_the_models_own_and_its_negative_prompt_is_used(fit
 def test_frames_that_are_not_finite_are_an_error_never_black(fitted, tiny_wan, tiny_qwen, tmp_path):
     for kind, folder, shape in ((WanBackbone, tiny_wan, (1, 16, 2, 4, 4)), (QwenBackbone, tiny_qwen, (1, 4, 1, 4, 4))):
         backbone = kind.load(str(folder), "", "cpu")
-        with pytest.raises(VovError, match="are not finite, so there is nothing to show; set DTYPE=float32"):
+        with pytest.raises(VovError, match="are not finite, so there is nothing to show; set `dtype`=float32"):
             backbone.decode(torch.full(shape, float("nan")))
     wild = hostile(fitted, tmp_path / "wild.vov", None, step=2.0**100)
     stream = bitstream.read(wild)

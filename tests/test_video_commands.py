@@ -85,7 +85,7 @@ def test_the_header_explains_the_file(run):
     ({"FRAMES_DIR": "missing-folder"}, "missing-folder: no such folder"),
     ({"NUM_FRAMES": "9"}, "has 5 frames, 9 are asked for"),
     ({"WIDTH": "40"}, "WIDTH=40 HEIGHT=32: both must be multiples of 16"),
-    ({"NUM_FRAMES": "4"}, "CHUNK_FRAMES=4: must be 4n+1"),
+    ({"NUM_FRAMES": "4"}, "NUM_FRAMES=4: must be 4n+1"),
     ({"CAPTION": "", "NAME": "nobody"}, "no such caption file"),
     ({"CAPTION": "  "}, "the caption is empty"),
     ({"WAN_MODEL_ID": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "CACHE_DIR": "no-such-cache"},

@@ -116,5 +116,5 @@ def refuse_disagreement(stages: dict[str, FitConfig]) -> None:
             ours, theirs = getattr(base, field.name), getattr(settings, field.name)
             if ours != theirs and not field.metadata.get("per_stage"):
                 variable = environment_names(field)[0]
-                raise VovError(f"{variable} is {ours!r} in {first} but {theirs!r} in {name}, and must be the same in "
-                               f"both; set {variable}, not STAGE1_{variable} or STAGE2_{variable}")
+                raise VovError(f"`{field.name}` is {ours!r} in {first} but {theirs!r} in {name}, and must be the same "
+                               f"in both; set `{field.name}`, not STAGE1_{variable} or STAGE2_{variable}")

@@ -72,8 +72,10 @@ class ScalingConfig(NoiseOptions):
         end = self.end_level
         if end < 0:
             end = 0.0 if paper or steps <= 2 else jump_level((spent or branch) * steps / size, still)
-        if end >= 1 or (end and steps < 2):
-            raise VovError(f"`end_level`={end:g}: must be below 1, and needs more `steps` than {steps}")
+        if end >= 1:
+            raise VovError(f"`end_level`={end:g}: must be below 1")
+        if end and steps < 2:
+            raise VovError(f"`end_level`={end:g}: needs more `steps` than {steps}")
         return NoiseCode(
             INDEPENDENT if paper else TRELLIS, bits, int(not paper), block=0, eta=ETA_UNIT, first=0, steps=steps,
             theta_steps=0, start=0, end=round(end * 1024), plan=np.ones((steps, 1), np.int64),
