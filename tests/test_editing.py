@@ -22,6 +22,7 @@ from vov.fitting.fit import Fitted
 from vov.fitting.settings import FitConfig
 from vov.formats import reference
 from vov.media.original import Original
+from vov.model.qwen import QwenBackbone
 from vov.model.wan import WanBackbone
 
 FIT = FitConfig(width=32, height=32, theta_length=300, last_k=2, decode_steps=4)
@@ -185,6 +186,17 @@ def test_a_picture_without_theta_is_edited_with_its_noise_at_the_originals_size(
     assert np.array_equal(own, media.read_image(picture.with_suffix(".png"))) and own.shape == (30, 44, 3)
     assert other.shape == own.shape and not np.array_equal(own, other)
     assert "edit against reconstruction: PSNR inf dB" in capsys.readouterr().out
+
+
+def test_a_file_of_neither_theta_nor_noise_is_edited_as_the_frozen_model_shows_it(picture, tiny_qwen):
+    model = QwenBackbone.load(str(tiny_qwen), "", "cpu")
+    bare, asked = dataclasses.replace(bitstream.read(picture), noise=None), settings(caption=CAPTION)
+    path = picture.with_name("bare.vov")
+    bitstream.write(path, bare)
+    for shown in edit(model, [load(path, asked, "image")], asked):
+        assert np.array_equal(shown, decode(path, model)[0].frames)
+    with pytest.raises(VovError, match="REPLAY_NOISE=1 needs a .vov file with a noise section"):
+        edit(model, [load(path, asked, "image")], settings(replay_noise=True))
 
 
 def test_what_has_no_theta_is_neither_merged_nor_exported_and_the_cure_is_named(film, picture, files, tmp_path):
