@@ -195,7 +195,7 @@ def test_a_file_of_neither_theta_nor_noise_is_edited_as_the_frozen_model_shows_i
     bitstream.write(path, bare)
     for shown in edit(model, [load(path, asked, "image")], asked):
         assert np.array_equal(shown, decode(path, model)[0].frames)
-    with pytest.raises(VovError, match="REPLAY_NOISE=1 needs a .vov file with a noise section"):
+    with pytest.raises(VovError, match=r"REPLAY_NOISE=1 needs a \.vov file with a noise section"):
         edit(model, [load(path, asked, "image")], settings(replay_noise=True))
 
 
