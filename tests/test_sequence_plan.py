@@ -77,9 +77,6 @@ def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture()
     assert 100 <= ledger.share() <= 200
 
 
-# --- the ledger -----------------------------------------------------------------------------------------------------
-
-
 PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 231, 231, 234, 239, 243, 250, 255]))
 
 
