@@ -205,6 +205,17 @@ def test_a_file_that_names_a_collection_is_edited_with_it(tiny_qwen, tmp_path, m
     assert np.array_equal(reconstruction, plain.frames) and np.array_equal(edited, plain.frames)
 
 
+def test_a_file_of_neither_theta_nor_noise_is_edited_as_the_frozen_model_shows_it(picture, tiny_qwen):
+    model = QwenBackbone.load(str(tiny_qwen), "", "cpu")
+    bare, asked = dataclasses.replace(bitstream.read(picture), noise=None), settings(caption=CAPTION)
+    path = picture.with_name("bare.vov")
+    bitstream.write(path, bare)
+    for shown in edit(model, [load(path, asked, "image")], asked):
+        assert np.array_equal(shown, decode(path, model)[0].frames)
+    with pytest.raises(VovError, match=r"`replay_noise`=1 needs a \.vov file with a noise section"):
+        edit(model, [load(path, asked, "image")], settings(replay_noise=True))
+
+
 def test_what_has_no_theta_is_neither_merged_nor_exported_and_the_cure_is_named(film, picture, files, tmp_path):
     output = str(tmp_path / "x.safetensors")
     cases = [

@@ -52,6 +52,15 @@ def test_path_bytes_and_stream_whole_and_in_part_decode_to_the_same_frames(path,
     assert [type(module) for module in backbone.transformer.modules()] == before
 
 
+def test_a_theta_of_zeros_is_none_and_nothing_of_it_is_looked_at(tiny_wan, tiny_qwen):
+    stream = bitstream.read(GOLDEN / "video_noise.vov")
+    backbone, frozen = load(GOLDEN / "video_noise.vov", tiny_wan, tiny_qwen), 0 * stream.symbols
+    strange = dataclasses.replace(stream.header, rank=4096, last_k=4096, lora_preset="x", index_hash=bytes(8))
+    found = [decode(dataclasses.replace(stream, header=header, symbols=frozen), backbone)[0].frames
+             for header in (stream.header, strange)]
+    assert np.array_equal(*found) and not np.array_equal(found[0], decode(stream, backbone)[0].frames)
+
+
 def test_frames_that_a_file_has_not_are_refused(tiny_wan, tiny_qwen):
     path = GOLDEN / "video_theta.vov"
     backbone = load(path, tiny_wan, tiny_qwen)

@@ -12,6 +12,7 @@ import torch
 from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
 from tests.test_golden import GOLDEN
 from vov import VovError, bitstream, media
+from vov.bitstream import container
 from vov.commands import fit
 from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
 from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
@@ -117,6 +118,14 @@ def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny
     with pytest.raises(VovError, match="`start`=4 `frames`=2: the video has 5 frames, from 0"):
         decode_video(dataclasses.replace(settings, start_at=4, frames=2, output_dir=str(tmp_path / "none")))
     assert not (tmp_path / "none/ball.mp4").exists()
+
+
+def test_a_decode_parses_its_file_once(fitted, tiny_wan, tmp_path, monkeypatch):
+    calls, work = [], container.from_bytes
+    monkeypatch.setattr(container, "from_bytes", lambda *given: calls.append(1) or work(*given))
+    monkeypatch.setattr(bitstream, "from_bytes", container.from_bytes)
+    decode_video(DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path), model_id=str(tiny_wan), device="cpu"))
+    assert len(calls) == 1
 
 
 def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitted, tiny_wan, tmp_path):

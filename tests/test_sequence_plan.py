@@ -7,8 +7,9 @@ import pytest
 
 from tests.test_fit import ball
 from vov import VovError
-from vov.bitstream.sequence_code import Packing, Scene
-from vov.sequence.ledger import Ledger
+from vov.bitstream.sequence_code import Packing, Scene, on_grid, payload_bytes
+from vov.bitstream.symbols import encode_symbols
+from vov.sequence.ledger import Ledger, scale_for
 from vov.sequence.plan import Span, spans
 from vov.sequence.scenes import detect, scene_starts
 
@@ -74,3 +75,36 @@ def test_bytes_are_shared_out_by_weight_so_that_a_last_lone_frame_is_a_picture()
     assert ledger.share() == 500
     ledger.add()
     assert 100 <= ledger.share() <= 200
+
+
+PROFILE = on_grid(np.array([186] * 11 + [202] * 4 + [211] * 3 + [218, 218, 223, 231, 231, 234, 239, 243, 250, 255]))
+
+
+def test_a_file_of_one_chunk_meets_any_target_to_three_per_cent():
+    def size_of(scenes, chunks):
+        return 100 + len(encode_symbols(scenes[0].profile)) + sum(len(chunk.symbols) for chunk in chunks)
+
+    for target in range(500, 3000, 37):
+        ledger = Ledger(spans([0], 17, 17), [5], target, 0, size_of, len(PROFILE),
+                        (Packing(16, 512), Packing(15, 512)))
+        ledger.open(Scene(1, PROFILE))
+        ledger.add()
+        [scale], [scene] = ledger.scales, ledger.scenes
+        found = size_of([scene], []) + payload_bytes(scene.profile, scale, Packing(16, 512))
+        assert 0.97 * target <= found <= target
+        assert (scene.profile >= PROFILE).all() and np.array_equal(on_grid(scene.profile), scene.profile)
+
+
+def test_the_scale_meets_a_budget_closely_and_never_exceeds_it():
+    profile = np.clip(255 - 5 * np.arange(40), 0, 255)
+    for budget in (60, 400, 3000):
+        scale = scale_for(profile, Packing(16, 512), budget)
+        assert payload_bytes(profile, scale, Packing(16, 512)) <= budget
+        assert budget < payload_bytes(profile, scale + 1, Packing(16, 512))
+        assert payload_bytes(profile, scale, Packing(16, 512)) > 0.9 * budget
+
+
+def test_a_scale_reaches_any_budget_that_a_step_of_most_atoms_allows():
+    steep = on_grid(np.clip(255 - 8 * np.arange(39), 0, 255))  # the last step costs as much as the eight before it
+    packing = Packing(4, 4096)
+    assert payload_bytes(steep, scale_for(steep, packing, 6000), packing) > 0.95 * 6000
