@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -98,7 +99,7 @@ def adapted(backbone: Backbone, spec: AdapterSpec, symbols: np.ndarray | None = 
         yield model
 
 
-def make_header(backbone: Backbone, spec: AdapterSpec | None, step: float = 1.0, **fields) -> Header:
+def make_header(backbone: Backbone, spec: AdapterSpec | None, step: float = 1.0, **fields: Any) -> Header:
     """The header of a new file; the only place where one is made.
 
     Args:
