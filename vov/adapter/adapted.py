@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -103,7 +104,7 @@ def factors_of(projection: Projection, theta: Tensor) -> list[tuple[Tensor, Tens
     return projection.factors(projection.expand(theta))
 
 
-def make_header(backbone: Backbone, spec: AdapterSpec | None, step: float = 1.0, **fields) -> Header:
+def make_header(backbone: Backbone, spec: AdapterSpec | None, step: float = 1.0, **fields: Any) -> Header:
     """The header of a new file; the only place where one is made.
 
     Args:

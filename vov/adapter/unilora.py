@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +43,12 @@ class _Expand(torch.autograd.Function):
     """θ [d] → slots [D]; the backward is a gather and a sum, so it is deterministic on every device."""
 
     @staticmethod
-    def forward(ctx, theta: Tensor, scale: Tensor, index: Tensor, users: Tensor) -> Tensor:
+    def forward(ctx: Any, theta: Tensor, scale: Tensor, index: Tensor, users: Tensor) -> Tensor:
         ctx.save_for_backward(scale, users)
         return (theta * scale)[index]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         scale, users = ctx.saved_tensors
         padded = torch.cat([grad, grad.new_zeros(1)])
         return padded[users].sum(1) * scale, None, None, None
@@ -110,14 +111,14 @@ class RankOne(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         inner = F.linear(x, a)
         fitted = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]  # not where only the input's gradient is asked for
         ctx.save_for_backward(a, b, *((x, inner) if fitted else ()))
         return inner * b[:, 0]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         a, b, *fitted = ctx.saved_tensors
         back = grad.reshape(-1, grad.shape[-1])
         pulled = back @ b  # [rows, 1]

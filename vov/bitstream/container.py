@@ -67,7 +67,7 @@ class Bitstream:
     collection: bytes = b""
     source: str = "the file"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "items", tuple(self.items))
         if any(not SKIPPABLE <= kind <= 255 for kind in self.extra):
             raise invalid("extra", "section types must be in [128, 255]", WRITER)

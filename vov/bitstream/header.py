@@ -66,7 +66,7 @@ class Header:
     guidance: float = _field("float", 0, 1000, "classifier-free guidance scale", default=1.0)
     negative_prompt: str = _field("text", 0, MAX_CAPTION, "for guidance above 1", default="")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.width * self.height * self.num_frames > MAX_PIXELS:
@@ -87,7 +87,7 @@ class Item:
     original_height: int
     name: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _text("caption", self.caption, 0, MAX_CAPTION)
         _text("name", self.name, 0, MAX_NAME)
         parts = self.name.split("/") if self.name else ()

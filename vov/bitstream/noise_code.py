@@ -66,7 +66,7 @@ class NoiseCode:
     symbols: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), np.int32))
     branch: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, (low, high) in FIELDS.items():
             if not low <= getattr(self, name) <= high:
                 raise _invalid(name, f"is {getattr(self, name)}, outside [{low}, {high}]")

@@ -93,7 +93,7 @@ class SequenceCode:
     scenes: tuple[Scene, ...]
     chunks: tuple[Chunk, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if sum(scene.chunks for scene in self.scenes) != len(self.chunks) or not self.chunks:
             raise VovError("sequence: scenes and chunks do not add up; this is a fault of the program that writes it")
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vov import VovError
 from vov.config import cli, option, read_by
 from vov.model.registry import TRANSFORMERS, backbone_class
 from vov.runtime.files import content_hash, path_hash, refuse_overlap, there
 from vov.runtime.resumable import Outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vov.model.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Export:
                 "proj_seed": self.proj_seed if self.proj_seed >= 0 else None}
 
 
-def skeleton(model_id: str, cache_dir: str, trusted: bool):
+def skeleton(model_id: str, cache_dir: str, trusted: bool) -> tuple[type[Backbone], nn.Module, str]:
     """(backbone class, transformer without weights, public name) of a model."""
     import diffusers
     import torch

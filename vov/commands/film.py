@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vov import bitstream
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
+from vov.bitstream.sequence_code import SequenceCode
 from vov.commands.run_report import NAME, Clock, Meter, table
 from vov.commands.saving import finish
 from vov.config import read_by
@@ -110,7 +111,7 @@ def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float
     return meter.psnr
 
 
-def _run(encoder: SequenceEncoder, title: str, here: World):
+def _run(encoder: SequenceEncoder, title: str, here: World) -> SequenceCode | None:
     """The encoder's chunks under a progress bar."""
     hidden = None if here.first else True  # None: where there is no terminal
     with tqdm(total=len(encoder.spans), desc=title, unit="chunk", dynamic_ncols=True, disable=hidden) as bar:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from vov import VovError, bitstream, media, metrics
 from vov.bitstream import Bitstream
 from vov.model.options import ModelOptions
 from vov.runtime.files import content_hash, path_hash
+
+T = TypeVar("T")
 
 NAME = "result.json"
 
@@ -152,10 +154,10 @@ def settings_of(settings: object, cls: type) -> list[tuple[str, object]]:
 class Clock:
     """Seconds of named parts of a run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def time(self, name: str, work: Callable, *args):
+    def time(self, name: str, work: Callable[..., T], *args: Any) -> T:
         """Runs work(*args), notes its seconds under `name`, returns its result."""
         start = time.monotonic()
         result = work(*args)

@@ -33,7 +33,7 @@ enter only through IEEE products and sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,7 +208,8 @@ class Replay:
     on_theta_end: called once θ has done its `theta_steps`.
     """
 
-    def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, number: int = 0, on_theta_end=None):
+    def __init__(self, code: NoiseCode, sigmas: Sequence[float], seed: int, number: int = 0,
+                 on_theta_end: Callable[[], None] | None = None):
         self.code, self.sigmas, self.seed = code, list(sigmas), seed
         self.base = number * (len(self.sigmas) - 1)
         self.on_theta_end = on_theta_end

@@ -3,7 +3,7 @@ decoders sample by the same code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -98,6 +98,7 @@ class Sampling:
         (latents,) = self.latents(start, self.velocity(start, condition))
         return self.frames(start, latents)
 
-    def replay(self, code: NoiseCode, number: int = 0, on_theta_end=None) -> Replay:
+    def replay(self, code: NoiseCode, number: int = 0,
+               on_theta_end: Callable[[], None] | None = None) -> Replay:
         """The coded noise of pass `number`; code: with the symbols of this pass alone."""
         return Replay(code, self.sigmas(code.start, code.end), self.header.seed, number, on_theta_end)

@@ -92,7 +92,7 @@ class Ssimulacra2:
 
     smallest = 225
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.compute = load("ssimulacra2", "ssimulacra2").compute_ssimulacra2
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -145,19 +145,19 @@ class ColorVideoVdp:
         class Stream(base):
             """Hands out frames in the order in which the metric asks for them: each once, one after the other."""
 
-            def get_video_size(self):
+            def get_video_size(self) -> tuple[int, int, int]:
                 return size[1], size[0], count
 
-            def get_frames_per_second(self):
+            def get_frames_per_second(self) -> float:
                 return fps if count > 1 else 0
 
-            def get_test_frame(self, frame, device, colorspace):
+            def get_test_frame(self, frame: int, device: torch.device, colorspace: str) -> Tensor:
                 return self.next("test", device, colorspace)
 
-            def get_reference_frame(self, frame, device, colorspace):
+            def get_reference_frame(self, frame: int, device: torch.device, colorspace: str) -> Tensor:
                 return self.next("reference", device, colorspace)
 
-            def next(self, side, device, colorspace):
+            def next(self, side: str, device: torch.device, colorspace: str) -> Tensor:
                 pixels = torch.from_numpy(np.ascontiguousarray(next(frames[side]))).to(device).float() / 255
                 return self.apply_dm_and_color_transform(pixels.permute(2, 0, 1)[None, :, None], colorspace)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -224,8 +224,7 @@ class Fit:
             speed.compile_blocks(blocks)
 
     def _make_optimizer(self) -> None:
-        groups: list[dict[str, Any]] = [
-            {"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
+        groups: list[dict] = [{"params": [self.theta], "lr": self.settings.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.rate:
             groups += self.rate.parameter_groups(self.settings.step_lr, DENSITY_LR)
         self.peaks = [group["lr"] for group in groups]

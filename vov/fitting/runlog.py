@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -40,7 +42,7 @@ class RunLog:
             self.bar.close()  # the error gets a line of its own
             raise write_problem(error, folder, "out_dir") or error from error
 
-    def step(self, step: int, read) -> None:
+    def step(self, step: int, read: Callable[..., dict[str, float]]) -> None:
         """Advances the bar to `step`; every few steps `read()` gives {name: float} to show and log."""
         if not self.active:
             return
@@ -87,7 +89,7 @@ class Board:
         if start:
             self._put(step=start, session_log=SessionLog(status=SessionLog.START))
 
-    def _put(self, **what) -> None:
+    def _put(self, **what: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
         self.records.write(Event(wall_time=time.time(), **what).SerializeToString())

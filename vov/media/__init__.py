@@ -10,6 +10,8 @@
     geometry  crop, pad, stretch, and back
 """
 
+from collections.abc import Callable
+
 from vov.media.geometry import (
     Geometry,
     contact_sheet,
@@ -42,7 +44,7 @@ __all__ = ["DEFAULT_FPS", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Clip", "FrameSour
            "view", "write_frames", "write_image", "write_video"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Callable[..., None]:
     """`write_video`, which needs PyAV, when it is first used."""
     if name == "write_video":
         return with_av("writer").write_video

@@ -27,7 +27,7 @@ class Geometry:
     coded: tuple[int, int]
     mode: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise VovError(f"`resize`={self.mode}: must be one of {', '.join(MODES)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from vov.media.geometry import Geometry
 from vov.media.info import Info, with_av
 from vov.media.stills import IMAGE_SUFFIXES, image_files, read_image
 from vov.media.timing import DEFAULT_FPS
+
+if TYPE_CHECKING:  # which needs PyAV
+    from vov.media.video import Video
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Animation:
         return (frame for index, (frame, _) in enumerate(stills.animation(self._path)) if index >= first)
 
 
-def _medium(path: Path):
+def _medium(path: Path) -> Pictures | Animation | Video:
     """What reads the path: it has `info`, and `frames` from a number on."""
     if path.is_dir():
         files = image_files(path)
@@ -209,7 +213,7 @@ def is_moving(path: str | Path) -> bool:
     return True
 
 
-def read_clip(path: str | Path, count: int = 0, **options) -> Clip:
+def read_clip(path: str | Path, count: int = 0, **options: Any) -> Clip:
     """The first `count` frames (0: all) of a folder, video or image, with the options of `FrameSource`.
 
     Raises:

@@ -21,13 +21,13 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16
 LATENT_STATISTICS = ("latents_mean", "latents_std", "scaling_factor")
 
 
-def _add(digest, name: str, shape: tuple[int, ...], values: Tensor) -> None:
+def _add(digest: hashlib._Hash, name: str, shape: tuple[int, ...], values: Tensor) -> None:
     """A tensor's name, shape and values as bfloat16: equal for one model in float32 and in bfloat16."""
     bits = values.to("cpu", torch.float32).to(torch.bfloat16).view(torch.int16).numpy()
     digest.update(f"{name} {shape} ".encode() + bits.astype("<i2").tobytes())
 
 
-def _networks(digest, transformer: nn.Module, vae: nn.Module) -> None:
+def _networks(digest: hashlib._Hash, transformer: nn.Module, vae: nn.Module) -> None:
     for part in (transformer, vae):
         for name, tensor in sorted(part.state_dict().items()):
             flat = tensor.detach().flatten()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from vov import VovError
 from vov.runtime.random import Stream, normal
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) → v
+Level = TypeVar("Level", np.ndarray, Tensor, float)
 
 
-def shift_sigma(sigma: np.ndarray | Tensor | float, shift: float):
+def shift_sigma(sigma: Level, shift: float) -> Level:
     """σ' = s·σ / (1 + (s − 1)·σ): spends more of the schedule near noise (Esser et al. 2024, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from vov import VovError
 
 if TYPE_CHECKING:
+    from diffusers import BitsAndBytesConfig
+
     from vov.model.parts import Transformer, Vae
 
 QUANTISED = ("fp8", "nf4")
@@ -79,7 +81,7 @@ def tile_vae(vae: Vae, pixels: int, spatial: int) -> None:
         vae.enable_tiling(side, side, stride, stride)
 
 
-def _nf4(device: torch.device, dtype: torch.dtype):
+def _nf4(device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
@@ -120,7 +122,7 @@ def stream_blocks(model: Transformer, blocks: str, device: torch.device) -> Tran
     class Streamed(kind):
         """The block's class, computing with visiting weights."""
 
-        def forward(self, *args, **kwargs):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
             with courier.visit(self):
                 return kind.forward(self, *args, **kwargs)
 

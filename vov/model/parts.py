@@ -3,6 +3,7 @@ what they say of themselves does not reach a type checker."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Part(nn.Module):
 class Transformer(Part):
     """A flow network. eager_only, streamed: see `memory`."""
 
+    time_text_embed: nn.Module  # of Qwen-Image's
     eager_only: bool
     streamed: bool
 
@@ -35,6 +37,7 @@ class Transformer(Part):
 class Vae(Part):
     """An autoencoder."""
 
+    temperal_downsample: Sequence[bool]  # diffusers' spelling
     use_tiling: bool
     spatial_compression_ratio: int
 

@@ -36,8 +36,8 @@ class QwenBackbone(Backbone):
     blocks = "transformer_blocks"
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
 
-    def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
-                 quantize: str = "none"):
+    def __init__(self, path: Path, name: str, transformer: Transformer, vae: Vae, device: torch.device,
+                 dtype: torch.dtype, quantize: str = "none"):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
         self.spatial = 2 ** len(vae.temperal_downsample)
         self.unit = self.spatial * transformer.config.patch_size
@@ -104,7 +104,7 @@ class QwenBackbone(Backbone):
         lengths = torch.tensor([text.shape[1] for text in texts], device=padded.device)
         return {"text": padded, "mask": torch.arange(longest, device=padded.device) < lengths[:, None]}
 
-    def _exact_time(self, _, inputs: tuple) -> tuple:
+    def _exact_time(self, _: object, inputs: tuple) -> tuple:
         return inputs if self._time is None else (self._time, *inputs[1:])
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

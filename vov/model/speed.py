@@ -23,7 +23,7 @@ FEW_KEYS = 8  # queries for each key from which on an attention is computed agai
 log = logging.getLogger(__name__)
 
 
-def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
+def _keep_attention(context: object, op: object, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keeps what attention gives back, unless its keys are few beside its queries (cross-attention to a caption, as a
     rule): that is as large, 3 GiB at Wan2.1-1.3B's shape, and takes a hundredth of the time to compute again."""
     if op in ATTENTION_OPS and FEW_KEYS * args[1].shape[-2] >= args[0].shape[-2]:
@@ -50,7 +50,7 @@ def checkpoint_blocks(blocks: Sequence[nn.Module], mode: str) -> None:
         plain = kind.forward  # a method of self: what dynamo can trace into
         recomputes = True  # a second call of `checkpoint_blocks` must not wrap the wrapper
 
-        def forward(self, *args, **kwargs):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
                 return self.plain(*args, **kwargs)
             return checkpoint(self.plain, *args, use_reentrant=False, **context, **kwargs)

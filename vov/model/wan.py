@@ -35,8 +35,8 @@ class WanBackbone(Backbone):
     presets = {"qkvo": ATTENTION + OUTPUT, "qkv": ATTENTION, "qkvo_mlp": ATTENTION + OUTPUT + MLP}  # noqa: RUF012
     max_tokens = 512  # as WanPipeline calls its text encoder
 
-    def __init__(self, path: Path, name: str, transformer, vae, device: torch.device, dtype: torch.dtype,
-                 quantize: str = "none"):
+    def __init__(self, path: Path, name: str, transformer: Transformer, vae: Vae, device: torch.device,
+                 dtype: torch.dtype, quantize: str = "none"):
         super().__init__(path, name, transformer, vae, device, dtype, quantize)
         self.temporal = 2 ** sum(vae.temperal_downsample)
         self.spatial = 2 ** len(vae.temperal_downsample) * (vae.config.patch_size or 1)

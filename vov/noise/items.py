@@ -18,9 +18,9 @@ from vov.bitstream.noise_code import ETA_UNIT, NoiseCode
 from vov.decoding import collection
 from vov.decoding.decode import Thetas
 from vov.decoding.replay import stochastic_step, usual_texture
-from vov.decoding.sampling import Sampling
+from vov.decoding.sampling import Sampling, Start
 from vov.media.original import Original
-from vov.model.backbone import Backbone
+from vov.model.backbone import Backbone, Condition
 from vov.noise.allocate import allocate, stretched
 from vov.noise.options import JUMPS, ScalingConfig
 from vov.noise.resume import ResumableSearch
@@ -182,7 +182,7 @@ def _plain(sampling: Sampling, conditions: Sequence, thetas: Thetas) -> list[np.
     return frames
 
 
-def _task(search: Search, start, condition, original: Original) -> Task:
+def _task(search: Search, start: Start, condition: Condition, original: Original) -> Task:
     """One item of a file."""
     header, backbone = search.sampling.header, search.sampling.backbone
     geometry = header.width, header.height, header.resize

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from vov import VovError
 
@@ -200,7 +201,7 @@ def locked(folder: str | Path, name: str = ".lock", variable: str = "out_dir") -
                     one.rmdir()
 
 
-def _lock(path: Path, variable: str):
+def _lock(path: Path, variable: str) -> IO[str]:
     """The open, locked file at `path`."""
     while True:
         handle = path.open("a+")

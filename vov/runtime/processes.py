@@ -111,7 +111,7 @@ class Crew:
             if member.poll() is None:
                 os.killpg(member.pid, number)
 
-    def stop(self, number: int, _frame=None) -> None:
+    def stop(self, number: int, _frame: object = None) -> None:
         """Handler: the processes get the signal once and save their state; `wait` does the rest."""
         if not self.signal:
             self.signal = number

@@ -23,7 +23,7 @@ def write_state(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mappi
     """Writes arrays and JSON values; variable: the setting that a user would change to write elsewhere."""
     from safetensors.numpy import save
 
-    data = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, {KEY: json.dumps(dict(about))})
+    data = save({name: np.asarray(value, order="C") for name, value in arrays.items()}, {KEY: json.dumps(dict(about))})
     with atomic(path, variable) as temporary:  # safetensors' own save_file leaves a .tmp file when it is killed
         temporary.write_bytes(data)
 
