@@ -233,8 +233,9 @@ def _asked_for(first: Adaptation, stream: Bitstream, settings: EditConfig) -> Bi
     """The first fit's file with the steps, seed, guidance and noise of the edit."""
     header = stream.header
     own_steps, own_seed = settings.steps in (0, header.decode_steps), settings.seed in (-1, header.seed)
-    replayed = settings.replay_noise or first.theta is None or stream.sequence is not None
-    if replayed and not (stream.sequence or stream.noise is not None):
+    coded = stream.sequence is not None or stream.noise is not None
+    replayed = settings.replay_noise or stream.sequence is not None or (coded and first.theta is None)
+    if replayed and not coded:
         raise VovError("`replay_noise`=1 needs a .vov file with a noise section, and its own `steps` and `seed`")
     if replayed and not (own_steps and own_seed):
         raise VovError(f"{first.source}: its coded noise is replayed, which takes its own "
