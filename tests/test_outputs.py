@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import image_settings, two_stage, video_settings, write_album, write_clip
+from tests.runs import encode_film, image_settings, two_stage, video_settings, write_album, write_clip
 from tests.test_golden import GOLDEN
 from vov import VovError, bitstream, media
 from vov.bitstream import container
@@ -17,6 +17,7 @@ from vov.commands import fit
 from vov.commands.add_noise import AddNoisePictures, AddNoiseVideo, add_noise_pictures, add_noise_video
 from vov.commands.decode import DecodePictures, DecodeVideo, decode_pictures, decode_video
 from vov.commands.edit import EditVideo, edit_video
+from vov.commands.encode import EncodeVideo
 from vov.commands.saving import item_names
 from vov.decoding.decode import decode
 from vov.model.cache import cached, kept
@@ -140,6 +141,18 @@ def test_an_output_folder_that_is_a_file_or_held_by_another_run_is_one_line(fitt
     with Outputs("a", [path], "x", False), Outputs("b", [tmp_path / "out/b.png"], "x", False):
         pass  # different outputs of one folder
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_video_in_the_folder_of_another_is_refused_before_it_is_coded(tiny_wan, tmp_path, monkeypatch):
+    first, second = (write_clip(tmp_path / name, shade) for name, shade in (("a", 0), ("b", 90)))
+    made = encode_film(tiny_wan, first, tmp_path / "out")
+    assert encode_film(tiny_wan, first, tmp_path / "out") == made  # the same command again
+    with monkeypatch.context() as patch:
+        patch.setattr(EncodeVideo, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+        with pytest.raises(VovError, match=r"result\.json exists and is of a\.vov; choose another `out_dir`"):
+            encode_film(tiny_wan, second, tmp_path / "out")
+    encode_film(tiny_wan, second, tmp_path / "out", overwrite=True)
+    assert json.loads((tmp_path / "out/result.json").read_text())["file"] == "b.vov" and made.is_file()
 
 
 @contextmanager

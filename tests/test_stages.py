@@ -318,7 +318,7 @@ def test_what_the_machine_is_to_blame_for_is_one_line(monkeypatch, capsys):
     for error, message in ((OSError(28, os.strerror(28), "/full/x"), "/full/x: the disk is full"),
                            (OSError(5, os.strerror(5), "/dev/x"), "/dev/x: Input/output error; check the disk"),
                            (MemoryError(), "the memory is used up"),
-                           (torch.OutOfMemoryError("CUDA out of memory"), "OFFLOAD=blocks, QUANTIZE=fp8")):
+                           (torch.OutOfMemoryError("CUDA out of memory"), "OFFLOAD=blocks or QUANTIZE=fp8")):
         def main(settings, error=error):
             raise error
         monkeypatch.setattr(sys, "argv", ["x"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from vov import bitstream
+from vov import VovError, bitstream
 from vov.bitstream import Bitstream, Item
 from vov.bitstream.container import SOUND
 from vov.bitstream.sequence_code import SequenceCode
@@ -28,7 +28,7 @@ from vov.model.backbone import Backbone
 from vov.model.registry import backbone_class
 from vov.noise import rate_control
 from vov.runtime.files import content_hash, locked, refuse_overlap, refuse_unwritable, write_bytes
-from vov.runtime.resumable import Outputs, refuse_foreign
+from vov.runtime.resumable import Outputs, read_record, refuse_foreign
 from vov.sequence.encode import Coded, SequenceEncoder
 from vov.sequence.share import encoder_of
 
@@ -67,12 +67,17 @@ def encode(settings: EncodeVideo) -> str:
 def outputs_of(settings: EncodeVideo) -> list[Path]:
     """What `encode` leaves beside the chunks.
 
-    Raises VovError when these would touch what is read, or are there and no run made them, or cannot be written.
+    Raises VovError when these would touch what is read, or are there and no run or that of another file made them, or
+    cannot be written.
     """
     path = settings.file
     paths = [path, path.with_suffix(""), path.with_suffix(".mp4"), path.parent / NAME]
     refuse_overlap([*paths, path.parent / "chunks"], read_by(settings))
     refuse_foreign(paths)
+    of = read_record(path.parent / NAME, "bytes_by_part").get("file", path.name)
+    if of != path.name and not settings.overwrite:
+        raise VovError(f"{path.parent / NAME} exists and is of {of}; choose another `out_dir`, or set `overwrite`=1 to "
+                       "replace it")
     refuse_unwritable(paths)
     return paths
 
