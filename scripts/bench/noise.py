@@ -128,7 +128,7 @@ def clip(settings: Noise, backbone, frames, watch) -> None:
             made[:] = [bitstream.to_bytes(encoder.bitstream(code, *encoder.size)), last[0]]
 
     def decode() -> None:
-        with Decoder(bitstream.from_bytes(made[0]), backbone) as decoder:
+        with Decoder(bitstream.from_bytes(made[0]), backbone, texture=0) as decoder:  # as the encoder sees it
             *_, last = decoder.frames()
         made.append(bool(np.array_equal(last, made[1])))
 
