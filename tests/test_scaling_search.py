@@ -193,7 +193,7 @@ def test_a_budget_is_spent_where_it_is_worth_most_and_no_cell_gets_more_than_it_
     assert spent and 85 < size <= 100 and plan.plan[3] == 0 and 6 <= plan.plan[2] / plan.plan[0] <= 10
     capped, spent = allocate(empty, np.full((4, 1), 16 * math.log(2 << 10)), worth, 1000)
     assert not spent and capped.plan[:3].tolist() == [[8], [8], [8]]
-    with pytest.raises(VovError, match="`scaling_bytes`=5 is too little"):
+    with pytest.raises(VovError, match="5 bytes of noise are too few"):
         allocate(empty, np.full((4, 1), 1e6), worth, 5)
     for budget in range(500, 1500, 100):  # few cells: what levels leave is used between them
         plan, _ = allocate(empty, np.full((4, 1), 1e6), worth, budget)

@@ -96,7 +96,7 @@ def _coded(settings: EncodeVideo, backbone: Backbone, source: FrameSource, here:
     def attempt(spend: int) -> tuple[float, Bitstream | None]:
         rate = replace(settings, target_psnr=0.0, bytes_per_frame=spend / len(source))
         stream = once(rate, chunks / f"{spend}")
-        measured = round(1e6 * _psnr(stream, backbone, source)) if stream else 0
+        measured = round(1e6 * _psnr(stream, backbone, source, settings.collection)) if stream else 0
         return here.numbers(measured)[0] / 1e6, stream
 
     if not settings.target_psnr:
@@ -107,10 +107,10 @@ def _coded(settings: EncodeVideo, backbone: Backbone, source: FrameSource, here:
     return rate_control.aimed(settings.target_psnr, first, 4 * len(source), most, attempt)
 
 
-def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource) -> float:
+def _psnr(stream: Bitstream, backbone: Backbone, original: FrameSource, collections: str) -> float:
     """Of the decoded video, in its own geometry."""
     meter = Meter(original, stream)
-    with Decoder(stream, backbone) as decoder:
+    with Decoder(stream, backbone, collections=collections) as decoder:
         for frame in decoder.frames():
             meter.add(frame)
     return meter.psnr

@@ -41,7 +41,7 @@ def allocate(code: NoiseCode, energy: np.ndarray, worth: np.ndarray, budget: int
         low, high = (middle, high) if size_of(plan_of(middle)) <= budget else (low, middle)
     plan = plan_of(low)
     if not plan.any():
-        raise VovError(f"`scaling_bytes`={budget} is too little for a single index; raise it")
+        raise VovError(f"{budget} bytes of noise are too few for a single index; ask for more")
     spent = size_of(plan_of(1e9)) > budget
     if code.signed and spent:
         plan = _filled(plan, worth, useful, code.levels, budget, size_of)
