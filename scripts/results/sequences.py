@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from video.encode import Encode
 from vov import VovError
+from vov.commands.encode import EncodeVideo
 from vov.config import cli, load, number_list, option, override
 from vov.evaluation.anchors import CODECS, anchor_points, parse_anchors
 from vov.evaluation.bdrate import bd_rate
@@ -22,23 +22,23 @@ VARIANTS = "independent:key_every=1 known theta:scene_theta=1024"
 
 
 @dataclass(frozen=True)
-class Sequences(Encode):
+class Sequences(EncodeVideo):
     """Which clips, ways and rates; every other setting is that of video/encode.sh."""
 
-    frames_dir: str = override(Encode, "frames_dir", "", help="comma-separated: videos or "
+    frames_dir: str = override(EncodeVideo, "frames_dir", "", help="comma-separated: videos or "
                                "folders of frames, or parts of them joined: a.mp4:0:48+b.mp4:100:48 is 48 frames from "
                                "number 0 on, a cut, 48 from number 100 on (required)")
     variants: str = option(VARIANTS, "NAME[:variable=value,…] with spaces; BD-rates are against the first one")
     rates: str = option("15,30,60", "bytes a frame of the whole file")
     anchors: str = option("x264=veryslow,x265=veryslow,svtav1=2", "codecs as in eval.sh, at the same rates; none: none")
-    audio: str = override(Encode, "audio", "none")
-    resize: str = override(Encode, "resize", "crop")
-    scenes: str = override(Encode, "scenes", "auto")
+    audio: str = override(EncodeVideo, "audio", "none")
+    resize: str = override(EncodeVideo, "resize", "crop")
+    scenes: str = override(EncodeVideo, "scenes", "auto")
 
 
 def parse(text: str) -> dict[str, dict[str, str]]:
     """VARIANTS as {name: {field: value}}."""
-    known, found = {field.name for field in fields(Encode)}, {}
+    known, found = {field.name for field in fields(EncodeVideo)}, {}
     for word in text.split():
         name, _, rest = word.partition(":")
         found[name] = dict(item.partition("=")[::2] for item in rest.split(",") if item)
@@ -70,20 +70,19 @@ def ours(settings: Sequences, clip: str, variant: str, changed: Mapping[str, str
     known: what else the row depends on: the model, and where it runs.
     """
     from vov.commands.film import encode
-    from vov.model.wan import WanBackbone
 
     source = FrameSource(clip, start=settings.start, frames=settings.frames, fps=settings.fps)
     known = known | {"content": content_hash(*(np.ascontiguousarray(frame).data for frame in source))}
-    plain = {field.name: str(getattr(settings, field.name)) for field in fields(Encode) if field.name != "config"}
+    plain = {field.name: str(getattr(settings, field.name)) for field in fields(EncodeVideo) if field.name != "config"}
     given = plain | {"frames_dir": clip, "target_bytes": str(round(rate * len(source)))} | dict(changed)
-    asked = load(Encode, given, {})
+    asked = load(EncodeVideo, given, {})
     folder = Path(settings.out_dir) / Path(clip).stem / f"{variant}_{rate:g}"
     path = folder / f"{Path(clip).stem}.vov"
     wanted = {name: value for name, value in vars(asked).items() if name not in ("frames_dir", "out_dir", "overwrite")}
     kept, settled = folder / "row.json", json.loads(json.dumps(wanted | known))
     if kept.is_file() and (row := json.loads(kept.read_text()))["settings"] == settled and path.is_file():
         return row
-    encode(replace(asked, overwrite=True), WanBackbone, clip, asked.caption, path)
+    encode(replace(asked, overwrite=True, out_dir=str(folder), name=Path(clip).stem))
     result = json.loads((folder / "result.json").read_text())
     shown = ("bytes", "frames", "psnr", "ms_ssim", "seam_db", "psnr_by_chunk", "bytes_by_part", "seconds")
     row = {"clip": Path(clip).stem, "way": variant, "rate": rate, "settings": settled, **{k: result[k] for k in shown}}
