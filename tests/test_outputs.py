@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import resource
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -277,6 +278,22 @@ def test_what_is_refused_leaves_no_folder_and_no_record(tmp_path):
     with pytest.raises(VovError, match="no weights"), Outputs("x", [path], "i", False) as outputs:
         outputs.make(path, refuse)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_vanishes_under_a_run_does_not_shut_the_same_command_out(tmp_path):
+    paths = [tmp_path / "out/x", tmp_path / "out/x.mp4"]
+
+    def vanish():
+        shutil.rmtree(tmp_path / "out")
+        files.write_bytes(paths[0] / "00000.png", b"a frame that came later")
+        raise VovError("x.mp4: no such folder")
+
+    with pytest.raises(VovError, match="no such folder"), Outputs("x", paths, "same", False) as outputs:
+        outputs.make(paths[0], vanish)
+    with Outputs("x", paths, "same", False) as outputs:
+        assert not outputs.has(paths[0]) and not outputs.complete
+    with pytest.raises(VovError, match="it is of other inputs"):
+        Outputs("x", paths, "another", False)
 
 
 def test_a_sequence_of_one_frame_decodes_to_a_folder_and_a_video(tiny_wan, tmp_path):
