@@ -55,8 +55,8 @@ def gathered_clips(media: Path, used: list[str]) -> str:
         cells = [c.strip() for c in line.strip("|").split("|")]
         count = sum(path.startswith(f"clips3/{cells[0]}/") for path in used)
         if len(cells) == 8 and count:
-            rows.append(f"| {count} clip{'s' * (count > 1)} from {cells[1].split(' ')[0]}, cut, scaled down, some cropped | {cells[3]} | "
-                        f"{cells[5]} |")
+            clips, source = f"{count} clip{'s' * (count > 1)}", cells[1].split(" ")[0]
+            rows.append(f"| {clips} from {source}, cut, scaled down, some cropped | {cells[3]} | {cells[5]} |")
     return "\n".join(rows)
 
 
