@@ -170,6 +170,42 @@ def test_another_basis_of_the_latents_changes_no_picture():
         assert torch.allclose(vae_forward.decode(model, moved), picture, atol=1e-3)
 
 
+def test_dead_channels_are_cut_out_and_the_picture_stays():
+    model, x = small_vae(), torch.rand(1, 3, 5, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        model.quant_conv.weight[[3, 40]] = 0
+        model.quant_conv.bias[[3, 40]] = 0  # with another constant the borders of the picture would change a little
+        model.post_quant_conv.bias.zero_()
+        z = vae_forward.encode(model, x)
+        cut = vae.without_dead_channels(model, [0.0 if k in (3, 40) else 1.0 for k in range(64)])
+        left = vae_forward.encode(cut, x)
+        assert cut.config.z_dim == 62 and len(cut.config.latents_std) == 62
+        assert torch.allclose(left, z[:, [k for k in range(64) if k not in (3, 40)]], atol=1e-4)
+        assert torch.allclose(vae_forward.decode(cut, left), vae_forward.decode(model, z), atol=1e-4)
+
+
+def test_weak_channels_are_shown_weaker():
+    own = [4.0, 1.0, 0.25]
+    assert np.allclose(vae.spread_of(own, 0), [np.sqrt(np.mean(np.square(own)))] * 3)
+    seen = np.array(own) / vae.spread_of(own, 1.0) * vae.spread_of(own, 0)[0]
+    assert np.allclose(seen, [16, 1, 1 / 16])  # variances v² for v
+
+
+def test_the_decoder_can_be_trained_on_what_coded_noise_gives_back(packed, tmp_path):
+    torch.manual_seed(0)
+    model, transformer = parts.new_vae("image"), parts.new_transformer("image")
+    text = torch.zeros(1, 3, parts.TEXT_DIM), torch.ones(1, 3, dtype=torch.bool)
+    restore = dit.restoring("image", model, transformer, text)
+    z = torch.randn(2, 48, 1, 4, 4)
+    clean = restore(z, torch.randn_like(z), torch.zeros(2, 1, 1, 1, 1))
+    assert torch.allclose(clean, z, atol=1e-5)  # t = 0: nothing to restore
+    before = [p.clone() for p in model.encoder.parameters()]
+    facts = vae.train(model, banks.Bank(packed, "cpu", clips=False), loop.Budget(0, 2),
+                      vae.recipe("image", True, True, True), 1, tmp_path / "s.pt", False, restore)
+    assert facts["steps"] == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, model.encoder.parameters(), strict=True))
+
+
 def task(family: str, model_latents: torch.Tensor) -> dit.Task:
     ring = type("Ring", (), {"rings": [model_latents[None]], "captions": [torch.zeros(1, len(model_latents)).long()],
                              "shares": [1.0], "variance": model_latents.var()})()
@@ -309,7 +345,7 @@ def test_a_dry_run_makes_a_stock_pipeline(places, tmp_path, monkeypatch, caplog)
     from diffusers import QwenImagePipeline
 
     pipe = QwenImagePipeline.from_pretrained(tmp_path / "m" / "nano-image")
-    assert pipe.vae.config.z_dim == parts.Z_DIM["image"]
+    assert pipe.vae.config.z_dim == pipe.transformer.config.out_channels
     facts = json.loads((tmp_path / "m" / "run-dit-image.json").read_text())
     assert facts["steps"] == 2 and facts["seed"] == 20261125
     caplog.set_level(logging.INFO)

@@ -2,7 +2,8 @@
 
 prepare  pack the media folder          vae   train one VAE and measure its latents
 dit      train one transformer          both  a VAE and then its transformer, on media read once
-card     measure both models and write their cards
+latents  measure a VAE's latents again  card  measure both models and write their cards
+unpack   models/next, whose weights are packed with xz, into stock folders
 """
 
 from __future__ import annotations
@@ -23,18 +24,31 @@ from . import bank, dit, loop, pack, parts, vae
 def train_vae(args, device: str, media: bank.Bank) -> dict:
     """One piece of a VAE's training; the latents' basis and statistics follow, unless only the decoder is trained."""
     torch.manual_seed(args.seed)
-    model = (parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae") if args.refine
-             else parts.new_vae(args.family))
+    load = lambda kind, part: parts.load_part(kind(args.family), args.models, args.family, part)  # noqa: E731
+    model, restore = load(parts.vae_class, "vae") if args.refine else parts.new_vae(args.family), None
     cfg = vae.recipe(args.family, args.refine, args.decoder_only, args.tiny)
     budget, state = loop.Budget(args.seconds, args.steps), args.state / f"vae-{args.family}.pt"
-    summary = vae.train(model, media, budget, cfg, args.seed, state, args.resume)
+    if args.coded:
+        transformer = load(parts.transformer_class, "transformer").to(device).eval().requires_grad_(False)
+        text = dit.embed_captions(args.family, parts.text_stack(args.family, args.models, [""]), [""], device)
+        restore = dit.restoring(args.family, model, transformer, text)
+    summary = vae.train(model, media, budget, cfg, args.seed, state, args.resume, restore)
     if args.decoder_only:
-        parts.save_vae(args.family, model, model.config.latents_mean, model.config.latents_std[0], args.out)
+        parts.save_vae(args.family, model, model.config.latents_mean, model.config.latents_std, args.out)
         return summary
     vae.equalise(model, media, args.family, args.seed, args.tiny)
-    latents = vae.measure_latents(model, media, args.family, args.seed, args.tiny)
-    parts.save_vae(args.family, model, latents["mean"], latents["std"], args.out)
-    return {**summary, "latents_std": latents["std"], "channel_std": [round(s, 3) for s in latents["own"]]}
+    return {**summary, **save_measured(args, model, media)}
+
+
+def save_measured(args, model, media: bank.Bank) -> dict:
+    """Measures a VAE's latents, cuts out what carries nothing and saves the rest; returns what the card tells."""
+    own = vae.measure_latents(model, media, args.family, args.seed, args.tiny)
+    model.register_to_config(latents_mean=own["mean"])
+    model = vae.without_dead_channels(model.cpu(), own["own"])
+    live = [s for s in own["own"] if s >= vae.DEAD]
+    power = vae.SPREAD[args.family] if args.spread is None else args.spread
+    parts.save_vae(args.family, model, model.config.latents_mean, vae.spread_of(live, power), args.out)
+    return {"latents_std": own["std"], "channel_std": [round(s, 4) for s in live]}
 
 
 def train_dit(args, rank: int, device: str, media: bank.Bank) -> dict:
@@ -45,7 +59,7 @@ def train_dit(args, rank: int, device: str, media: bank.Bank) -> dict:
     cfg = dit.RECIPES[args.family] | (dit.REFINE if args.refine else {}) | (dit.TINY[args.family] if args.tiny else {})
     cfg["shapes"] = cfg["shapes"][: args.shapes]
     model = (parts.load_part(parts.transformer_class(args.family), args.models, args.family, "transformer")
-             if args.refine else parts.new_transformer(args.family))
+             if args.refine else parts.new_transformer(args.family, frozen.config.z_dim))
     text = parts.text_stack(args.family, args.models, media.captions)
     budget, state = loop.Budget(args.seconds, args.steps), args.state / f"dit-{args.family}.pt"
     summary = dit.train(args.family, model, frozen, text, media, budget, cfg, args.seed, rank, state, args.resume,
@@ -59,7 +73,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m models.pretraining", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["prepare", "vae", "dit", "both", "card"])
+    parser.add_argument("step", choices=["prepare", "vae", "dit", "both", "latents", "card", "unpack"])
     parser.add_argument("--media", type=Path, help="the media folder (prepare), the test media (card)")
     parser.add_argument("--pack", type=Path, default=Path("runs/nano-pack"), help="where prepare puts the packed media")
     parser.add_argument("--limit", type=int, default=0, help="prepare: so many items of each source (a dry run)")
@@ -77,10 +91,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with a piece that was killed, from --state")
     parser.add_argument("--refine", action="store_true", help="a new piece from the weights in --models")
     parser.add_argument("--decoder-only", action="store_true", help="with vae --refine: the latents stay as they are")
+    parser.add_argument("--coded", action="store_true", help="with --decoder-only: latents as coded noise has them")
+    parser.add_argument("--spread", type=float, help="vae, latents: how much weaker the transformer sees "
+                        "weak channels (default: 0.35 for video, 0.45 for image)")
     parser.add_argument("--tiny", action="store_true", help="smallest batches: a dry run")
     args = parser.parse_args()
     if args.decoder_only and not (args.refine and args.step == "vae"):
         parser.error("--decoder-only goes on from a trained VAE: use it with the step vae and --refine")
+    if args.coded and not args.decoder_only:
+        parser.error("--coded trains the decoder alone: use it with --decoder-only")
     if args.step in ("prepare", "card") and not args.media:
         parser.error(f"the step {args.step} needs --media")
     return args
@@ -97,6 +116,12 @@ def main() -> None:
 
         measured = card.measure(args.models, args.media, args.pack, args.state / "measured.json", args.device)
         card.write(args.models, args.media, measured)
+    elif args.step == "unpack":
+        parts.unpack(args.models, args.out)
+    elif args.step == "latents":
+        media = bank.Bank(args.pack, args.device, clips=args.family == "video")
+        model = parts.load_part(parts.vae_class(args.family), args.models, args.family, "vae").to(args.device)
+        logging.info("latents %s: %s", args.family, save_measured(args, model, media))
     else:
         train(args)
 

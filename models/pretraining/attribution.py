@@ -48,15 +48,29 @@ def wallpaper_authors(media: Path) -> list[str]:
     return sorted(found)
 
 
+def gathered_clips(media: Path, used: list[str]) -> str:
+    """Table rows of clips3: number of clips used, repository, terms and author of every folder, from its own list."""
+    rows = []
+    for line in (media / "clips3" / "SOURCES.md").read_text(encoding="utf-8").splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        count = sum(path.startswith(f"clips3/{cells[0]}/") for path in used)
+        if len(cells) == 8 and count:
+            clips, source = f"{count} clip{'s' * (count > 1)}", cells[1].split(" ")[0]
+            rows.append(f"| {clips} from {source}, cut, scaled down, some cropped | {cells[3]} | {cells[5]} |")
+    return "\n".join(rows)
+
+
 def attribution(media: Path) -> str:
     """The Markdown file; `{source}` in attribution.md stands for the number of items of a source."""
+    used = list(read_captions(media))
     counts: dict[str, int] = {}
-    for path in read_captions(media):
+    for path in used:
         counts[path.split("/")[0]] = counts.get(path.split("/")[0], 0) + 1
     lists = {"flower_authors": flower_authors(media), "open_images_authors": open_images_authors(media),
              "coco_pictures": coco_pictures(media), "wallpaper_authors": wallpaper_authors(media)}
     text = TEXT.read_text(encoding="utf-8")
     values = {k: f"{n:,}" for k, n in counts.items()} | {k: "; ".join(v) for k, v in lists.items()}
+    values["gathered_clips"] = gathered_clips(media, used) if counts.get("clips3") else ""
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     return text

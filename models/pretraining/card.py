@@ -93,8 +93,8 @@ def caption_losses(family: str, pipe, bank: Bank, seed: int) -> dict[str, float]
     x, own = bank.draw_stills(32, (128, 128)) if family == "image" else bank.draw_motion(8, 9, (112, 192))
     every, draw = bank.stills.table[:, 4].unique(), torch.Generator().manual_seed(seed)
     other = torch.stack([(rest := every[every != c])[torch.randint(len(rest), (), generator=draw)] for c in own])
-    mean = torch.tensor(pipe.vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    x0 = (forward.encode(pipe.vae, x) - mean) / pipe.vae.config.latents_std[0]
+    mean, std = (torch.tensor(pipe.vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    x0 = (forward.encode(pipe.vae, x) - mean) / std
     text, mask = dit.embed_captions(family, (pipe.tokenizer, pipe.text_encoder), bank.captions, "cpu")
     if family == "video":
         text = torch.cat([text, text.new_zeros(len(text), dit.WAN_TEXT_LENGTH - text.shape[1], text.shape[2])], 1)

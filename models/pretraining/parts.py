@@ -6,11 +6,13 @@ stable embeddings; the transformers learn to read those.
 """
 
 import json
+import lzma
 from pathlib import Path
 
 import torch
 
 from vov import VovError
+from vov.files import write_bytes
 
 HERE = Path(__file__).parent
 Z_DIM, TEXT_DIM, TEXT_SEED = {"video": 64, "image": 48}, 64, 20261123
@@ -32,7 +34,7 @@ WAN = {
     "out_channels": Z_DIM["video"],
     "text_dim": TEXT_DIM,
     "freq_dim": 256,
-    "ffn_dim": 1280,
+    "ffn_dim": 1216,
     "num_layers": 8,
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
@@ -200,9 +202,12 @@ def new_vae(family: str, mean: list[float] | None = None, std: float = 1.0):
     return vae_class(family)(**VAES[family], latents_mean=mean or [0.0] * z, latents_std=[std] * z)
 
 
-def new_transformer(family: str):
-    """A transformer with random weights and no output."""
-    model = transformer_class(family)(**(WAN if family == "video" else QWEN))
+def new_transformer(family: str, z_dim: int = 0):
+    """A transformer with random weights and no output, for latents of `z_dim` channels (0: a new VAE's)."""
+    z = z_dim or Z_DIM[family]
+    sizes = WAN | {"in_channels": z, "out_channels": z} if family == "video" else QWEN | {"in_channels": 4 * z,
+                                                                                        "out_channels": z}
+    model = transformer_class(family)(**sizes)
     with torch.no_grad():  # the velocity starts at zero, the adaptive norms of Qwen-Image at the identity
         model.proj_out.weight.zero_()
         model.proj_out.bias.zero_()
@@ -219,12 +224,27 @@ def to_bf16(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def save_vae(family: str, vae, mean: list[float], std: float, models: Path) -> None:
-    """The VAE's weights with the latents' measured mean and common deviation."""
-    mean, z = [round(m, 5) for m in mean], vae.config.z_dim
-    model = type(vae).from_config(vae.config, latents_mean=mean, latents_std=[round(std, 5)] * z)
+def save_vae(family: str, vae, mean: list[float], std: list[float], models: Path) -> None:
+    """The VAE's weights with the mean of its latents and what they are divided by.
+
+    nano-image's is for stills alone: what its kernels would take from frames before is zero."""
+    config = {k: v for k, v in vae.config.items() if not k.startswith("_")}  # without the place it was loaded from
+    model = type(vae).from_config(config, latents_mean=[round(m, 5) for m in mean],
+                                  latents_std=[round(s, 5) for s in std])
     model.load_state_dict({k: v.detach().float().cpu().contiguous() for k, v in vae.state_dict().items()})
+    for name, p in model.named_parameters() if family == "image" else ():
+        if p.ndim == 5 and p.shape[2] > 1:
+            p.data[:, :, : None if "time_conv" in name else -1] = 0
     to_bf16(model).save_pretrained(models / f"nano-{family}" / "vae", max_shard_size=SHARD)
+
+
+def unpack(packed: Path, out: Path) -> None:
+    """A folder of models whose weights are packed with xz, as stock folders."""
+    for path in sorted(p for p in packed.rglob("*") if p.is_file()):
+        target, data = out / path.relative_to(packed), path.read_bytes()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        packed_so = path.suffix == ".xz"
+        write_bytes(target.with_suffix("") if packed_so else target, lzma.decompress(data) if packed_so else data)
 
 
 def load_part(kind: type, models: Path, family: str, part: str):

@@ -12,7 +12,7 @@ trained on both.
 
 variable      default             meaning
 MEDIA         (needed)            the pretraining media, laid out as models/pretraining/captions.tsv names them
-PACK          runs/nano-pack      where the packed media go (about 115 MiB)
+PACK          runs/nano-pack      where the packed media go (about 140 MiB)
 OUT           models              where trained weights go; REFINE reads them here too
 STATE         runs/nano-state     where running pieces keep what they need to go on (up to 200 MB each)
 STEPS         "prepare vae dit"   which steps, in this order
@@ -26,8 +26,9 @@ SEED          20261125            every random number comes from it
 DEVICE        (cuda if any)       torch device
 PYTHON        .venv/bin/python    interpreter
 
-STEPS=vae REFINE=1 … --decoder-only trains the VAEs' decoders alone: latents and transformers stay as they are. A VAE
-trained further otherwise has other latents: its transformer must be trained anew.
+STEPS=vae REFINE=1 … --decoder-only trains the VAEs' decoders alone: latents and transformers stay as they are; with
+--coded too, on latents as coded noise gives them back. A VAE trained further otherwise has other latents: its
+transformer must be trained anew. models/pretraining/LOG.md tells where the next generation stands.
 The cards: python -m models.pretraining card --media folder-with-test-and-pretrain --pack PACK
 HELP
   exit 0

@@ -7,14 +7,18 @@ only where it buys pixels. It is off at the beginning: a channel that it closes 
 again.
 
 Afterwards `equalise` changes the basis of the latents, which changes no picture: equal latent errors then cost equal
-pixel errors on average, and channels are sorted by variance. That is why the shipped `latents_std` is one number for
-all channels: the flow-matching loss then weighs latents as pixels would.
+pixel errors on average, and channels are sorted by variance. Channels that carry nothing are cut out. `latents_std`
+then says how much of each channel the transformer sees (`spread_of`).
+
+A decoder alone can be trained on latents as files of few bytes give them back: noised to some t and restored by the
+transformer (`coded`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -45,6 +49,9 @@ REFINE_BATCHES = {"video": [(0.0, 17, 8, 112, 128), (0.6, 17, 6, 112, 192)], "im
 TINY = {"batches": [(0.0, 1, 2, 32, 32), (0.34, 5, 2, 32, 32)], "stills": (2, 32, 32), "cycle": 3, "log_every": 1}
 # fmt: on
 WARMUP = 150  # steps
+SPREAD = {"video": 0.35, "image": 0.45}  # see `spread_of`
+DEAD = 0.01  # a channel of a smaller deviation carries nothing: it is far below the least noise of the training
+CODED_FROM, CODED_TO, CODED_CLEAN = 0.15, 0.65, 0.2  # t of 9,000 to 500 bytes; share of samples left clean
 RATE_FROM, RATE_FULL = 0.25, 0.4  # progress over which the rate term is switched on
 SAVE_EVERY_S = 180.0
 
@@ -72,34 +79,45 @@ def set_posterior(vae: nn.Module) -> None:
         vae.quant_conv.bias[z:] = 2 * math.log(NOISE_STD)
 
 
-def draw_spread(n: int, weaker: bool, generator: torch.Generator) -> torch.Tensor:
-    """σ of each sample [n]; weaker: the decoder alone is trained, the latents have their scale."""
-    u = torch.rand(n, generator=generator, device=generator.device)
-    return u * NOISE_STD if weaker else (math.log(NOISE_FROM) + u * math.log(NOISE_TO / NOISE_FROM)).exp()
+def draw_spread(n: int, mode: str, generator: torch.Generator) -> torch.Tensor:
+    """σ of each sample [n] in the mode "joint"; "decoder": weaker ones, the latents have their scale; "coded": t."""
+    u, kind = torch.rand(2, n, generator=generator, device=generator.device)
+    if mode == "joint":
+        return (math.log(NOISE_FROM) + u * math.log(NOISE_TO / NOISE_FROM)).exp()
+    if mode == "decoder":
+        return u * NOISE_STD
+    return torch.where(kind < CODED_CLEAN, torch.zeros_like(u), CODED_FROM + u * (CODED_TO - CODED_FROM))
 
 
-def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor,
-               spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def add_noise(z: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """What the decoder is given of latents z unless a transformer restores them."""
+    return z + spread * noise
+
+
+def loss_terms(vae: nn.Module, x: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor,
+               spoil: Callable = add_noise) -> tuple[torch.Tensor, torch.Tensor]:
     """x [B, 3, T, H, W], noise N(0, 1) [B, z, T', h, w], σ [B] → squared error [B] and bits [B], per pixel value."""
     z, spread = forward.encode(vae, x).float(), spread.view(-1, 1, 1, 1, 1)
-    bits = 0.5 * torch.log2(1 + (z / spread).square()).flatten(1).sum(1) / x[0].numel()
-    error = (forward.decode(vae, z + spread * noise).float() - x).square().flatten(1).mean(1)
+    bits = 0.5 * torch.log2(1 + (z / spread.clamp_min(1e-3)).square()).flatten(1).sum(1) / x[0].numel()
+    error = (forward.decode(vae, spoil(z, noise, spread)).float() - x).square().flatten(1).mean(1)
     return error, bits
 
 
 class Step:
-    """One training step: forward, backward, update."""
+    """One training step: forward, backward, update. `spoil` gives the decoder its latents; see `draw_spread` for the
+    modes."""
 
-    def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str, weaker: bool = False):
+    def __init__(self, vae: nn.Module, optimiser: Muon, balance: float, device: str, mode: str = "joint",
+                 spoil: Callable = add_noise):
         self.vae, self.optimiser, self.kind, self.balance = vae, optimiser, device.split(":")[0], balance
-        self.weaker, self.rate_weight = weaker, torch.zeros((), device=device)
+        self.mode, self.spoil, self.rate_weight = mode, spoil, torch.zeros((), device=device)
         self.run = Captured(self.eager, self.kind)
 
     def eager(self, x: torch.Tensor, noise: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared error [B] and bits [B], both per pixel value, of the batch before the update."""
         self.optimiser.zero_grad()
         with torch.autocast(self.kind, torch.bfloat16, enabled=self.kind == "cuda"):
-            error, bits = loss_terms(self.vae, x, noise, spread.clamp_min(1e-3))
+            error, bits = loss_terms(self.vae, x, noise, spread, self.spoil)
         # Dividing by the root of the error balances the mean squared error against the mean PSNR.
         weight = (error.detach() + 1e-4) ** -self.balance * 0.07
         rate = self.rate_weight * (spread / NOISE_STD).square()
@@ -111,7 +129,7 @@ class Step:
         b, _, t, h, w = x.shape
         z = self.vae.config.z_dim
         noise = torch.randn(b, z, (t + 3) // 4, h // 8, w // 8, generator=generator, device=x.device)
-        return self.run(x, noise, draw_spread(b, self.weaker, generator))
+        return self.run(x, noise, draw_spread(b, self.mode, generator))
 
 
 def draw_batch(bank: Bank, cfg: dict, progress: float, step: int) -> torch.Tensor:
@@ -124,8 +142,10 @@ def draw_batch(bank: Bank, cfg: dict, progress: float, step: int) -> torch.Tenso
     return bank.draw_video(n, frames, (height, width))[0]
 
 
-def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, state: Path, resume: bool) -> dict:
-    """Trains in place, leaves the averaged weights in `vae`; returns what the card tells of the run.
+def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, state: Path, resume: bool,
+          restore: Callable | None = None) -> dict:
+    """Trains in place, leaves the averaged weights in `vae`; returns what the card tells of the run. With `restore`
+    (z, noise, t) → z the decoder is trained on what that gives.
 
     The state of the run is saved to `state` now and then and at the end; with `resume` it is gone on from.
     """
@@ -144,7 +164,8 @@ def train(vae: nn.Module, bank: Bank, budget: Budget, cfg: dict, seed: int, stat
     optimiser = Muon(vae, is_matrix, cfg["lr"], cfg["adam_lr"])
     run = Training(vae, optimiser, Ema(vae, cfg["ema"]), (bank.generator, generator))
     budget.begin(run.load(state) if resume and state.is_file() else 0.0)
-    one_step = Step(vae, optimiser, cfg["balance"], device, weaker=cfg["decoder_only"])
+    mode = "coded" if restore else "decoder" if cfg["decoder_only"] else "joint"
+    one_step = Step(vae, optimiser, cfg["balance"], device, mode, restore or add_noise)
     saved, shown = budget.elapsed(), {}
     while (progress := budget.progress(run.step)) < 1:
         x = draw_batch(bank, cfg, progress, run.step)
@@ -215,23 +236,35 @@ def equalise(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bool = Fa
 
 @torch.no_grad()
 def measure_latents(vae: nn.Module, bank: Bank, family: str, seed: int, tiny: bool = False) -> dict:
-    """mean [z] of each latent channel, their common standard deviation `std`, and every channel's `own` [z]."""
+    """mean [z] of each latent channel, their deviations `own` [z] and the root of their mean square `std`."""
     bank.seed(seed + 1)
     z = torch.cat([z.transpose(0, 1).flatten(1) for z in _latent_batches(vae, bank, family, 12, tiny)], 1)
     mean, var = z.mean(1), z.var(1)
     return {"mean": mean.tolist(), "std": float(var.mean().sqrt()), "own": var.sqrt().tolist()}
 
 
+def spread_of(own: list[float], power: float) -> list[float]:
+    """`latents_std`: what each channel is divided by, from the channels' own deviations.
+
+    With one number for all (power 0) a noised state x_t tells equally much of all channels, and below its noise that is
+    wasted: half a bit on a channel whose variance equals the noise halves an error that is small already. The best code
+    (reverse water-filling) tells nothing of such channels. Weaker channels are therefore shown weaker: a channel's
+    variance v counts as v^(1 + power), the geometric mean staying what it was."""
+    common = math.sqrt(sum(s * s for s in own) / len(own))
+    middle = math.exp(sum(math.log(s) for s in own) / len(own))
+    return [common * (s / middle) ** -power for s in own]
+
+
 @torch.no_grad()
-def without_dead_channels(vae: nn.Module, own: list[float], least: float = 0.01) -> nn.Module:
-    """The same VAE without the latent channels whose deviation in `own` is below `least`.
+def without_dead_channels(vae: nn.Module, own: list[float]) -> nn.Module:
+    """The same VAE without the latent channels whose deviation in `own` is below DEAD.
 
     The encoder gives what it gave. The decoder's first two layers share what the lost channels left: exactly inside a
     picture, not where they see the zeros around it, for the constant part that only those channels could carry."""
-    live = [k for k, s in enumerate(own) if s >= least]
+    live = [k for k, s in enumerate(own) if s >= DEAD]
     z, mean = len(live), torch.tensor(vae.config.latents_mean).double()
-    config = dict(vae.config) | {"z_dim": z, "latents_mean": [vae.config.latents_mean[k] for k in live],
-                                 "latents_std": vae.config.latents_std[:z]}
+    config = dict(vae.config) | {"z_dim": z} | {name: [vae.config[name][k] for k in live]
+                                                for name in ("latents_mean", "latents_std")}
     new, state = type(vae).from_config(config), {k: v.double() for k, v in vae.state_dict().items()}
     quant, first = state["quant_conv.weight"][live].flatten(1), state["encoder.conv_out.weight"]
     state["encoder.conv_out.weight"] = torch.cat([torch.einsum("oi,i...->o...", quant, first),
