@@ -153,7 +153,7 @@ def test_a_worker_lives_on_one_machine():
              {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
     ray = SimpleNamespace(nodes=lambda: nodes, cluster_resources=lambda: {"CPU": 6.0, "GPU": 1.0})
     assert cluster._room(ray, cluster.Resources(cpus=2)) == 2 and cluster._room(ray, cluster.Resources(gpus=0.5)) == 2
-    with pytest.raises(VovError, match="a worker needs 4 and 0; lower CPUS or GPUS"):
+    with pytest.raises(VovError, match="a worker needs 4 and 0; lower `cpus` or `gpus`"):
         cluster._room(ray, cluster.Resources(cpus=4))
 
 

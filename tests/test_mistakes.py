@@ -89,7 +89,7 @@ def test_the_table_of_variables_is_that_of_the_commands(entries):
     (FIT, "STEPS", "STEPS is not a variable of this command (it is one of video/encode.sh); did you mean DECODE_STEPS "
                    "or TRAIN_STEPS?"),
     (FIT, "FRAMES", "FRAMES is not a variable of this command (it is one of video/encode.sh); did you mean "
-                    "NUM_FRAMES?"),
+                    "CHUNK_FRAMES?"),
     (RECONSTRUCT, "STEPS",
      "STEPS is not a variable of this command (it is one of video/encode.sh); here it is ignored"),
     (ENCODE, "STAGE1_TRAIN_STEPS", "STAGE1_TRAIN_STEPS is not a variable of this command (it is one of "
@@ -175,7 +175,6 @@ def test_a_misspelt_flag_is_one_line(script, flags, said, type_):
 @pytest.mark.parametrize(("preset", "said"), [
     ("heigth: 48\n", "unknown key 'heigth'; did you mean 'height'?"),
     ("nonsense: 1\n", "unknown key 'nonsense'; run the script with --help for the known ones"),
-    ("v_length: 9\n", "unknown key 'v_length'; run the script with --help"),  # an alias is for the environment
     ("bitstream: x\n", "unknown key 'bitstream'; run"),  # of a command that reads no preset
     ("stage1:\n  train_step: 5\n", "unknown key 'train_step'; did you mean 'train_steps'?"),
     ("encode:\n  stpes: 5\n", "unknown key 'stpes'; did you mean 'steps'?"),
@@ -207,7 +206,7 @@ def test_slips_are_counted(one, other, slips):
 @pytest.mark.parametrize(("tree", "what", "name"), [
     ("video", "wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), ("image", "qwen", "Qwen/Qwen-Image")])
 def test_a_forgotten_preset_is_told_of_before_a_large_download(tree, what, name, tmp_path):
-    cure = (f"no weights of {name} in CACHE_DIR={tmp_path}; fetch them ({GIGABYTES[what]} GB) with: "
+    cure = (f"no weights of {name} in `cache_dir`={tmp_path}; fetch them ({GIGABYTES[what]} GB) with: "
             f"CACHE_DIR={tmp_path} WHAT={what} bash scripts/fetch_models.sh")
     kind = backbone_class(tree)
     for cls in (COMMANDS[f"{tree}/encode.sh"], VideoFit if tree == "video" else COMMANDS["image/train_multi.sh"]):
@@ -219,7 +218,7 @@ def test_a_forgotten_preset_is_told_of_before_a_large_download(tree, what, name,
     assert str(told.value) == cure
     assert f"{what} ({GIGABYTES[what]} GB)" in config.variables(FetchConfig)["what"].metadata["help"]
     assert find_model(f"nano-{tree}", str(tmp_path)).is_dir()  # so it does run
-    with pytest.raises(VovError, match=r"no weights of my/own in CACHE_DIR=[^;]*; set CACHE_DIR"):  # not on offer there
+    with pytest.raises(VovError, match=r"no weights of my/own in `cache_dir`=[^;]*; set `cache_dir`"):  # no offer
         find_model("my/own", str(tmp_path))
 
 
@@ -229,7 +228,7 @@ def test_a_model_of_another_layout_is_not_called_missing(tmp_path):
                         (tmp_path, "a folder without model_index.json")):
         with pytest.raises(VovError) as told:
             find_model(str(place), str(tmp_path / "cache"))
-        assert str(told.value).startswith(f"MODEL_ID={place}: is {kind}; a folder in diffusers' layout is needed")
+        assert str(told.value).startswith(f"`model_id`={place}: is {kind}; a folder in diffusers' layout is needed")
 
 
 def test_the_caption_of_one_clip_is_never_that_of_another(caplog, monkeypatch):
@@ -263,5 +262,5 @@ def test_a_fit_without_name_and_caption_is_named_by_its_file(tiny_wan, tmp_path,
 @pytest.mark.parametrize(("frames", "said"), [(16, "nearest is 17"), (14, "nearest is 13"), (2, "nearest is 1"),
                                               (15, "nearest are 13 and 17"), (3, "nearest are 1 and 5")])
 def test_the_nearest_number_of_frames(frames, said, tiny_wan):
-    with pytest.raises(VovError, match=rf"NUM_FRAMES={frames}: must be 4n\+1; {said}$"):
+    with pytest.raises(VovError, match=rf"`num_frames`={frames}: must be 4n\+1; {said}$"):
         WanBackbone.load(str(tiny_wan), "", "cpu", "float32").check_geometry(32, 32, frames)

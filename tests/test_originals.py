@@ -7,29 +7,19 @@ import sys
 
 import numpy as np
 import pytest
-from scripts.items import read_items
-from vov.outputs import Outputs, claim, ours
 
-import image.edit
-import image.encode
-import image.reconstruct
-import image.scale
-import image.train
-import video.edit
-import video.encode
-import video.reconstruct
-import video.scale
-import video.train
-from scripts import dataset_settings, dataset_work, encode_dataset, export, fit_collection
-from tests.evaluation import IMAGE, VIDEO
 from tests.runs import image_settings, video_settings
 from tests.test_fit import ball
 from tests.test_golden import GOLDEN
-from vov import VovError, files, media, results
+from vov import VovError, media
+from vov.commands import add_noise, collection, dataset, dataset_item, decode, edit, encode, evaluate, export, fit
 from vov.dataset import cluster
-from vov.evaluation.evaluate import evaluate
+from vov.dataset.items import read_items
+from vov.dataset.options import SetOptions
 from vov.evaluation.pairs import EvalConfig
 from vov.model.options import ModelOptions
+from vov.runtime import files
+from vov.runtime.resumable import Outputs, claim, ours
 
 SMALL = dict(width=32, height=32, config="", device="cpu")
 
@@ -51,31 +41,31 @@ def films(tmp_path, monkeypatch):
     (place / "set.csv").write_text("path\nseq\n")
     (place / "manifest.csv").write_text("name,original,decoded\nx,seq,seq\n")
     monkeypatch.setattr(ModelOptions, "load", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(dataset_work, "find_model", lambda *a, **k: pytest.fail("a model was looked for"))
+    monkeypatch.setattr(dataset_item, "find_model", lambda *a, **k: pytest.fail("a model was looked for"))
     monkeypatch.setattr(sys, "argv", ["command"])
     return place
 
 
 def encode_video(place, **given):
-    video.encode.main(video.encode.Encode(**SMALL | dict(num_frames=5, steps=4) | given))
+    encode.encode_video(encode.EncodeVideo(**SMALL | dict(num_frames=5, steps=4) | given))
 
 
 def encode_image(place, **given):
-    image.encode.main(image.encode.Encode(config="", device="cpu", steps=4, scaling_bytes=60, **given))
+    encode.encode_pictures(encode.EncodePictures(config="", device="cpu", steps=4, scaling_bytes=60, **given))
 
 
 def fit_video(place, name="ball", overwrite=False, **given):
     settings = video_settings("none", place / "seq", place.parent / "out", name=name, overwrite=overwrite, **given)
-    video.train.two_stage(settings, settings, dataclasses.replace(settings, lambda_rate=0.003))
+    fit.two_stage(settings, settings, dataclasses.replace(settings, lambda_rate=0.003))
 
 
 def fit_image(place, **given):
     settings = image_settings("none", place, place.parent / "out", **given)
-    image.train.main(settings, settings, dataclasses.replace(settings, lambda_rate=0.003))
+    fit.fit_pictures(settings, settings, dataclasses.replace(settings, lambda_rate=0.003))
 
 
 def data_set(place, **given):
-    encode_dataset.main(dataset_settings.VideoSet(family="video", **SMALL | given))
+    dataset.main(SetOptions(family="video", **given))
 
 
 def moved(path, to):
@@ -98,38 +88,38 @@ COMMANDS = {  # name: (what runs it, outputs that are read, or lie in what is re
         caption="", out_dir=str(p.parent),
         caption_file=str(moved(p / "caption.txt", p.parent / "stage1/config.yaml")))),
     "fit an album": (fit_image, lambda p: dict(out_dir=str(p.parent), name="films")),
-    "reconstruct a video": (lambda p, **k: video.reconstruct.main(video.reconstruct.Reconstruct(**k)), lambda p: dict(
+    "reconstruct a video": (lambda p, **k: decode.decode_video(decode.DecodeVideo(**k)), lambda p: dict(
         bitstream=str((p / "video_theta.vov").rename(p / "x.mp4")), output_dir=str(p))),
-    "reconstruct pictures": (lambda p, **k: image.reconstruct.main(image.reconstruct.Reconstruct(**k)), lambda p: dict(
+    "reconstruct pictures": (lambda p, **k: decode.decode_pictures(decode.DecodePictures(**k)), lambda p: dict(
         bitstream=str((p / "image_noise.vov").rename(p / "image_noise.png")), output_dir=str(p))),
-    "scale a video": (lambda p, **k: video.scale.main(video.scale.Scale(**k)), lambda p: dict(
+    "scale a video": (lambda p, **k: add_noise.add_noise_video(add_noise.AddNoiseVideo(**k)), lambda p: dict(
         bitstream=str(p / "video_theta.vov"), original_frames_dir=str(p / "clip.mp4"), output=str(p / "clip.vov"))),
-    "scale into the file": (lambda p, **k: video.scale.main(video.scale.Scale(**k)), lambda p: dict(
+    "scale into the file": (lambda p, **k: add_noise.add_noise_video(add_noise.AddNoiseVideo(**k)), lambda p: dict(
         bitstream=str(p / "video_theta.vov"), original_frames_dir=str(p / "clip.mp4"),
         output=str(p / "video_theta.vov"))),
-    "scale a picture": (lambda p, **k: image.scale.main(image.scale.Scale(**k)), lambda p: dict(
+    "scale a picture": (lambda p, **k: add_noise.add_noise_pictures(add_noise.AddNoisePictures(**k)), lambda p: dict(
         bitstream=str(p / "image_noise.vov"), original=str(p / "a.png"), output=str(p / "a.vov"))),
-    "scale an album": (lambda p, **k: image.scale.main(image.scale.Scale(**k)), lambda p: dict(
+    "scale an album": (lambda p, **k: add_noise.add_noise_pictures(add_noise.AddNoisePictures(**k)), lambda p: dict(
         bitstream=str(p / "album_theta.vov"), data_root=str(p), output=str(p / "a.png"))),
-    "edit a video": (lambda p, **k: video.edit.run(video.edit.EditCaption(**k)), lambda p: dict(
+    "edit a video": (lambda p, **k: edit.edit_video(edit.EditVideo(**k)), lambda p: dict(
         weights=str(p / "video_theta.vov"), caption="x", original_frames_dir=str(p / "clip.mp4"),
         output_video=str(p / "clip.mp4"))),
-    "edit a picture": (lambda p, **k: image.edit.run(image.edit.EditCaption(**k)), lambda p: dict(
+    "edit a picture": (lambda p, **k: edit.edit_picture(edit.EditPicture(**k)), lambda p: dict(
         weights=str(p / "image_noise.vov"), caption="x", original=str(p / "a.png"), output=str(p / "a.png"))),
-    "merge": (lambda p, **k: video.edit.run(video.edit.EditMerge(**k)), lambda p: dict(
+    "merge": (lambda p, **k: edit.edit_video(edit.MergeVideos(**k)), lambda p: dict(
         weights1=str(p / "video_theta.vov"), weights2=str(shutil.copy(p / "video_theta.vov", p / "y.vov")),
         caption="x", output_video=str(p / "y.vov"))),
     "export": (lambda p, **k: export.main(export.Export(**k)), lambda p: dict(
         input=str((p / "video_theta.vov").rename(p / "x.safetensors")), output=str(p / "x.safetensors"))),
     "export a folder": (lambda p, **k: export.main(export.Export(**k)), lambda p: dict(
         input=str(p / "seq"), output=str(p / "seq"), format="peft")),
-    "evaluate": (lambda p, **k: evaluate(EvalConfig(metrics="psnr", **k), VIDEO), lambda p: dict(
+    "evaluate": (lambda p, **k: evaluate.evaluate_clips(EvalConfig(metrics="psnr", **k)), lambda p: dict(
         real_dir=str(p / "clip.mp4"), fake_dir=str(p / "seq"), out_dir=str(p / "seq/results"))),
-    "evaluate pictures": (lambda p, **k: evaluate(EvalConfig(metrics="psnr", **k), IMAGE), lambda p: dict(
+    "evaluate pictures": (lambda p, **k: evaluate.evaluate_pictures(EvalConfig(metrics="psnr", **k)), lambda p: dict(
         real_dir=str(p), fake_dir=str(p), out_dir=str(p))),
-    "evaluate a list": (lambda p, **k: evaluate(EvalConfig(metrics="psnr", **k), VIDEO), lambda p: dict(
+    "evaluate a list": (lambda p, **k: evaluate.evaluate_clips(EvalConfig(metrics="psnr", **k)), lambda p: dict(
         manifest=str((p / "manifest.csv").rename(p / "results.csv")), out_dir=str(p))),
-    "evaluate, scratch": (lambda p, **k: evaluate(EvalConfig(metrics="psnr", **k), VIDEO), lambda p: dict(
+    "evaluate, scratch": (lambda p, **k: evaluate.evaluate_clips(EvalConfig(metrics="psnr", **k)), lambda p: dict(
         real_dir=str(shutil.copytree(p / "seq", p / "anchors/seq")), fake_dir=str(p / "seq"), work_dir=str(p),
         anchors="x264", anchor_bytes="900", out_dir=str(p / "results"))),
     "data set": (data_set, lambda p: dict(manifest=str(p), out_dir=str(p))),
@@ -137,9 +127,9 @@ COMMANDS = {  # name: (what runs it, outputs that are read, or lie in what is re
                                                   out_dir=str(p))),
     "data set over an item": (data_set, lambda p: dict(manifest=str(p / "set.csv"), out_dir=str(p))),
     "data set in an item": (data_set, lambda p: dict(manifest=str(p), out_dir=str(p / "seq"))),
-    "collection": (lambda p, **k: fit_collection.main(fit_collection.CollectionFit(**SMALL | k)), lambda p: dict(
+    "collection": (lambda p, **k: collection.main(collection.CollectionFit(**SMALL | k)), lambda p: dict(
         manifest=str(p), out_dir=str(p))),
-    "collection in an item": (lambda p, **k: fit_collection.main(fit_collection.CollectionFit(**SMALL | k)),
+    "collection in an item": (lambda p, **k: collection.main(collection.CollectionFit(**SMALL | k)),
                               lambda p: dict(manifest=str(p), family="video", out_dir=str(p / "seq/out"))),
 }
 
@@ -155,7 +145,8 @@ def test_no_command_writes_what_it_reads(command, overwrite, films):
     run, naming = COMMANDS[command]
     given = naming(films)
     before = snapshot(films.parent)
-    with pytest.raises(VovError, match=r"is read; choose another (OUT_DIR|OUTPUT|OUTPUT_DIR|WORK_DIR)$") as caught:
+    asked = "is read; choose another `(out_dir|output|output_dir|output_video|work_dir)`$"
+    with pytest.raises(VovError, match=asked) as caught:
         run(films, **given, overwrite=overwrite)
     assert "\n" not in str(caught.value) and snapshot(films.parent) == before
 
@@ -199,7 +190,7 @@ def another_case(place):
 def test_other_names_of_an_original_are_that_original(spell, films):
     source, out = spell(films)
     before = snapshot(films.parent)
-    with pytest.raises(VovError, match="which is read; choose another OUT_DIR"):
+    with pytest.raises(VovError, match="which is read; choose another `out_dir`"):
         encode_video(films, frames_dir=str(source), name=source.stem.lower(), out_dir=str(out), overwrite=True)
     assert snapshot(films.parent) == before
 
@@ -224,11 +215,14 @@ def test_outputs_beside_what_is_read_are_none_of_it(films):
 
 def test_what_no_run_made_is_never_replaced_and_what_a_run_made_is(tmp_path):
     foreign = tmp_path / "x/notes.png"
-    clip = media.Clip(np.zeros((3, 16, 16, 3), np.uint8), 8.0)
+    clip = np.zeros((3, 16, 16, 3), np.uint8)
 
     def decode(frames, identity, overwrite):
-        results.decode_to(tmp_path, "x", [""], 5, identity, overwrite,
-                          lambda: [media.Clip(clip.frames[:frames], 8.0)])
+        shown, film = tmp_path / "x", tmp_path / "x.mp4"
+        with Outputs("x", [shown, film], identity, overwrite) as outputs:
+            outputs.make(shown, lambda: media.write_frames(shown, clip[:frames]))
+            outputs.make(film, lambda: media.write_video(film, clip[:frames], 8.0))
+            outputs.finish()
 
     foreign.parent.mkdir()
     foreign.write_bytes(b"mine")
@@ -242,7 +236,7 @@ def test_what_no_run_made_is_never_replaced_and_what_a_run_made_is(tmp_path):
         decode(2, "b", True)
     foreign.unlink()
     (tmp_path / "x/00001.png").write_bytes(b"changed since")
-    with pytest.raises(VovError, match="has been changed since it was made; set OVERWRITE=1"):
+    with pytest.raises(VovError, match="has been changed since it was made; set `overwrite`=1"):
         decode(3, "a", False)
     decode(2, "b", True)
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["00000.png", "00001.png"]
@@ -284,7 +278,8 @@ def test_outputs_of_runs_are_no_items_of_a_set_but_frames_beside_them_are(films,
 
     originals = names()
     claim(films / "earlier", ["results.json"])
-    results.decode_to(films, "decoded", [""], 5, "x", False, lambda: [media.Clip(ball(5, 16, 16), 8.0)])
+    with Outputs("decoded", [films / "decoded"], "x", False) as outputs:
+        outputs.make(films / "decoded", lambda: media.write_frames(films / "decoded", ball(5, 16, 16)))
     (films / "new").mkdir()
     assert names(out_dir=str(films / "new")) == originals
     assert names(out_dir=str(films / "seq")) == originals | {"new"}  # originals stay items, and are refused as OUT_DIR
@@ -295,20 +290,20 @@ def test_outputs_of_runs_are_no_items_of_a_set_but_frames_beside_them_are(films,
 def test_a_set_coded_into_its_own_folder_stays_the_set_that_it_was(tiny_qwen, tmp_path, monkeypatch, capsys):
     def here(tasks, function, resources, retries, environ, done, lost, wanted):
         for number, task in enumerate(tasks):
-            done(number, dataset_work.encode_one(task))
+            done(number, dataset_item.encode_one(task))
 
     monkeypatch.setattr(cluster, "run", here)
     monkeypatch.setattr(sys, "argv", ["command"])
     media.write_image(tmp_path / "set/a.png", ball(1, 32, 32)[0])
-    settings = dataset_settings.ImageSet(
-        manifest=str(tmp_path / "set"), out_dir=str(tmp_path / "set/out"), family="image", model_id=str(tiny_qwen),
-        report=False, steps=3, scaling_bytes=60, score="pixel", device="cpu", config="")
-    for name, value in {"STEPS": "3", "SCALING_BYTES": "60", "SCORE": "pixel", "MODEL_ID": str(tiny_qwen)}.items():
+    settings = SetOptions(manifest=str(tmp_path / "set"), out_dir=str(tmp_path / "set/out"), family="image",
+                          report=False)
+    asked = {"STEPS": "3", "NOISE_BYTES": "60", "DEVICE": "cpu", "SCORE": "pixel", "MODEL_ID": str(tiny_qwen)}
+    for name, value in asked.items():
         monkeypatch.setenv(name, value)
     for said in ("1 items: 0 done before, 1 to do, 0 not possible", "1 items: 1 done before, 0 to do, 0 not possible"):
-        encode_dataset.main(settings)
+        dataset.main(settings)
         assert said in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["a.png", "out"]
     (tmp_path / "set/out/results.csv").unlink()
-    encode_dataset.main(dataclasses.replace(settings, family=""))  # folders, too, are looked at
+    dataset.main(dataclasses.replace(settings, family=""))  # folders, too, are looked at
     assert "1 items: 1 done before" in capsys.readouterr().out

@@ -82,7 +82,7 @@ def find_model(model_id: str, cache_dir: str, trusted: bool = True, instead: str
     first = f"CONFIG={instead} runs at once; " if instead and what else ""
     size = f" ({GIGABYTES[what]} GB)" if what in GIGABYTES else ""
     cure = (f"fetch them{size} with: CACHE_DIR={cache_dir} WHAT={what} bash scripts/fetch_models.sh" if what else
-            "set CACHE_DIR to where they are, or MODEL_ID to their folder")
+            "set `cache_dir` to where they are, or `model_id` to their folder")
     raise VovError(f"{first}no weights of {model_id or 'the model'} in `cache_dir`={cache_dir}; {cure}")
 
 
