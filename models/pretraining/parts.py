@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vov import VovError
-from vov.files import write_bytes
+from vov.runtime.files import write_bytes
 
 HERE = Path(__file__).parent
 Z_DIM, TEXT_DIM, TEXT_SEED = {"video": 64, "image": 48}, 64, 20261123

@@ -202,8 +202,7 @@ class Fit:
         if "unilora_theta_d" in start:
             theta = start["unilora_theta_d"].float()
             if theta.shape != (length,):
-                raise VovError(f"`init_lora_path` holds θ of length {theta.numel()}; set "
-                               f"`theta_length`={theta.numel()}")
+                raise VovError(f"`init_lora_path` holds θ of length {theta.numel()}; set `theta_length`={theta.numel()}")
             return theta.to(self.device, copy=True)
         return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * THETA_INIT) - THETA_INIT
 
@@ -246,9 +245,7 @@ class Fit:
             "temperature": torch.zeros((), device=self.device),
         }
         self._filled = False  # whether the buffers of a fit without anything random hold its samples
-        self.step = self._step
-        if self.compiled == "graph":
-            self.step = speed.CapturedStep(self._step, self.buffers)
+        self.step = speed.CapturedStep(self._step, self.buffers) if self.compiled == "graph" else self._step
 
     def _step(self) -> dict[str, Tensor]:
         """Forward, backward and update from the buffers.

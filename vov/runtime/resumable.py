@@ -109,6 +109,9 @@ class Outputs:
         except BaseException:
             if not self.notes and not any(map(taken, self.paths)):  # refused before anything was written
                 self.record.unlink(missing_ok=True)
+            elif not self.record.is_file():  # the folder was taken away meanwhile, and what is there now is ours
+                with suppress(VovError, OSError):
+                    self._write(False)
             raise
         for file in (file for file, stamp in before.items() if _stamp(file) == stamp):
             _remove(file)
