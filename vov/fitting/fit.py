@@ -202,7 +202,7 @@ class Fit:
         if "unilora_theta_d" in start:
             theta = start["unilora_theta_d"].float()
             if theta.shape != (length,):
-                raise VovError(f"`init_lora_path` holds θ of length {theta.numel()}; set `theta_length`={theta.numel()}")
+                raise VovError(f"`init_lora_path` has θ of length {theta.numel()}; set `theta_length`={theta.numel()}")
             return theta.to(self.device, copy=True)
         return uniform(self.settings.seed, Stream.THETA, length, self.device) * (2 * THETA_INIT) - THETA_INIT
 
