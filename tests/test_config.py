@@ -340,6 +340,8 @@ def test_an_error_names_a_setting_as_it_was_typed(monkeypatch):
         # By its field, or by its first variable: `start` and `out_dir` have other fields in commands that share them.
         for text in ("`start_at`=9, `output_dir`, `texture`", "`start`=9, `out_dir`, `texture`"):
             assert cli.in_words(text) == said
+    monkeypatch.setattr(cli, "typed", cli.words_of(EncodeVideo, {"end_level": "2"}, {}))
+    assert cli.in_words("`end_level`=2, `steps`") == "--set end_level=2, STEPS"  # a part of a recipe has no flag
     assert cli.in_words("`nothing`, a=`b c`, `1`") == "NOTHING, a=`b c`, `1`"
 
 

@@ -226,12 +226,20 @@ def test_what_has_no_theta_is_neither_merged_nor_exported_and_the_cure_is_named(
         (film, lambda: export.main(export.Export(input=str(film), output=output)), "export"),
         (picture, lambda: export.main(export.Export(input=str(picture), output=output)), "export")]
     for path, call, verb in cases:
-        with pytest.raises(VovError, match=f"holds coded noise and no θ, so there is nothing to {verb}; fit") as caught:
+        what = "is a video of chunks, .* are of its scenes" if path == film else "holds coded noise and no θ"
+        with pytest.raises(VovError, match=f"{what}, so there is nothing to {verb}; fit") as caught:
             call()
         said = str(caught.value)
         assert said.startswith(f"{path}: ") and "\n" not in said and "run_two_stage.sh" in said
         assert verb == "export" or "edit_caption.sh" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_fits_over_different_collections_are_not_merged(files, tmp_path):
+    stream, other = bitstream.read(files[0]), tmp_path / "other.vov"
+    bitstream.write(other, dataclasses.replace(stream, collection=bytes(range(16))))
+    with pytest.raises(VovError, match="is not over the same collection as"):
+        edit_video(MergeVideos(weights1=str(files[0]), weights2=str(other), caption="x"))
 
 
 def test_a_cropped_fit_is_edited_at_its_crops_size_and_others_at_the_originals(backbone, files, tmp_path):

@@ -107,7 +107,7 @@ def test_outputs_of_other_inputs_are_refused_before_any_model_is_loaded(fitted, 
     assert len(list((folder / "ball").iterdir())) == 2
 
 
-def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny_wan, tmp_path):
+def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny_wan, tmp_path, monkeypatch):
     settings = DecodeVideo(bitstream=str(fitted), output_dir=str(tmp_path), model_id=str(tiny_wan), device="cpu")
     decode_video(settings)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "ball").iterdir()}
@@ -117,6 +117,7 @@ def test_a_part_keeps_its_numbers_and_leaves_no_frames_of_the_whole(fitted, tiny
         found = {path.name: path.read_bytes() for path in (tmp_path / "ball").iterdir()}
         assert found == {name: whole[name] for name in (f"{number:05d}.png" for number in numbers)}
         assert len(media.read_clip(tmp_path / "ball.mp4").frames) == len(numbers)
+    monkeypatch.setattr(DecodeVideo, "load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(VovError, match="`start`=4 `frames`=2: the video has 5 frames, from 0"):
         decode_video(dataclasses.replace(settings, start_at=4, frames=2, output_dir=str(tmp_path / "none")))
     assert not (tmp_path / "none/ball.mp4").exists()

@@ -81,12 +81,13 @@ def _decode_file(settings: DecodeVideo | DecodePictures, medium: str, start: int
     """Decodes BITSTREAM unless that is there; returns what was written."""
     from vov.commands.run_report import made_from
     from vov.commands.saving import decoded_paths, save, save_outputs
-    from vov.decoding.decode import read
+    from vov.decoding.decode import end_of, read
     from vov.runtime.files import refuse_overlap
     from vov.runtime.resumable import Outputs
 
     path, folder = Path(settings.bitstream), Path(settings.output_dir)
     stream = read(path, medium, settings.decode_limit, settings.texture)  # a bad file fails before the model is loaded
+    end_of(stream, start, count)
     part = (start, count or 0) if start or count else ()
     identity = made_from(settings, stream.header.dtype, path, *part, *settings.textures)
     paths = decoded_paths(folder, path.stem, stream)

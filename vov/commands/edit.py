@@ -103,7 +103,7 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
         raise VovError("CAPTION is not set; say what the edited result shows")
     beside = output.with_name(f"{output.stem}_sheet.png")
     adaptations = [load(source, settings, medium) for source in sources]
-    _refuse_without_theta(adaptations)
+    _refuse_to_merge(adaptations)
     first = adaptations[0]
     if medium == "image":
         media.refuse_no_picture(output, "output")
@@ -126,12 +126,21 @@ def _edit(sources: Sequence[str], settings: EditConfig, medium: str, original: t
         return "\n".join([*said, f"{output} and {beside}"])
 
 
-def _refuse_without_theta(adaptations: Sequence[Adaptation]) -> None:
-    """Raises VovError for files that cannot be merged: they hold coded noise and no θ."""
+def _refuse_to_merge(adaptations: Sequence[Adaptation]) -> None:
+    """Raises VovError for files that cannot be merged: one has no θ of its own, or they are not of one collection."""
     for each in adaptations if len(adaptations) > 1 else ():
         if each.theta is None:
-            raise VovError(f"{each.source}: holds coded noise and no θ, so there is nothing to merge; fit the clip or "
-                           "picture (run_two_stage.sh, train_multi.sh), or edit it alone with edit_caption.sh")
+            what = ("is a video of chunks, whose θ's, if any, are of its scenes" if each.stream and each.stream.sequence
+                    else "holds coded noise and no θ")
+            raise VovError(f"{each.source}: {what}, so there is nothing to merge; fit the clip or picture "
+                           "(run_two_stage.sh, train_multi.sh), or edit it alone with edit_caption.sh")
+        if _collection(each) != _collection(adaptations[0]):
+            raise VovError(f"{each.source}: is not over the same collection as {adaptations[0].source}; merge fits "
+                           "over one collection, or over none")
+
+
+def _collection(each: Adaptation) -> bytes:
+    return each.stream.collection if each.stream else b""
 
 
 def sheet(original: np.ndarray | None, reconstruction: np.ndarray, edited: np.ndarray) -> np.ndarray:

@@ -72,6 +72,18 @@ def read(source: str | Path | bytes | Bitstream, medium: str = "", limit: float 
     return stream
 
 
+def end_of(stream: Bitstream, start: int, count: int | None) -> int:
+    """The number behind the last of `count` frames from number `start` on; count: None: to the end.
+
+    Raises VovError when there are no such frames.
+    """
+    total = stream.sequence.frames if stream.sequence else stream.header.num_frames
+    end = total if count is None else start + count
+    if not 0 <= start < end <= total:
+        raise VovError(f"`start`={start} `frames`={count or 0}: the video has {total} frames, from 0")
+    return end
+
+
 def decode(source: str | Path | bytes | Bitstream, backbone: Backbone, *, start: int = 0, count: int | None = None,
            texture: float = -1.0, limit: float = 1.0, collections: str = "") -> list[media.Clip]:
     """Every item of a file as a clip: uint8 RGB [T, H, W, 3] at the original's size (a cropped one: at the crop's).
@@ -180,10 +192,7 @@ class Decoder:
         count: None: to the end. Raises VovError when there are no such frames.
         """
         chosen = self.passes if self.stream.sequence else [self.passes[item]]
-        total = chosen[-1].first + chosen[-1].frames
-        end = total if count is None else start + count
-        if not 0 <= start < end <= total:
-            raise VovError(f"`start`={start} `frames`={count}: the video has {total} frames, from 0")
+        end = end_of(self.stream, start, count)
         shown, header = self.stream.items[item], self.stream.header
         needed = [one for one in chosen if one.first < end and start < one.first + one.frames]
         for one, frames in self.decoded(needed):

@@ -84,7 +84,7 @@ def read(path: str | Path) -> Exportable:
         with path.open("rb") as file:
             is_vov = file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
     except OSError as error:
-        raise VovError(f"{path}: cannot be read ({error.strerror}); check `frames_dir`") from error
+        raise VovError(f"{path}: cannot be read ({error.strerror}); check `input`") from error
     if not is_vov:
         checkpoint = load_reference(path)
         config = checkpoint.metadata.get("config")
@@ -93,8 +93,10 @@ def read(path: str | Path) -> Exportable:
         return Exportable(path, checkpoint.theta_hat, checkpoint.step, checkpoint.estimator_state, notes)
     stream = bitstream.read(path)
     if stream.symbols is None or not stream.symbols.any():  # None: a sequence
-        raise VovError(f"{path}: holds coded noise and no θ, so there is nothing to export; fit the clip or picture "
-                       "(run_two_stage.sh, train_multi.sh)")
+        what = ("is a video of chunks, whose θ's, if any, are of its scenes" if stream.sequence else
+                "holds coded noise and no θ")
+        raise VovError(f"{path}: {what}, so there is nothing to export; fit the clip or picture (run_two_stage.sh, "
+                       "train_multi.sh)")
     notes = {key: value.hex() if isinstance(value, bytes) else value for key, value in vars(stream.header).items()}
     notes["caption"] = "\n".join(item.caption for item in stream.items)
     return Exportable(path, from_symbols(stream.symbols, stream.header.step), stream.header.step, {}, notes)
