@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ "${1:-}" == --help ]]; then
   cat <<'HELP'
 usage: bash scripts/test.sh [--slow] [pytest arguments]
-Runs the linter, the type checker and the tests (under 6 minutes on 2 cores).
+Runs the linter, the type checker and the tests (under 5 minutes on 2 cores).
 
 --slow      also the tests that take minutes, need a browser or the media that are not in the repository
 MEDIA       folder with test media for the slow tests (default ../shared/media)
