@@ -342,7 +342,7 @@ def test_an_error_names_a_setting_as_it_was_typed(monkeypatch):
             assert cli.in_words(text) == said
     monkeypatch.setattr(cli, "typed", cli.words_of(EncodeVideo, {"end_level": "2"}, {}))
     assert cli.in_words("`end_level`=2, `steps`") == "--set end_level=2, STEPS"  # a part of a recipe has no flag
-    assert cli.in_words("`nothing`, a=`b c`, `1`") == "NOTHING, a=`b c`, `1`"
+    assert cli.in_words("`use_fast`, a=`b c`, `1`, `width`") == "`use_fast`, a=`b c`, `1`, WIDTH"
 
 
 @pytest.mark.parametrize("value", ["\n", "a\nb", "x\r\u2028y"])

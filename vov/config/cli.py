@@ -111,7 +111,12 @@ def one_line(problem: object) -> str:
 
 def in_words(text: str) -> str:
     """The library names a setting by its field, `theta_length`; here it becomes what the user typed, or would type."""
-    return re.sub(r"`([a-z]\w*)`", lambda found: typed.get(found[1], found[1].upper()), text)
+
+    def shown(found: re.Match[str]) -> str:
+        known = found[1].upper() in spelling.table() or found[1].startswith("vov_")
+        return typed.get(found[1], found[1].upper() if known else found[0])  # other programs quote words of their own
+
+    return re.sub(r"`([a-z]\w*)`", shown, text)
 
 
 def words_of(cls: type, given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
