@@ -191,6 +191,14 @@ def test_a_picture_without_theta_is_edited_with_its_noise_at_the_originals_size(
     assert "edit against reconstruction: PSNR inf dB" in capsys.readouterr().out
 
 
+def test_a_file_without_caption_is_compared_with_what_it_decodes_to(picture, tiny_qwen, tmp_path):
+    model, stream, path = QwenBackbone.load(str(tiny_qwen), "", "cpu"), bitstream.read(picture), tmp_path / "plain.vov"
+    bitstream.write(path, dataclasses.replace(stream, items=(dataclasses.replace(stream.items[0], caption=""),)))
+    asked = settings(caption="a blue ball")
+    reconstruction, edited = edit(model, [load(path, asked, "image")], asked)
+    assert np.array_equal(reconstruction, decode(path, model)[0].frames) and not np.array_equal(reconstruction, edited)
+
+
 def test_a_file_that_names_a_collection_is_edited_with_it(tiny_qwen, tmp_path, monkeypatch):
     monkeypatch.setenv("VOV_CACHE", str(tmp_path / "cache"))  # nor is it beside the file
     path = Path(shutil.copy(GOLDEN / "image_shared.vov", tmp_path))

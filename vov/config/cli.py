@@ -30,7 +30,7 @@ from vov.config import (
     unused,
     variables,
 )
-from vov.config.retired import RETIRED, retired_lines
+from vov.config.retired import RETIRED, current_preset, retired_lines
 from vov.runtime import signals
 from vov.runtime.files import write_problem
 
@@ -66,6 +66,9 @@ def run(cls: type[T], main: Callable[..., None], usage: str, *, stages: Sequence
     except signals.Stopped as stopped:
         print(stopped.line, file=sys.stderr)
         sys.exit(stopped.code)
+    except BrokenPipeError:
+        signals.close_output()
+        sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
         if not (line := machine_problem(error)):
             raise
@@ -90,7 +93,7 @@ def set_in_vain(cls: type, given: Mapping[str, Any], usage: str, stages: Sequenc
     preset = given.get("config") or os.environ.get("CONFIG", "")
     # To encode.sh every preset says what fits need.
     read = preset and "config" in fields_of(cls) and "encode" not in stages
-    if read and (keys := unread_keys(preset, set(keys_of(cls)))):
+    if read and (keys := unread_keys(current_preset(preset, ""), set(keys_of(cls)))):
         lines.append(f"CONFIG={preset}: {', '.join(keys)}: not read by this command, here ignored")
     return lines
 

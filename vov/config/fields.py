@@ -143,7 +143,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         VovError: unknown YAML key, value that does not parse or is out of range.
     """
     environ = as_typed(environ)
-    fields, idle = fields_of(cls), unused(cls)
+    fields, idle, rarely = fields_of(cls), unused(cls), rare(cls)
     types = get_type_hints(cls)
     values = dict(defaults or {})
 
@@ -170,7 +170,7 @@ def load(cls: type[T], arguments: Mapping[str, Any], environ: Mapping[str, str],
         if found:
             values[name] = _parse(found[0], found[1], types[name], field)
         if arguments.get(name) is not None:
-            flag = "--" + environment_names(field)[0].lower().replace("_", "-")
+            flag = f"--set {name}" if name in rarely else "--" + environment_names(field)[0].lower().replace("_", "-")
             values[name] = _parse(flag, arguments[name], types[name], field)
     return cls(**values | ({"config": preset} if preset else {}))
 

@@ -223,7 +223,8 @@ def edit(backbone: Backbone, adaptations: Sequence[Adaptation], settings: EditCo
     numbers = [number for number, each in enumerate(adaptations) if each.theta is not None]
     fits = [adaptations[number] for number in numbers]
     whole = [0] * len(fits)
-    plain = run(settings.base_caption or first.caption or settings.caption,
+    known = first.caption or ("" if first.stream else settings.caption)  # a file may say that it has none
+    plain = run(settings.base_caption or known,
                 [float(number == 0) for number in numbers], whole, whole)
     return plain, run(settings.caption, [weights[number] for number in numbers],
                       [starts[number] for number in numbers], [stops[number] for number in numbers])

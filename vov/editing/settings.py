@@ -24,7 +24,8 @@ class EditConfig(ModelOptions):
     start_step: str = option("0", "first sampler step at which each θ acts, comma-separated")
     stop_step: str = option("0", "step before which it stops, comma-separated; 0: acts to the end")
     guidance: float = option(0.0, "classifier-free guidance; 0: the fit's own", alias=("CFG",), minimum=0)
-    replay_noise: bool = option(False, "inject the coded noise of a scaled .vov file: keeps more of the original")
+    replay_noise: bool = option(False, "of a file of θ and noise, replay the noise too: keeps more of the original; a "
+                                "file without θ is always edited so")
     base_caption: str = option("", "caption of the reconstruction beside the edit; default: the first fit's own")
     item: str = option("", "which picture of an album: its number, from 1, or its name (required for an album)")
     overwrite: bool = option(False, "replace existing outputs", identity=False)

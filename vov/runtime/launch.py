@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from vov import VovError
+from vov.runtime import signals
 from vov.runtime.processes import Crew, Plan, gpus, meeting_point
 
 HELP = (("NUM_GPUS", "2", "processes on this machine, at most one a GPU; without a GPU: 1, or so many CPU processes"),
@@ -75,7 +76,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     if {"--help", "-h", "--help-all"} & set(arguments):
         code = subprocess.run(command, check=False).returncode
         if code == 0:
-            print(help_text(environ))
+            try:
+                print(help_text(environ), flush=True)
+            except BrokenPipeError:
+                signals.close_output()
         return code
     try:
         chosen = plan(environ)

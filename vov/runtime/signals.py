@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _state = {"graceful": False, "wanted": 0}
+
+
+def close_output() -> None:
+    """After a BrokenPipeError: whoever reads the output, `head` say, has enough, and what is still to come goes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Stopped(BaseException):
