@@ -341,7 +341,7 @@ def test_an_error_names_a_setting_as_it_was_typed(monkeypatch):
         for text in ("`start_at`=9, `output_dir`, `texture`", "`start`=9, `out_dir`, `texture`"):
             assert cli.in_words(text) == said
     monkeypatch.setattr(cli, "typed", cli.words_of(EncodeVideo, {"end_level": "2"}, {}))
-    assert cli.in_words("`end_level`=2, `steps`") == "--set end_level=2, STEPS"  # a part of a recipe has no flag
+    assert cli.in_words("`end_level`=2, `steps`") == "end_level=2, STEPS"  # as --set and presets have it
     assert cli.in_words("`use_fast`, a=`b c`, `1`, `width`") == "`use_fast`, a=`b c`, `1`, WIDTH"
 
 

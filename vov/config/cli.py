@@ -123,7 +123,8 @@ def in_words(text: str) -> str:
 
 
 def words_of(cls: type, given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """{setting: its flag if that was given, else the variable that is set, else the first of its variables, or --set}.
+    """{setting: its flag if that was given, else the variable that is set, else the first of its variables; of a part
+    of a recipe its name}.
 
     Under the name of its field and under its variables' names in lower case: a module that serves several commands uses
     whichever they share.
@@ -131,7 +132,7 @@ def words_of(cls: type, given: Mapping[str, Any], environ: Mapping[str, str]) ->
     found, rarely = {}, rare(cls)
     for name, field in fields_of(cls).items():
         names = environment_names(field)
-        found[name] = next((one for one in names if environ.get(one)), f"--set {name}" if name in rarely else names[0])
+        found[name] = next((one for one in names if environ.get(one)), name if name in rarely else names[0])
         if given.get(name) is not None and name not in rarely:
             found[name] = f"--{names[0].lower().replace('_', '-')}"
     return {key: found[name] for key, name in keys_of(cls).items()}
