@@ -16,7 +16,7 @@ fi
 
 bash scripts/setup.sh
 .venv/bin/ruff check .
-.venv/bin/mypy vov
+.venv/bin/python -m mypy vov
 if [[ "${1:-}" == --slow ]]; then
   shift
   set -- -m "slow or not slow" "$@"

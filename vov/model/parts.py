@@ -1,54 +1,36 @@
-"""The parts of a foundation model, as far as they are used here. diffusers' own classes stand behind these at run time;
-what they say of themselves does not reach a type checker."""
+"""The parts of a foundation model as a type checker should see them; diffusers' own classes stand behind these at run
+time, and what those say of themselves does not reach it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 
 class Part(nn.Module):
-    """Of a diffusers folder."""
+    """Of a diffusers folder. config: its config.json as attributes."""
 
-    config: Any  # of attributes, those of the part's config.json
-
-    @classmethod
-    def from_pretrained(cls, path: Path, *, subfolder: str, dtype: torch.dtype, **how: Any) -> Any:
-        """Reads it."""
-        raise NotImplementedError
+    config: Any
+    from_pretrained: ClassVar[Callable[..., Any]]
 
 
 class Transformer(Part):
     """A flow network. eager_only, streamed: see `memory`."""
 
-    time_text_embed: nn.Module  # of Qwen-Image's
     eager_only: bool
     streamed: bool
-
-    def enable_layerwise_casting(self, *, storage_dtype: torch.dtype, compute_dtype: torch.dtype) -> None:
-        """Stores the weights of linears in another type."""
-        raise NotImplementedError
+    time_text_embed: nn.Module
+    enable_layerwise_casting: Callable[..., None]
 
 
 class Vae(Part):
-    """An autoencoder."""
+    """An autoencoder: pixels [B, 3, T, H, W] in −1…1 to latents and back."""
 
-    temperal_downsample: Sequence[bool]  # diffusers' spelling
     use_tiling: bool
+    temperal_downsample: list[bool]
     spatial_compression_ratio: int
-
-    def enable_tiling(self, height: int, width: int, stride_height: int, stride_width: int) -> None:
-        """Works in tiles of so many pixels."""
-        raise NotImplementedError
-
-    def encode(self, pixels: Tensor) -> Any:
-        """Has `latent_dist`."""
-        raise NotImplementedError
-
-    def decode(self, latents: Tensor, *, return_dict: bool) -> tuple[Tensor]:
-        """Pixels."""
-        raise NotImplementedError
+    enable_tiling: Callable[..., None]
+    encode: Callable[[Tensor], Any]
+    decode: Callable[..., tuple[Tensor]]
