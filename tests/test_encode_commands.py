@@ -152,3 +152,11 @@ def test_a_video_meets_the_psnr_that_was_asked_for_or_says_the_most(tiny_wan, tm
     with pytest.raises(VovError, match=r"`target_psnr`=60: the most that this model gives .* is \d"):
         encode_video(EncodeVideo(**common | wanted | dict(target_psnr=60.0, out_dir=str(tmp_path / "no"))))
     assert not (tmp_path / "no/film.vov").exists()
+
+
+def test_a_picture_that_is_not_named_and_a_folder_are_one_line(tmp_path):
+    for given, said in ((dict(), "INPUT is not set; give a picture"),
+                        (dict(image=str(tmp_path)), "is a folder, not a picture")):
+        with pytest.raises(VovError, match=said):
+            encode_pictures(EncodePictures(config="", device="cpu", out_dir=str(tmp_path / "out"), **given))
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vov import VovError
-from vov.commands.options import CLIP_NAMES, EXAMPLES, ImageFit, QwenOptions, WanOptions
+from vov.commands.options import CLIP_NAMES, ImageFit, QwenOptions, WanOptions
 from vov.config import option, override
 from vov.model.options import ModelOptions
 from vov.model.registry import backbone_class
@@ -51,7 +51,7 @@ class EncodePictures(ScalingConfig, QwenOptions):
     config: str = option("qwen-image", "preset in configs/ or a YAML file")
     image: str = option("", "one picture; over DESCRIPTION_FILE", name="INPUT", alias=("IMAGE",))
     caption: str = option("", "what INPUT shows; may be empty")
-    description_file: str = option(EXAMPLES, "one path|caption a line, for several pictures in one file")
+    description_file: str = option("", "one path|caption a line, for several pictures in one file")
     caption_start: int = option(1, "first picture of DESCRIPTION_FILE, counted from 1", minimum=1)
     caption_end: int = option(0, "last picture of DESCRIPTION_FILE; 0: the last there is", minimum=0)
     data_root: str = option("./data", "what the paths in DESCRIPTION_FILE are relative to")
@@ -78,6 +78,8 @@ def encode_pictures(settings: EncodePictures) -> None:
 
     if not settings.out_dir:
         raise VovError("OUT_DIR is not set; see --help")
+    if not settings.image and not settings.description_file:
+        raise VovError("INPUT is not set; give a picture, or with DESCRIPTION_FILE several for one file")
     asked = {name: getattr(settings, name) for name in (
         "image", "caption", "description_file", "caption_start", "caption_end", "data_root", "name", "width", "height",
         "shift", "seed", "roi", "roi_weight")}

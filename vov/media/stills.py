@@ -40,7 +40,7 @@ def say(path: Path, text: str) -> None:
 def opened(path: Path) -> Iterator[Image.Image]:
     """A picture, its header read; whatever Pillow says against it, then or in the block, becomes a VovError."""
     if not path.is_file():
-        raise VovError(f"{path}: no such image")
+        raise VovError(f"{path}: {'is a folder, not a picture' if path.is_dir() else 'no such image'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of it is said in our own words
